@@ -1,0 +1,72 @@
+# Every target sets up what it needs: the first one creates .venv, a second run does no network work.
+.DEFAULT_GOAL := help
+SHELL := bash
+
+PYTHON ?= python3
+LISTEN ?= 127.0.0.1:50051
+WORKERS ?= 1
+MODEL ?=
+ARGS ?=
+PROTO_OUT ?= protos
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+SOURCES := $(wildcard client gateway worker tests bench examples tutor)
+PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's,^\./,,' | sort)
+MODEL_FLAG := $(if $(MODEL),--model $(MODEL))
+
+.PHONY: help setup serve demo test check lint format types proto proto-check bench tutor clean
+
+help: ## Show this help.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Create .venv with everything that the other targets need.
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gateway,worker,dev]'
+	touch $@
+
+serve: setup ## Serve the bundled model (MODEL=folder or hub name, WORKERS=1, LISTEN=127.0.0.1:50051, ARGS=more flags).
+	$(BIN)/textserve-gateway --listen $(LISTEN) --workers $(WORKERS) $(MODEL_FLAG) $(ARGS)
+
+demo: setup ## Start two workers, send 34 calls, cancel one, stop; exit 0 only if all is right (MODEL=...).
+	$(BIN)/python -m examples.demo $(MODEL_FLAG) $(ARGS)
+
+test: setup ## Run the tests (ARGS='-k name').
+	$(BIN)/pytest $(ARGS)
+
+check: lint types proto-check test ## Run everything that CI runs.
+
+lint: setup ## Check style and formatting.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## Format code and protos.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+types: setup ## Check types, with mypy and with pyright.
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+proto: setup ## Generate the Python stubs from the protos.
+	PATH="$(BIN):$$PATH" python -m grpc_tools.protoc --proto_path=protos --python_out=$(PROTO_OUT) \
+	  --grpc_python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTOS)
+
+proto-check: setup ## Lint the protos, compare them with every earlier version, check that the stubs are current.
+	./scripts/proto-check
+
+bench: setup ## Measure, and print the tables of docs/performance.md (ARGS=--json).
+	$(BIN)/python -m bench.engine $(ARGS)
+	$(BIN)/python -m bench.gateway $(ARGS)
+
+tutor: setup ## Train the bundled model again (under 40 minutes on 2 cores).
+	$(BIN)/python -m tutor.train
+	$(BIN)/python -m tutor.evaluate --write
+
+clean: ## Remove .venv and everything generated, but not the committed stubs.
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache bench/results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

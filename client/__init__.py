@@ -1,0 +1,79 @@
+"""The Python client of textserve: text generation over gRPC.
+
+    from textserve.client import Client, Message
+
+    with Client("127.0.0.1:50051") as client:
+        print(client.generate("A list of colors: red, blue", max_new_tokens=20).text)
+
+        with client.stream([Message("user", "Tell me a story.")], temperature=0.8, seed=1) as stream:
+            for delta in stream:
+                print(delta.text, end="", flush=True)
+            print(stream.result.finish_reason, stream.result.usage)
+
+`AsyncClient` has the same methods for asyncio. What they take is in `GenerateOptions`; what they raise is drawn in
+`errors`. A call ends after 60 seconds unless the client or the call names another timeout.
+"""
+
+from .async_client import AsyncClient, AsyncStream
+from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
+from .errors import (
+    CallCancelledError,
+    DeadlineExceededError,
+    ErrorDetails,
+    FieldViolation,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    ServerError,
+    TextserveError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from .events import Delta, Started
+from .options import GenerateOptions
+from .sync_client import Client, Stream
+from .values import (
+    Candidate,
+    FinishReason,
+    Generation,
+    GenerationConfig,
+    Message,
+    Model,
+    Prompt,
+    Timing,
+    Usage,
+)
+
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "DEFAULT_TIMEOUT",
+    "AsyncClient",
+    "AsyncStream",
+    "CallCancelledError",
+    "Candidate",
+    "Client",
+    "DeadlineExceededError",
+    "Delta",
+    "ErrorDetails",
+    "FieldViolation",
+    "FinishReason",
+    "GenerateOptions",
+    "Generation",
+    "GenerationConfig",
+    "InvalidRequestError",
+    "Message",
+    "Model",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "Prompt",
+    "ResourceExhaustedError",
+    "ServerError",
+    "Started",
+    "Stream",
+    "TextserveError",
+    "Timing",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "Usage",
+]

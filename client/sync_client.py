@@ -1,0 +1,159 @@
+"""The blocking client: only the input and output; everything else is shared with `async_client`."""
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self, Unpack
+
+import grpc
+
+from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
+
+from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, ChannelOptions, Metadata, open_channel
+from .convert import event_from, generate_request, generation_from, models_from, models_request
+from .events import Delta, Event, Started
+from .options import GenerateOptions, seconds
+from .status import mapped_errors
+from .transcript import Transcript
+from .values import Generation, Model, Prompt
+
+
+class _Call(Protocol):
+    """What is needed of gRPC's call object."""
+
+    def __iter__(self) -> Iterator[generation_pb2.StreamGenerateResponse]: ...
+    def cancel(self) -> object: ...
+
+
+class Stream(Iterator[Delta]):
+    """The deltas of one generation, as they are made.
+
+    Use it as a context manager: entering waits until the server has admitted the request, leaving it in any way cancels
+    what is still running. Every error of the tree in `errors` may be raised while entering or iterating; the deltas
+    delivered before it stand.
+    """
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        self._messages = iter(call)
+        self._transcript = Transcript()
+
+    @property
+    def started(self) -> Started:
+        """Model, seed and prompt token count. RuntimeError if the stream was neither entered nor read from."""
+        return self._transcript.started
+
+    @property
+    def result(self) -> Generation:
+        """The whole answer. RuntimeError before the stream has been read to its end."""
+        return self._transcript.result
+
+    def close(self) -> None:
+        """Cancels what is still running."""
+        self._call.cancel()
+
+    def __next__(self) -> Delta:
+        while (delta := self._transcript.receive(self._read())) is None:
+            pass
+        return delta
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        while not self._transcript.has_started:
+            self._transcript.receive(self._read())
+
+    def _read(self) -> Event | None:
+        with mapped_errors():
+            message = next(self._messages, None)
+        if message is None:
+            self._transcript.end()
+            raise StopIteration
+        return event_from(message)
+
+
+class Client:
+    """A connection to a textserve gateway, for blocking code. Threads may share it.
+
+    Args:
+        address: a gRPC target, such as "host:port" or "unix:/path".
+        timeout: seconds for a whole call that names none, its stream included; above 0, at most 1e9.
+        credentials: for TLS; plaintext without.
+        metadata: sent with every call.
+        options: gRPC channel arguments, over those of `channel.DEFAULT_OPTIONS`.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata = (),
+        options: ChannelOptions | None = None,
+    ) -> None:
+        self._timeout = seconds(timeout)
+        self._metadata = tuple(metadata)
+        self._channel = open_channel(address, credentials, options)
+        self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self._model = model_pb2_grpc.ModelServiceStub(self._channel)
+
+    def generate(
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> Generation:
+        """Generates a continuation of the prompt, and returns it whole.
+
+        Args:
+            prompt: plain text, chat messages (oldest first), or token ids.
+            timeout: seconds for the call; None is the client's own.
+            **options: how to generate, as `GenerateOptions` explains: model, max_new_tokens, do_sample, temperature,
+                top_k, top_p, min_p, repetition_penalty, seed, stop, echo, token_ids, skip_special_tokens.
+
+        Raises:
+            TextserveError: one of its subclasses, as drawn in `errors`.
+            TypeError, ValueError: the arguments cannot be put into a request.
+        """
+        request = generate_request(prompt, **options)
+        with mapped_errors():
+            response = self._generation.Generate(request, timeout=self._seconds(timeout), metadata=self._metadata)
+        return generation_from(response)
+
+    def stream(self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]) -> Stream:
+        """Generates a continuation of the prompt, and returns it piece by piece.
+
+        Takes what `generate` takes. The request is sent at once; the stream raises what `generate` raises.
+        """
+        request = generate_request(prompt, **options)
+        return Stream(self._generation.StreamGenerate(request, timeout=self._seconds(timeout), metadata=self._metadata))
+
+    def models(self, *, timeout: float | None = None) -> list[Model]:
+        """The models that can be named in `generate`. Raises TextserveError."""
+        request = models_request()
+        with mapped_errors():
+            response = self._model.ListModels(request, timeout=self._seconds(timeout), metadata=self._metadata)
+        return models_from(response)
+
+    def close(self) -> None:
+        """Closes the connection, and cancels what is still running. Calling it again does nothing."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else seconds(timeout)

@@ -1,0 +1,168 @@
+"""What the client takes and gives back: frozen values, free of protobuf and gRPC."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat prompt."""
+
+    role: str
+    """Who speaks, in the words of the model's chat template: usually "system", "user" or "assistant"."""
+    content: str
+    """What is said; may be empty."""
+
+
+Prompt = str | Sequence[Message] | Sequence[int]
+"""Plain text, or chat messages (oldest first), or token ids."""
+
+
+class FinishReason(StrEnum):
+    """Why a candidate ended."""
+
+    END_OF_SEQUENCE = "end_of_sequence"
+    """The model wrote an end-of-sequence token."""
+    STOP_SEQUENCE = "stop_sequence"
+    """One of the request's stop sequences came up; the candidate names it."""
+    LENGTH = "length"
+    """max_new_tokens were generated."""
+    CANCELLED = "cancelled"
+    """The call was cancelled."""
+    DEADLINE = "deadline"
+    """The deadline passed."""
+    UNKNOWN = "unknown"
+    """A reason that is newer than this client."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """Sampling parameters, named as in Hugging Face's GenerationConfig; None where the server names no value."""
+
+    max_new_tokens: int | None = None
+    """Most tokens to generate, at least 1."""
+    do_sample: bool | None = None
+    """Samples if true, else takes the likeliest token."""
+    temperature: float | None = None
+    """Divides the logits, 0 to 100; 0 is greedy."""
+    top_k: int | None = None
+    """Samples among the k likeliest tokens; 0 is off."""
+    top_p: float | None = None
+    """Samples among the fewest likeliest tokens with this probability together, above 0; 1 is off."""
+    min_p: float | None = None
+    """Samples among tokens at least this many times as likely as the likeliest, 0 to 1; 0 is off."""
+    repetition_penalty: float | None = None
+    """Makes tokens of prompt and output less likely, above 0, at most 100; 1 is off."""
+    seed: int | None = None
+    """Seed of the random numbers, 0 to 2^63 - 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of tokens."""
+
+    prompt_token_count: int
+    """Tokens in the prompt, special ones included."""
+    output_token_count: int
+    """Tokens generated, over all candidates, a final end-of-sequence token included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time went, as the server saw it, in seconds."""
+
+    queue: float
+    """From arrival until the prefill began."""
+    prefill: float
+    """From the begin of the prefill to the first token."""
+    decode: float
+    """From the first token to the last."""
+    time_to_first_token: float
+    """From arrival to the first token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One generated continuation."""
+
+    text: str
+    """The generated text; with `echo`, prompt and generated text."""
+    finish_reason: FinishReason
+    """Why it ended."""
+    stop_sequence: str
+    """The stop sequence that ended it; empty if none did."""
+    token_ids: tuple[int, ...]
+    """The generated token ids if `token_ids` was asked for, else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A whole answer. `model`, `fingerprint`, `seed` and `config` are what is needed to run the request again."""
+
+    candidates: tuple[Candidate, ...]
+    """The continuations, at least one."""
+    usage: Usage
+    """Tokens read and written."""
+    timing: Timing
+    """Where the time went."""
+    model: str
+    """Name of the model."""
+    fingerprint: str
+    """Identifies weights, quantization and compute type."""
+    seed: int
+    """The effective seed, chosen by the server where the request had none."""
+    config: GenerationConfig
+    """The effective value of every sampling parameter."""
+    worker: str
+    """The worker that served the request."""
+    prompt_token_ids: tuple[int, ...] = ()
+    """The prompt's token ids if both `echo` and `token_ids` were asked for, else empty."""
+
+    @property
+    def text(self) -> str:
+        """The text of the first candidate."""
+        return self.candidates[0].text
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first candidate ended."""
+        return self.candidates[0].finish_reason
+
+    @property
+    def stop_sequence(self) -> str:
+        """The stop sequence that ended the first candidate; empty if none did."""
+        return self.candidates[0].stop_sequence
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The first candidate's token ids if `token_ids` was asked for, else empty."""
+        return self.candidates[0].token_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that the server serves."""
+
+    name: str
+    """Name to give as `model`."""
+    architecture: str
+    """Class of the model, such as "LlamaForCausalLM"."""
+    context_length: int
+    """Most tokens of prompt and output together."""
+    vocab_size: int
+    """Number of token ids that the model knows."""
+    quantization: str
+    """How the weights are held: "nf4", "fp4", "int8" or "none"."""
+    quantized_share: float
+    """Share of the parameters that is quantized, 0 to 1."""
+    fingerprint: str
+    """Identifies weights, quantization and compute type."""
+    default_generation_config: GenerationConfig
+    """What applies where a request sets nothing."""
+    has_chat_template: bool
+    """Whether chat prompts are accepted."""
+    eos_token_ids: tuple[int, ...]
+    """Token ids that end a sequence."""
+    ready_worker_count: int
+    """Workers that are ready to serve it."""

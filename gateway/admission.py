@@ -1,0 +1,136 @@
+"""Turns a request into a generation: checked, tokenized and with every parameter known."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+from .chat_template import ChatTurn, TemplateError
+from .detokenizer import Detokenizer
+from .effective import resolve
+from .errors import Violation, invalid_request, model_not_found, no_worker
+from .generation import Generation
+from .limits import length_violations, request_violations
+from .models import Models, ServedModel
+from .queueing import RETRY_AFTER_S
+from .request import ChatPrompt, OutputOptions, Prompt, Request, TextPrompt, TokenPrompt
+from .sequence import Sequence
+from .stopping import StopMatcher
+from .tokenizer import Tokenizer
+
+# Text up to this length is tokenized on the event loop: it takes less time than a change of threads is worth.
+INLINE_CHARS = 4096
+INLINE_TOKENS = 256
+
+
+class Admission:
+    """Makes generations of requests.
+
+    Args:
+        models: The served model.
+        new_seed: Gives a seed for a request that sets none, from 0 to 2**53 - 1.
+    """
+
+    def __init__(self, models: Models, *, new_seed: Callable[[], int]) -> None:
+        self._models = models
+        self._new_seed = new_seed
+        self._sequence_ids = itertools.count(1)
+
+    async def admit(self, request: Request, arrived_at: float) -> Generation:
+        """The generation that `request` asks for.
+
+        Raises ServiceError: NO_WORKER before any worker has been ready, MODEL_NOT_FOUND, or what is wrong with it.
+        """
+        model = self._model(request.model)
+        violations = request_violations(request, model.facts, has_chat_template=model.tokenizer.has_chat_template)
+        if violations or request.prompt is None:
+            raise invalid_request(violations)
+        prompt_ids = await tokenize(request.prompt, model.tokenizer)
+        too_long = list(length_violations(len(prompt_ids), _field(request.prompt), request.config, model.facts))
+        if too_long:
+            raise invalid_request(too_long)
+        return await self._generation(request, model, prompt_ids, arrived_at)
+
+    def _model(self, name: str) -> ServedModel:
+        model = self._models.current
+        if model is None:
+            raise no_worker(RETRY_AFTER_S)
+        if name not in {"", model.facts.name}:
+            raise model_not_found(name, model.facts.name)
+        return model
+
+    async def _generation(
+        self, request: Request, model: ServedModel, prompt_ids: list[int], arrived_at: float
+    ) -> Generation:
+        facts = model.facts
+        room = facts.context_length - len(prompt_ids)
+        config = resolve(request.config, facts.generation_defaults, room=room, seed=self._new_seed())
+        prompt_text, detokenizer = await _detokenizer(request.output, model.tokenizer, prompt_ids)
+        sequence = Sequence(
+            sequence_id=next(self._sequence_ids),
+            candidate_index=0,
+            seed=config.seed,
+            detokenizer=detokenizer,
+            stop_matcher=StopMatcher(request.stop_sequences),
+            arrived_at=arrived_at,
+            keeps_token_ids=request.output.token_ids,
+        )
+        return Generation(facts, prompt_ids, prompt_text, config, request.output, (sequence,))
+
+
+async def tokenize(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+    """The prompt's token ids. Long prompts are tokenized on a thread, so that running streams go on.
+
+    Raises ServiceError if the chat template refuses the messages.
+    """
+    if _chars(prompt) <= INLINE_CHARS:
+        return _encode(prompt, tokenizer)
+    return await asyncio.to_thread(_encode, prompt, tokenizer)
+
+
+async def _detokenizer(output: OutputOptions, tokenizer: Tokenizer, prompt_ids: list[int]) -> tuple[str, Detokenizer]:
+    """The prompt's text if it is to be echoed, else "", and a detokenizer that goes on behind the prompt."""
+    if not output.echo:
+        return "", Detokenizer(tokenizer, prompt_ids, skip_special_tokens=output.skip_special_tokens)
+    if len(prompt_ids) <= INLINE_TOKENS:
+        return _echo(output, tokenizer, prompt_ids)
+    return await asyncio.to_thread(_echo, output, tokenizer, prompt_ids)
+
+
+def _echo(output: OutputOptions, tokenizer: Tokenizer, prompt_ids: list[int]) -> tuple[str, Detokenizer]:
+    # Prompt and output are decoded as one: the prompt may end within a character that the output completes.
+    detokenizer = Detokenizer(tokenizer, (), skip_special_tokens=output.skip_special_tokens)
+    return "".join(detokenizer.push(token_id) for token_id in prompt_ids), detokenizer
+
+
+def _encode(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+    match prompt:
+        case TextPrompt(text):
+            return tokenizer.encode(text)
+        case TokenPrompt(ids):
+            return list(ids)
+        case ChatPrompt(messages):
+            turns = [ChatTurn(message.role, message.content) for message in messages]
+            try:
+                return tokenizer.encode_chat(turns)
+            except TemplateError as error:
+                raise invalid_request([Violation("chat.messages", "TEMPLATE_REFUSED", str(error))]) from error
+
+
+def _chars(prompt: Prompt) -> int:
+    match prompt:
+        case TextPrompt(text):
+            return len(text)
+        case TokenPrompt():
+            return 0
+        case ChatPrompt(messages):
+            return sum(len(message.content) for message in messages)
+
+
+def _field(prompt: Prompt) -> str:
+    match prompt:
+        case TextPrompt():
+            return "text"
+        case TokenPrompt():
+            return "tokens.ids"
+        case ChatPrompt():
+            return "chat"

@@ -1,0 +1,189 @@
+"""The errors that callers see, each with a code, a reason and details.
+
+    ServiceError
+        invalid_request    INVALID_ARGUMENT    INVALID_REQUEST, or the reason of its violations if they share one
+        undecodable        INVALID_ARGUMENT    UNDECODABLE_MESSAGE
+        message_too_large  RESOURCE_EXHAUSTED  MESSAGE_TOO_LARGE
+        model_not_found    NOT_FOUND           MODEL_NOT_FOUND
+        queue_full         RESOURCE_EXHAUSTED  QUEUE_FULL
+        slow_reader        RESOURCE_EXHAUSTED  SLOW_READER
+        no_worker          UNAVAILABLE         NO_WORKER
+        worker_lost        UNAVAILABLE         WORKER_LOST
+        draining           UNAVAILABLE         DRAINING
+        deadline_exceeded  DEADLINE_EXCEEDED   REQUEST_TIMEOUT
+        generation_failed  INTERNAL            as the worker says, such as NON_FINITE_LOGITS
+        internal           INTERNAL            INTERNAL
+
+`status` turns them into gRPC statuses with google.rpc details.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+# Details travel in the trailing metadata, of which gRPC takes 8 KiB by default.
+MAX_VIOLATIONS = 20
+MAX_QUOTED_CHARS = 100
+
+
+class Code(IntEnum):
+    """The status codes in use, with their numbers in google.rpc.Code."""
+
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that is wrong with a request: the path of the field, a reason in UPPER_SNAKE_CASE and a sentence."""
+
+    field: str
+    reason: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A limit that was reached: what it is on, and a sentence with the figures."""
+
+    subject: str
+    description: str
+
+
+# Not frozen: what re-raises an exception sets its traceback.
+@dataclass(eq=False)
+class ServiceError(Exception):
+    """A refusal or a failure that the caller is told about."""
+
+    code: Code
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    violations: tuple[Violation, ...] = ()
+    quota: Quota | None = None
+    retry_after_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.code.name} / {self.reason}: {self.message}"
+
+
+def invalid_request(violations: Sequence[Violation]) -> ServiceError:
+    """All that is wrong with a request, at once."""
+    reasons = {violation.reason for violation in violations}
+    shown = "; ".join(f"{violation.field}: {violation.description}" for violation in violations[:3])
+    more = f"; and {len(violations) - 3} more" if len(violations) > 3 else ""
+    return ServiceError(
+        Code.INVALID_ARGUMENT,
+        reasons.pop() if len(reasons) == 1 else "INVALID_REQUEST",
+        shown + more,
+        violations=tuple(violations[:MAX_VIOLATIONS]),
+    )
+
+
+def undecodable() -> ServiceError:
+    """Bytes that are no message of the expected type, or a string in them that is no UTF-8."""
+    text = "the request is no valid protobuf message of its type; strings must be UTF-8"
+    return ServiceError(
+        Code.INVALID_ARGUMENT,
+        "UNDECODABLE_MESSAGE",
+        text,
+        violations=(Violation("", "UNDECODABLE_MESSAGE", text),),
+    )
+
+
+def message_too_large(size_bytes: int, limit_bytes: int) -> ServiceError:
+    """A request above the message limit. To wait does not help, so there is no retry delay."""
+    text = f"the request has {size_bytes} bytes; the limit is {limit_bytes}"
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED,
+        "MESSAGE_TOO_LARGE",
+        text,
+        metadata={"limit_bytes": str(limit_bytes)},
+        quota=Quota("message_bytes", text),
+    )
+
+
+def model_not_found(requested: str, served: str) -> ServiceError:
+    """A request for a model that is not served here."""
+    name = quoted(requested)
+    return ServiceError(
+        Code.NOT_FOUND,
+        "MODEL_NOT_FOUND",
+        f"model {name} is not served here; {quoted(served)} is",
+        metadata={"model": name, "served": served},
+    )
+
+
+def queue_full(limit: int, retry_after_s: float) -> ServiceError:
+    """As many requests wait as may wait."""
+    text = f"{limit} requests are waiting; more are not taken"
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED,
+        "QUEUE_FULL",
+        text,
+        metadata={"limit": str(limit)},
+        quota=Quota("queued_requests", text),
+        retry_after_s=retry_after_s,
+    )
+
+
+def slow_reader(limit_chars: int) -> ServiceError:
+    """A caller that reads so slowly that more than the limit has piled up for it."""
+    text = f"more than {limit_chars} characters are waiting to be read"
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED,
+        "SLOW_READER",
+        text,
+        quota=Quota("undelivered_characters", text),
+        retry_after_s=1.0,
+    )
+
+
+def no_worker(retry_after_s: float) -> ServiceError:
+    """No worker is ready: they are starting, or all are lost."""
+    return ServiceError(Code.UNAVAILABLE, "NO_WORKER", "no worker is ready", retry_after_s=retry_after_s)
+
+
+def worker_lost(worker: str, why: str) -> ServiceError:
+    """The worker that ran the request died, hung or became unreachable."""
+    return ServiceError(
+        Code.UNAVAILABLE,
+        "WORKER_LOST",
+        f"{worker} was lost while it ran the request: {why}",
+        metadata={"worker": worker},
+        retry_after_s=1.0,
+    )
+
+
+def draining() -> ServiceError:
+    """This gateway is shutting down."""
+    return ServiceError(Code.UNAVAILABLE, "DRAINING", "the server is shutting down", retry_after_s=1.0)
+
+
+def deadline_exceeded(limit_s: float, phase: str) -> ServiceError:
+    """The server's own limit on the time of a request has passed."""
+    return ServiceError(
+        Code.DEADLINE_EXCEEDED,
+        "REQUEST_TIMEOUT",
+        f"the request was not finished within {limit_s:g} s; it was in phase {phase}",
+        metadata={"phase": phase},
+    )
+
+
+def generation_failed(reason: str) -> ServiceError:
+    """The worker gave this request up; others go on."""
+    return ServiceError(Code.INTERNAL, reason or "GENERATION_FAILED", "the model failed on this request")
+
+
+def internal() -> ServiceError:
+    """A bug. What it is stands in the log only."""
+    return ServiceError(Code.INTERNAL, "INTERNAL", "internal error")
+
+
+def quoted(text: str) -> str:
+    """`text` in quotes, cut to what fits into a message."""
+    return repr(text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "...")

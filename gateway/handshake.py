@@ -1,0 +1,72 @@
+"""Learns from a worker what it holds, before anything is run there."""
+
+import asyncio
+import hashlib
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from textserve.internal.v1 import worker_pb2 as pb
+
+from .limits import valid_part
+from .models import Models, ServedModel
+from .request import ModelFacts
+from .tokenizer import Tokenizer, TokenizerFacts
+from .worker_messages import Description, read_description
+
+if TYPE_CHECKING:
+    from textserve.internal.v1.worker_pb2_grpc import WorkerServiceAsyncStub
+
+logger = logging.getLogger(__name__)
+
+DESCRIBE_TIMEOUT_S = 10.0
+TOKENIZER_TIMEOUT_S = 120.0
+
+
+class HandshakeError(Exception):
+    """A worker's answers do not fit together."""
+
+
+async def shake_hands(stub: "WorkerServiceAsyncStub", models: Models) -> Description:
+    """Checks that the worker holds the pool's model, or adopts its model if the pool has none yet.
+
+    Raises HandshakeError, ModelMismatchError, or AioRpcError if the worker can't be reached.
+    """
+    answer = await stub.Describe(pb.DescribeRequest(), timeout=DESCRIBE_TIMEOUT_S, wait_for_ready=True)
+    description = _sound(read_description(answer))
+    models.check(description.facts)
+    if models.current is None:
+        models.adopt(ServedModel(description.facts, await fetch_tokenizer(stub, description.facts)))
+    return description
+
+
+async def fetch_tokenizer(stub: "WorkerServiceAsyncStub", facts: ModelFacts) -> Tokenizer:
+    """The worker's tokenizer. Raises HandshakeError if it is not the one that `facts` names."""
+    info: pb.TokenizerInfo | None = None
+    serialized = bytearray()
+    async for message in stub.GetTokenizer(pb.GetTokenizerRequest(), timeout=TOKENIZER_TIMEOUT_S):
+        if message.HasField("info"):
+            info = message.info
+        serialized += message.chunk
+    digest = hashlib.sha256(serialized).hexdigest()
+    if info is None or not digest == info.sha256 == facts.tokenizer_sha256:
+        raise HandshakeError(f"its tokenizer has hash {digest}, not {facts.tokenizer_sha256}")
+    parts = TokenizerFacts(
+        chat_template=info.chat_template,
+        special_tokens=dict(info.special_tokens),
+        clean_up_tokenization_spaces=info.clean_up_tokenization_spaces,
+    )
+    # Large ones take seconds to build.
+    try:
+        return await asyncio.to_thread(Tokenizer.from_parts, bytes(serialized), parts)
+    except ValueError as error:
+        raise HandshakeError(f"its tokenizer can't be read: {error}") from error
+
+
+def _sound(description: Description) -> Description:
+    """The description without defaults that no request could have."""
+    facts = description.facts
+    valid, violations = valid_part(facts.generation_defaults)
+    for violation in violations:
+        logger.warning("%s: default %s is ignored: %s", facts.name, violation.field, violation.description)
+    return replace(description, facts=replace(facts, generation_defaults=valid))

@@ -1,0 +1,117 @@
+"""What stands between gRPC and the services: every request is decoded safely, and every exception gets a status.
+
+The order is that of `INTERCEPTORS`: the first is the outermost.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from .errors import ServiceError, internal, message_too_large, undecodable
+from .status import abort
+
+logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Context = aio.ServicerContext[Any, Any]
+    Behavior = Callable[[Any, Context], Awaitable[Any]]
+    Deserializer = Callable[[bytes], Any]
+    Handler = grpc.RpcMethodHandler[Request, Response] | None
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler[Request, Response]]]
+
+
+class ErrorMapping(aio.ServerInterceptor):
+    """Ends calls whose handler raised: a ServiceError with its status, others with INTERNAL and a traceback."""
+
+    async def intercept_service(
+        self, continuation: Continuation[Request, Response], handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler[Request, Response]:
+        """Wraps the handler of a call."""
+        handler = await continuation(handler_call_details)
+        return _wrapped(handler, lambda behavior: _answering(behavior, handler_call_details.method))
+
+
+class DecodeGuard(aio.ServerInterceptor):
+    """Refuses, with details, requests that can't be decoded or are too large.
+
+    Args:
+        max_message_bytes: Most bytes of a request.
+    """
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self._max_message_bytes = max_message_bytes
+
+    async def intercept_service(
+        self, continuation: Continuation[Request, Response], handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler[Request, Response]:
+        """Wraps the handler of a call."""
+        handler = await continuation(handler_call_details)
+        return _wrapped(handler, _refusing, self._guarded)
+
+    def _guarded(self, deserialize: Deserializer) -> Deserializer:
+        """Returns the refusal in the place of a message: what a deserializer raises ends in UNKNOWN."""
+
+        def guarded(data: bytes) -> Any:  # noqa: ANN401 - a message of any type, or a refusal
+            if len(data) > self._max_message_bytes:
+                return message_too_large(len(data), self._max_message_bytes)
+            try:
+                return deserialize(data)
+            except DecodeError:
+                return undecodable()
+
+        return guarded
+
+
+def _refusing(behavior: Behavior) -> Behavior:
+    async def refusing(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        if isinstance(request, ServiceError):
+            raise request
+        return await behavior(request, context)
+
+    return refusing
+
+
+def _answering(behavior: Behavior, method: str) -> Behavior:
+    async def answering(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        try:
+            return await behavior(request, context)
+        except ServiceError as error:
+            await abort(context, error)
+        except aio.AbortError:
+            raise
+        except aio.InternalError as error:
+            # What is written to a caller that has left fails so: no bug, and nobody hears this status.
+            logger.debug("%s: %r", method, error)
+            await abort(context, internal())
+        except Exception:
+            logger.exception("%s failed", method)
+            await abort(context, internal())
+
+    return answering
+
+
+def _same(deserialize: Deserializer) -> Deserializer:
+    return deserialize
+
+
+def _wrapped(
+    handler: Handler[Request, Response],
+    wrap: Callable[[Behavior], Behavior],
+    guard: Callable[[Deserializer], Deserializer] = _same,
+) -> Handler[Request, Response]:
+    """A handler of calls with one request, wrapped. Others are left as they are: unknown methods, and reflection."""
+    if handler is None or handler.request_streaming:
+        return handler
+    make = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+    behavior: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+    deserialize: Any = handler.request_deserializer
+    return make(wrap(behavior), guard(deserialize), handler.response_serializer)

@@ -1,0 +1,84 @@
+"""Finds the GPUs and the CPUs that this process may use, without loading torch."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from itertools import takewhile
+from pathlib import Path
+
+_NVIDIA_SMI_TIMEOUT_S = 20  # without a persistent driver each GPU is first initialized
+_GPU_ID = re.compile(r"\d+|(GPU|MIG)-.+")
+_LISTED_UUID = re.compile(r"\(UUID: ((?:GPU|MIG)-[^)]+)\)")
+
+
+def visible_gpus(
+    environment: Mapping[str, str], *, driver: Path = Path("/proc/driver/nvidia"), devices: Path = Path("/dev")
+) -> list[str]:
+    """Returns the CUDA ids (numbers or UUIDs, MIG instances too) of the visible GPUs; empty if there are none.
+
+    CUDA_VISIBLE_DEVICES decides if it is set; else `nvidia-smi`, which alone knows of MIG, if it is there and works;
+    else what the driver lists in `driver`, unless the machine's GPUs are not passed on to this container.
+    """
+    allowed = environment.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return parse_visible_devices(allowed)
+    listed = parse_nvidia_smi(_nvidia_smi(environment.get("PATH")))
+    if listed or not (devices / "nvidiactl").exists():
+        return listed
+    return [str(index) for index, _ in enumerate((driver / "gpus").glob("*"))]
+
+
+def parse_visible_devices(value: str) -> list[str]:
+    """Returns the ids in a CUDA_VISIBLE_DEVICES: as CUDA does, up to the first one that is not valid."""
+    return list(takewhile(_GPU_ID.fullmatch, (name.strip() for name in value.split(","))))
+
+
+def parse_nvidia_smi(listing: str) -> list[str]:
+    """Returns the UUIDs that `nvidia-smi -L` lists, with the MIG instances of a GPU in place of the GPU."""
+    gpus: list[list[str]] = []
+    for uuid in _LISTED_UUID.findall(listing):
+        if uuid.startswith("GPU-"):
+            gpus.append([uuid])
+        else:
+            gpus[-1].append(uuid)
+    return [uuid for whole, *instances in gpus for uuid in instances or [whole]]
+
+
+def _nvidia_smi(search_path: str | None) -> str:
+    program = shutil.which("nvidia-smi", path=search_path)
+    if program is None:
+        return ""
+    try:
+        listing = subprocess.run(
+            [program, "-L"], capture_output=True, text=True, timeout=_NVIDIA_SMI_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""  # a driver that does not work is as good as none
+    return listing.stdout
+
+
+def cpu_count(*, membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Returns the number of CPUs that this process may use, at least 1.
+
+    It is the smaller of the process's affinity and the quotas of its control groups (version 2), in whole CPUs.
+    """
+    return max(1, min([_affinity(), *_quotas(membership, root)]))
+
+
+def _affinity() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas(membership: Path, root: Path) -> list[int]:
+    if not membership.exists():
+        return []
+    path = next((line[3:] for line in membership.read_text().splitlines() if line.startswith("0::")), "/")
+    group = root / path.lstrip("/")
+    limits = (folder / "cpu.max" for folder in (group, *group.parents) if folder.is_relative_to(root))
+    quotas = (limit.read_text().split() for limit in limits if limit.exists())
+    return [int(quota) // int(period) for quota, period in quotas if quota != "max"]

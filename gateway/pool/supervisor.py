@@ -1,0 +1,156 @@
+"""Keeps one worker running: starts it, reports it, and starts it again with a backoff when it dies."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import PoolFailed, PoolListener, WorkerAddress
+from .backoff import Backoff, BackoffPolicy
+from .placement import Placement
+from .process import WorkerProcess, describe_exit
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SupervisorPolicy:
+    """The numbers of supervision."""
+
+    backoff: BackoffPolicy
+    """Delays between a death and the next start."""
+
+    start_timeout_s: float
+    """A worker that is not ready after so many seconds is killed."""
+
+    chance: Callable[[], float]
+    """Draws the random number, from 0 to 1, that places each delay."""
+
+
+@dataclass(frozen=True)
+class _Death:
+    reason: str
+    returncode: int | None = None
+    uptime_s: float = 0.0
+
+
+class Supervisor:
+    """Runs one worker until it is told to stop."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        placement: Placement,
+        *,
+        sockets: Path,
+        listener: PoolListener,
+        policy: SupervisorPolicy,
+        ever_ready: asyncio.Event,
+    ) -> None:
+        """Takes the worker's `command` without its address; `ever_ready` is shared by the workers of a pool."""
+        self._name = name
+        self._command = (*command, *placement.flags)
+        self._placement = placement
+        self._sockets = sockets
+        self._listener = listener
+        self._policy = policy
+        self._ever_ready = ever_ready
+        self._start_count = 0
+        self._process: WorkerProcess | None = None
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Returns when the worker has been stopped, by `terminate` or `kill`, and has ended.
+
+        Raises PoolFailed if the worker refuses its configuration before any worker of the pool was ever ready.
+        """
+        backoff = Backoff(self._policy.backoff)
+        while not self._stopping.is_set():
+            death = await self._live()
+            if self._stopping.is_set():
+                logger.info("%s %s", self._name, death.reason)
+                return
+            self._give_up_if_permanent(death)
+            delay_s = backoff.next_delay(uptime_s=death.uptime_s, chance=self._policy.chance())
+            logger.warning("%s %s; it is started again in %.1f s", self._name, death.reason, delay_s)
+            await self._pause(delay_s)
+
+    def terminate(self) -> None:
+        """Asks the worker to finish, and starts it no more."""
+        if self._stopping.is_set():
+            return  # for a worker a second SIGTERM means to finish nothing
+        self._stopping.set()
+        if self._process is not None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """Ends the worker, and starts it no more."""
+        self._stopping.set()
+        if self._process is not None:
+            logger.warning("%s did not finish in time and is killed", self._name)
+            self._process.kill()
+
+    async def _live(self) -> _Death:
+        """Runs the worker once, from its start to its end."""
+        address = self._next_address()
+        command = (*self._command, "--listen", address.target, "--exit-with-stdin")
+        try:
+            process = WorkerProcess(self._name, command, self._placement.environment)
+        except OSError as error:
+            return _Death(f"could not be started: {error}")
+        self._process = process
+        logger.info("%s is starting as process %d (%s)", self._name, process.pid, self._placement)
+        try:
+            return await self._watch(process, address)
+        finally:
+            self._process = None
+            await process.close()
+            _remove_socket(address)
+
+    def _next_address(self) -> WorkerAddress:
+        """Returns an address of its own for each start: a channel to the dead process never meets the new one."""
+        self._start_count += 1
+        return WorkerAddress(self._name, f"unix:{self._sockets}/{self._name}-{self._start_count}.sock")
+
+    async def _watch(self, process: WorkerProcess, address: WorkerAddress) -> _Death:
+        try:
+            ready = await process.wait_ready(self._policy.start_timeout_s)
+        except TimeoutError:
+            return _Death(f"was not ready within {self._policy.start_timeout_s:g} s and is killed")
+        if ready is None:
+            returncode = await process.wait()
+            return _Death(f"{describe_exit(returncode)} before it was ready", returncode)
+        logger.info("%s is ready: %s", self._name, ready)
+        return await self._serve(process, address)
+
+    async def _serve(self, process: WorkerProcess, address: WorkerAddress) -> _Death:
+        now = asyncio.get_running_loop().time
+        ready_at = now()
+        self._ever_ready.set()
+        self._listener.worker_up(address)
+        try:
+            returncode = await process.wait()
+        finally:
+            self._listener.worker_down(self._name)
+        return _Death(describe_exit(returncode), returncode, now() - ready_at)
+
+    def _give_up_if_permanent(self, death: _Death) -> None:
+        if death.returncode == os.EX_CONFIG and not self._ever_ready.is_set():
+            raise PoolFailed(
+                f"{self._name} refuses its configuration or can't load its model (exit code {os.EX_CONFIG}): "
+                "its last line on stderr says why"
+            )
+
+    async def _pause(self, delay_s: float) -> None:
+        """Waits for `delay_s` seconds, or until the worker is to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._stopping.wait()
+
+
+def _remove_socket(address: WorkerAddress) -> None:
+    Path(address.target.removeprefix("unix:")).unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""GenerationService: answers as a whole, or as a stream."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from grpc import aio
+
+from textserve.v1 import generation_pb2 as pb
+from textserve.v1 import generation_pb2_grpc
+
+from . import messages
+from .admission import Admission
+from .delivery import MAX_PENDING_CHARS, Delivery
+from .dispatcher import Dispatcher
+from .errors import deadline_exceeded, slow_reader
+from .generation import Generation
+from .pacing import write_interval_s
+from .sequence import Status
+
+logger = logging.getLogger(__name__)
+
+Context = aio.ServicerContext[pb.GenerateRequest, Any]
+PHASES = {Status.QUEUED: "queue", Status.PREFILLING: "prefill", Status.DECODING: "decode"}
+
+
+class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
+    """Runs each call as one generation.
+
+    Args:
+        admission: Makes generations of requests.
+        dispatcher: Runs them.
+        request_timeout_s: The server's own limit on the time of a call.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        dispatcher: Dispatcher,
+        *,
+        request_timeout_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._admission = admission
+        self._dispatcher = dispatcher
+        self._request_timeout_s = request_timeout_s
+        self._clock = clock
+        self._stream_count = 0
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
+        """Answers once everything has been generated."""
+        finished = asyncio.Event()
+        async with self._running(request, context) as generation:
+            generation.on_change = lambda: finished.set() if generation.finished else None
+            self._dispatcher.submit(generation)
+            await finished.wait()
+            if generation.error is not None:
+                raise generation.error
+            return messages.response(generation, self._clock())
+
+    # Writes by itself instead of yielding: whoever awaits a write is told when the caller leaves.
+    async def StreamGenerate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Answers as it is generated."""
+        async with self._running(request, context) as generation:
+            delivery = self._delivery(generation)
+            self._dispatcher.submit(generation)
+            await context.write(messages.started(generation))
+            for message in messages.echoes(generation):
+                await context.write(message)
+            ended = False
+            while not ended:
+                await delivery.changed()
+                ended = generation.finished
+                for message in messages.news(generation, self._clock()):
+                    await context.write(message)
+            if generation.error is not None:
+                raise generation.error
+
+    def _delivery(self, generation: Generation) -> Delivery:
+        return Delivery(
+            generation,
+            interval_s=lambda: write_interval_s(self._dispatcher.running_count),
+            on_overflow=lambda: self._dispatcher.abandon(generation, slow_reader(MAX_PENDING_CHARS)),
+        )
+
+    @asynccontextmanager
+    async def _running(self, message: pb.GenerateRequest, context: Context) -> AsyncIterator[Generation]:
+        """Admits a request, and lets go of it however the call ends."""
+        generation: Generation | None = None
+        try:
+            async with asyncio.timeout(self._request_timeout_s):
+                self._dispatcher.check_open()
+                generation = await self._admission.admit(messages.read_request(message), self._clock())
+                yield generation
+        except TimeoutError:
+            phase = PHASES.get(generation.status, "delivery") if generation else "admission"
+            if generation is not None:
+                generation.finish(Status.DEADLINE)
+            raise deadline_exceeded(self._request_timeout_s, phase) from None
+        finally:
+            if generation is not None:
+                self._release(generation, context)
+
+    def _release(self, generation: Generation, context: Context) -> None:
+        # After its own cancel or deadline the caller hears nothing of ours: only the log has the phase.
+        phase = PHASES.get(generation.status)
+        remaining_s = context.time_remaining()
+        left = Status.DEADLINE if remaining_s is not None and remaining_s <= 0 else Status.CANCELLED
+        self._dispatcher.release(generation, left)
+        logger.info(
+            "request %d: %s%s; %d prompt tokens, %d output tokens, %s",
+            generation.sequences[0].sequence_id,
+            generation.error.reason if generation.error else generation.status.name,
+            f" in {phase}" if phase else "",
+            len(generation.prompt_ids),
+            generation.output_token_count,
+            generation.worker or "no worker",
+        )

@@ -1,0 +1,153 @@
+"""Text to token ids and back: the worker's own tokenizer, run without transformers and torch.
+
+Ids and text are those of transformers' AutoTokenizer for the same model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING
+
+import tokenizers
+
+from .chat_template import ChatTemplate, ChatTurn, TemplateError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# As in transformers' clean_up_tokenization: applied to the whole text, one after the other.
+_CLEAN_UP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFacts:
+    """What a tokenizer.json does not hold."""
+
+    chat_template: str
+    """Jinja source of the chat template; empty if there is none."""
+
+    special_tokens: Mapping[str, str]
+    """The named special tokens, such as bos_token to "<s>"."""
+
+    clean_up_tokenization_spaces: bool
+    """Whether decoding removes spaces before punctuation. No effect on BPE models, as in transformers."""
+
+
+class Tokenizer:
+    """A model's tokenizer and chat template. Immutable; may be used from several threads at once.
+
+    `encode`, `encode_chat` and `decode` let other threads run while they work, so that a caller with an event loop can
+    put long prompts into a thread: a megabyte takes about a second. All are linear in the length of the text.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, facts: TokenizerFacts) -> None:
+        """Takes over the backend: its truncation and padding are switched off."""
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._facts = facts
+        self._special_tokens = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+        self._replacements = _replacements(backend, facts)
+        self._dependent_ids = _dependent_ids(backend)
+
+    @classmethod
+    def from_parts(cls, serialized: bytes, info: TokenizerFacts) -> Tokenizer:
+        """Reads a serialized tokenizer: the content of a tokenizer.json.
+
+        Raises:
+            ValueError: It is not one.
+        """
+        return cls(tokenizers.Tokenizer.from_buffer(serialized), info)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `encode_chat` can work."""
+        return bool(self._facts.chat_template)
+
+    @property
+    def replacements(self) -> tuple[tuple[str, str], ...]:
+        """The replacements (old, new) that `decode` makes in the whole joined text, in order; usually none."""
+        return self._replacements
+
+    @property
+    def dependent_ids(self) -> frozenset[int]:
+        """Ids of the tokens whose text depends on their neighbours.
+
+        These are the byte tokens of a vocabulary with byte fallback, of which a run is decoded as a whole: one invalid
+        byte turns every byte of its run into U+FFFD; and the token without text, if the vocabulary has one.
+        """
+        return self._dependent_ids
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, with the special tokens that the tokenizer adds by itself.
+
+        The text of a special token within it becomes that token, as in transformers.
+        """
+        return self._encode(text, add_special_tokens=True)
+
+    def encode_chat(self, messages: Sequence[ChatTurn]) -> list[int]:
+        """Token ids of a conversation, up to where the assistant's turn begins. The template writes the special tokens.
+
+        What callers write is data to the template, never part of it. But the text of a special token within a message
+        becomes that token, as in transformers: so a caller can forge turns, in the own conversation only.
+
+        Raises:
+            TemplateError: There is no template, it is broken, or it refuses the messages.
+        """
+        return self._encode(self._chat_template.render(messages), add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Text of token ids. An id that the tokenizer does not know has no text.
+
+        A model's vocabulary may be larger than its tokenizer's, so such ids can be generated.
+        """
+        text = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
+        for old, new in self._replacements:
+            text = text.replace(old, new)
+        return text
+
+    def join(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Text of token ids before the `replacements`. For a few ids: other threads have to wait."""
+        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def has_text(self, token_id: int, *, skip_special_tokens: bool) -> bool:
+        """Whether decoding makes anything of a token: not of an unknown one, nor of a special one that is skipped."""
+        token = self._backend.id_to_token(token_id)
+        return token is not None and not (skip_special_tokens and token in self._special_tokens)
+
+    @cached_property
+    def _chat_template(self) -> ChatTemplate:
+        # Compiled on first use: a model with a broken template still serves plain text.
+        if not self.has_chat_template:
+            raise TemplateError("the model has no chat template")
+        return ChatTemplate(self._facts.chat_template, self._facts.special_tokens)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        # Not `encode`: that one computes offsets, and keeps all other threads waiting.
+        return self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+
+
+def _replacements(backend: tokenizers.Tokenizer, facts: TokenizerFacts) -> tuple[tuple[str, str], ...]:
+    is_bpe = isinstance(backend.model, tokenizers.models.BPE)
+    return _CLEAN_UP if facts.clean_up_tokenization_spaces and not is_bpe else ()
+
+
+def _dependent_ids(backend: tokenizers.Tokenizer) -> frozenset[int]:
+    decoder = backend.decoder
+    has_byte_fallback = decoder is not None and decoder.decode(["<0x41>"]) == "A"
+    digits = product("0123456789ABCDEFabcdef", repeat=2) if has_byte_fallback else ()
+    ids = (backend.token_to_id(token) for token in ("", *(f"<0x{high}{low}>" for high, low in digits)))
+    return frozenset(token_id for token_id in ids if token_id is not None)

@@ -1,0 +1,42 @@
+"""Options of the gateway's gRPC connections. The numbers are explained where they are not what gRPC would take."""
+
+ChannelOptions = list[tuple[str, str | int]]
+
+# gRPC itself refuses messages of more than twice the limit, without details; those between are refused with details.
+TRANSPORT_HEADROOM = 2
+
+_KEEPALIVE: ChannelOptions = [
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # Without it a peer that is stopped is noticed after a minute, whatever the keepalive timeout says.
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    # By default keepalive stops silently after two pings on a quiet connection.
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+
+def server_options(max_message_bytes: int) -> ChannelOptions:
+    """For the public server."""
+    return [
+        *_KEEPALIVE,
+        ("grpc.keepalive_time_ms", 20_000),
+        # Callers may ping every 5 s; by default gRPC closes the connections of those who ping more than every 5 min.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        # By default a second gateway on the same port would silently take half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", max_message_bytes * TRANSPORT_HEADROOM),
+    ]
+
+
+def worker_channel_options() -> ChannelOptions:
+    """For the connection to a worker; hangs are noticed by its heartbeats, long before keepalive."""
+    return [
+        *_KEEPALIVE,
+        ("grpc.keepalive_time_ms", 10_000),
+        # The link has its own backoff.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.max_receive_message_length", -1),
+        # A worker is never behind a proxy of the environment.
+        ("grpc.enable_http_proxy", 0),
+    ]

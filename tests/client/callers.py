@@ -1,0 +1,111 @@
+"""Both clients behind one interface, so that each property is written once and holds for both."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypedDict, Unpack
+
+from client import AsyncClient, Client, Delta, GenerateOptions, Generation, Model, Prompt, Started
+
+
+class CallOptions(GenerateOptions, total=False):
+    timeout: float | None
+
+
+class ClientOptions(TypedDict, total=False):
+    timeout: float
+    metadata: list[tuple[str, str | bytes]]
+    options: dict[str, int | str]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A stream that was read to its end."""
+
+    started: Started
+    deltas: list[Delta]
+    result: Generation
+
+
+class Caller(Protocol):
+    """A client that blocks."""
+
+    def generate(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Generation: ...
+    def models(self) -> list[Model]: ...
+    def read(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Reading:
+        """Reads a stream to its end."""
+        ...
+
+    def leave(self, prompt: Prompt, each: Callable[[Delta], bool]) -> None:
+        """Reads a stream while `each` of its deltas gives true, and leaves it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class BlockingCaller:
+    def __init__(self, address: str, **options: Unpack[ClientOptions]) -> None:
+        self.client = Client(address, **options)
+
+    def generate(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Generation:
+        return self.client.generate(prompt, **options)
+
+    def models(self) -> list[Model]:
+        return self.client.models()
+
+    def read(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Reading:
+        with self.client.stream(prompt, **options) as stream:
+            started = stream.started
+            return Reading(started, list(stream), stream.result)
+
+    def leave(self, prompt: Prompt, each: Callable[[Delta], bool]) -> None:
+        # Kept, so that nothing but leaving it can cancel it.
+        self.left = self.client.stream(prompt)
+        with self.left as stream:
+            for delta in stream:
+                if not each(delta):
+                    break
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class AsyncCaller:
+    def __init__(self, address: str, **options: Unpack[ClientOptions]) -> None:
+        self._runner = asyncio.Runner()
+        try:
+            self.client = self._runner.run(self._connect(address, options))
+        except ValueError:
+            self._runner.close()
+            raise
+
+    def generate(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Generation:
+        return self._runner.run(self.client.generate(prompt, **options))
+
+    def models(self) -> list[Model]:
+        return self._runner.run(self.client.models())
+
+    def read(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Reading:
+        return self._runner.run(self._read(prompt, options))
+
+    def leave(self, prompt: Prompt, each: Callable[[Delta], bool]) -> None:
+        self._runner.run(self._leave(prompt, each))
+
+    def close(self) -> None:
+        self._runner.run(self.client.close())
+        self._runner.close()
+
+    async def _connect(self, address: str, options: ClientOptions) -> AsyncClient:
+        return AsyncClient(address, **options)
+
+    async def _read(self, prompt: Prompt, options: CallOptions) -> Reading:
+        async with self.client.stream(prompt, **options) as stream:
+            started = stream.started
+            return Reading(started, [delta async for delta in stream], stream.result)
+
+    async def _leave(self, prompt: Prompt, each: Callable[[Delta], bool]) -> None:
+        self.left = self.client.stream(prompt)
+        async with self.left as stream:
+            async for delta in stream:
+                if not each(delta):
+                    break

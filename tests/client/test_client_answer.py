@@ -1,0 +1,104 @@
+"""Messages of the server become values without loss."""
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from client import Candidate, Delta, FinishReason, Generation, GenerationConfig, Model, ServerError, Timing, Usage
+from client.convert import event_from, generation_from, models_from
+from tests.client.scripted_server import ANSWER, RECEIPT, Event, Response
+from textserve.v1 import generation_pb2, model_pb2
+
+
+def test_a_zero_is_told_from_nothing_in_a_config() -> None:
+    config = generation_from(ANSWER).config
+    assert config == GenerationConfig(max_new_tokens=256, temperature=0.0)
+    assert config.top_k is None
+
+
+def test_a_finish_reason_of_a_newer_server_is_unknown() -> None:
+    candidate = generation_pb2.Candidate.FromString(b"\x18\x63")  # finish_reason: 99
+    assert generation_from(Response(candidates=[candidate])).finish_reason is FinishReason.UNKNOWN
+
+
+def test_an_event_of_a_newer_server_is_none() -> None:
+    assert event_from(Event.FromString(b"\xa2\x06\x00")) is None  # field 100
+
+
+def test_an_answer_is_converted_whole() -> None:
+    response = Response(
+        candidates=[
+            generation_pb2.Candidate(
+                text="one",
+                finish_reason=generation_pb2.FINISH_REASON_STOP_SEQUENCE,
+                stop_sequence="END",
+                token_ids=[4, 5],
+            ),
+            generation_pb2.Candidate(text="two", candidate_index=1, finish_reason=generation_pb2.FINISH_REASON_LENGTH),
+        ],
+        usage=generation_pb2.Usage(prompt_token_count=3, output_token_count=4),
+        timing=generation_pb2.Timing(
+            queue=Duration(nanos=1_000_000), prefill=Duration(seconds=1), decode=Duration(seconds=2, nanos=500_000_000)
+        ),
+        receipt=RECEIPT,
+        prompt_token_ids=[1, 2, 3],
+    )
+    generation = generation_from(response)
+    assert generation == Generation(
+        candidates=(
+            Candidate("one", FinishReason.STOP_SEQUENCE, "END", (4, 5)),
+            Candidate("two", FinishReason.LENGTH, "", ()),
+        ),
+        usage=Usage(3, 4),
+        timing=Timing(queue=0.001, prefill=1.0, decode=2.5, time_to_first_token=0.0),
+        model="tutor",
+        fingerprint="f00d",
+        seed=7,
+        config=GenerationConfig(max_new_tokens=256, temperature=0.0),
+        worker="worker-0",
+        prompt_token_ids=(1, 2, 3),
+    )
+    # Its shortcuts are those of the first candidate.
+    assert (generation.text, generation.finish_reason) == ("one", FinishReason.STOP_SEQUENCE)
+    assert (generation.stop_sequence, generation.token_ids) == ("END", (4, 5))
+
+
+def test_an_answer_without_a_candidate_is_the_servers_fault() -> None:
+    with pytest.raises(ServerError, match="no candidate"):
+        generation_from(Response())
+
+
+def test_a_delta_keeps_its_text_ids_and_candidate() -> None:
+    message = Event(delta=generation_pb2.StreamDelta(text="né", token_ids=[1, 2], candidate_index=1))
+    assert event_from(message) == Delta("né", (1, 2), 1)
+
+
+def test_models_are_converted_whole() -> None:
+    message = model_pb2.Model(
+        name="tutor",
+        architecture="LlamaForCausalLM",
+        context_length=512,
+        vocab_size=2048,
+        quantization="nf4",
+        quantized_share=0.75,
+        fingerprint="f00d",
+        default_generation_config=generation_pb2.GenerationConfig(do_sample=False),
+        has_chat_template=True,
+        eos_token_ids=[0, 2],
+        ready_worker_count=2,
+    )
+    assert len(message.ListFields()) == len(model_pb2.Model.DESCRIPTOR.fields)
+    assert models_from(model_pb2.ListModelsResponse(models=[message])) == [
+        Model(
+            "tutor",
+            "LlamaForCausalLM",
+            512,
+            2048,
+            "nf4",
+            0.75,
+            "f00d",
+            GenerationConfig(do_sample=False),
+            has_chat_template=True,
+            eos_token_ids=(0, 2),
+            ready_worker_count=2,
+        )
+    ]

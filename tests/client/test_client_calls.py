@@ -1,0 +1,180 @@
+"""What holds for single calls, with the blocking client and with the asynchronous one."""
+
+import threading
+
+import grpc
+import pytest
+
+from client import (
+    DEFAULT_TIMEOUT,
+    AsyncClient,
+    Client,
+    DeadlineExceededError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from client.convert import generation_from
+from tests.client.callers import Caller
+from tests.client.conftest import Connect
+from tests.client.scripted_server import (
+    ANSWER,
+    STARTED,
+    Request,
+    Response,
+    ScriptedServer,
+    answering,
+    delta,
+    hanging,
+    never_answering,
+    telling,
+)
+from textserve.v1 import generation_pb2
+
+
+def test_generate_returns_the_whole_answer(server: ScriptedServer, caller: Caller) -> None:
+    assert caller.generate("A list of colors: red, blue", temperature=0) == generation_from(ANSWER)
+    assert server.requests[0].text == "A list of colors: red, blue"
+    assert server.requests[0].generation_config.HasField("temperature")
+
+
+def test_models_are_listed(caller: Caller) -> None:
+    assert [(each.name, each.context_length) for each in caller.models()] == [("tutor", 512)]
+
+
+def test_metadata_of_the_client_goes_with_every_call(server: ScriptedServer, connect: Connect) -> None:
+    caller = connect(metadata=[("tenant", "blue"), ("trace-bin", b"\x00\xff")])
+    caller.generate("hi")
+    caller.read("hi")
+    caller.models()
+    assert [(each["tenant"], each["trace-bin"]) for each in server.metadata] == [("blue", b"\x00\xff")] * 3
+
+
+def remaining(server: ScriptedServer) -> list[float]:
+    """Makes the server note the seconds that its callers allow."""
+    seconds: list[float] = []
+
+    def answer(request: Request, context: grpc.ServicerContext) -> Response:
+        seconds.append(context.time_remaining())
+        return ANSWER
+
+    server.answer = answer
+    return seconds
+
+
+def test_every_call_has_a_deadline(server: ScriptedServer, connect: Connect) -> None:
+    seconds = remaining(server)
+    connect().generate("hi")
+    connect(timeout=500).generate("hi")
+    connect(timeout=500).generate("hi", timeout=None)
+    connect(timeout=500).generate("hi", timeout=5_000)
+    assert seconds == pytest.approx([DEFAULT_TIMEOUT, 500, 500, 5_000], rel=0.2)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e10])
+def test_a_timeout_is_finite_and_above_zero(timeout: float, caller: Caller, connect: Connect) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        connect(timeout=timeout)
+    with pytest.raises(ValueError, match="timeout"):
+        caller.generate("hi", timeout=timeout)
+    with pytest.raises(ValueError, match="timeout"):
+        caller.read("hi", timeout=timeout)
+
+
+def test_a_call_that_takes_too_long_ends_here_and_there(server: ScriptedServer, caller: Caller) -> None:
+    left = threading.Event()
+    server.answer = never_answering(left)
+    with pytest.raises(DeadlineExceededError):
+        caller.generate("hi", timeout=0.2)
+    assert left.wait(10)
+
+
+def test_a_stream_that_takes_too_long_ends_here_and_there(server: ScriptedServer, caller: Caller) -> None:
+    left = threading.Event()
+    server.script = hanging(left, STARTED, delta("a"))
+    with pytest.raises(DeadlineExceededError):
+        caller.read("hi", timeout=0.2)
+    assert left.wait(10)
+
+
+def test_answers_above_grpcs_default_limit_arrive(server: ScriptedServer, caller: Caller) -> None:
+    text = "x" * 5_000_000
+    server.answer = answering(Response(candidates=[generation_pb2.Candidate(text=text)]))
+    assert caller.generate("hi").text == text
+
+
+def test_options_of_the_channel_can_be_changed(server: ScriptedServer, connect: Connect) -> None:
+    server.answer = answering(Response(candidates=[generation_pb2.Candidate(text="x" * 2_000)]))
+    with pytest.raises(ResourceExhaustedError):
+        connect(options={"grpc.max_receive_message_length": 1_000}).generate("hi")
+
+
+def test_credentials_make_the_connection_a_tls_one(server: ScriptedServer) -> None:
+    with (
+        Client(server.address, credentials=grpc.ssl_channel_credentials()) as client,
+        pytest.raises(UnavailableError, match=r"(?i)ssl|tls|handshake"),
+    ):
+        client.generate("hi", timeout=5)
+    assert not server.calls
+
+
+async def test_credentials_make_the_asynchronous_connection_a_tls_one(server: ScriptedServer) -> None:
+    async with AsyncClient(server.address, credentials=grpc.ssl_channel_credentials()) as client:
+        with pytest.raises(UnavailableError, match=r"(?i)ssl|tls|handshake"):
+            await client.generate("hi", timeout=5)
+    assert not server.calls
+
+
+def test_nobody_at_the_address_is_unavailable_and_has_no_reason() -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(UnavailableError) as caught:
+        client.models()
+    assert caught.value.reason == ""
+
+
+def test_closing_twice_is_closing_once(server: ScriptedServer) -> None:
+    with Client(server.address) as client:
+        client.generate("hi")
+        client.close()
+
+
+async def test_closing_asynchronously_twice_is_closing_once(server: ScriptedServer) -> None:
+    async with AsyncClient(server.address) as client:
+        await client.generate("hi")
+        await client.close()
+
+
+def test_threads_share_a_client(server: ScriptedServer) -> None:
+    together = threading.Barrier(4, timeout=10)
+
+    def answer(request: Request, context: grpc.ServicerContext) -> Response:
+        together.wait()
+        return Response(candidates=[generation_pb2.Candidate(text=request.text)])
+
+    server.answer = answer
+    texts: list[str] = []
+    with Client(server.address) as client:
+        threads = [
+            threading.Thread(target=lambda name=name: texts.append(client.generate(name).text)) for name in "abcd"
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(texts) == ["a", "b", "c", "d"]
+
+
+def test_a_stream_and_a_call_give_the_same_answer(server: ScriptedServer, caller: Caller) -> None:
+    server.script = telling(*_events_of(ANSWER))
+    assert caller.read("hi").result == caller.generate("hi")
+
+
+def _events_of(answer: Response) -> list[generation_pb2.StreamGenerateResponse]:
+    candidate = answer.candidates[0]
+    finish = generation_pb2.StreamFinished(
+        finish_reason=candidate.finish_reason, usage=answer.usage, timing=answer.timing, receipt=answer.receipt
+    )
+    return [
+        STARTED,
+        delta(candidate.text[:3]),
+        delta(candidate.text[3:]),
+        generation_pb2.StreamGenerateResponse(finished=finish),
+    ]

@@ -1,0 +1,196 @@
+"""The `textserve` command: what it prints, and how it ends."""
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from client.cli import main
+from tests.client.scripted_server import (
+    STARTED,
+    Event,
+    Request,
+    ScriptedServer,
+    delta,
+    failing,
+    hanging,
+)
+from textserve.v1 import generation_pb2, model_pb2
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def address(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXTSERVE_ADDRESS", server.address)
+
+
+def test_generate_prints_the_text(server: ScriptedServer, capsys: Capture) -> None:
+    assert main(["generate", "A list of colors: red, blue"]) == 0
+    assert capsys.readouterr() == (", green\n", "")
+    assert server.requests[0].text == "A list of colors: red, blue"
+
+
+def test_a_streamed_text_is_the_same(server: ScriptedServer, capsys: Capture) -> None:
+    assert main(["generate", "hi", "--stream"]) == 0
+    assert capsys.readouterr() == (", green\n", "")
+    assert server.calls == ["GenerationService/StreamGenerate"]
+
+
+def test_every_flag_goes_into_the_request(server: ScriptedServer) -> None:
+    line = (
+        "generate hi --model m --max-new-tokens 9 --temperature 0 --top-k 0 --top-p 0.5 --min-p 0 "
+        "--repetition-penalty 1.5 --seed 0 --stop END --stop STOP --echo"
+    )
+    assert main(line.split()) == 0
+    assert server.requests == [
+        Request(
+            text="hi",
+            model="m",
+            generation_config=generation_pb2.GenerationConfig(
+                max_new_tokens=9, temperature=0, top_k=0, top_p=0.5, min_p=0, repetition_penalty=1.5, seed=0
+            ),
+            stop_sequences=["END", "STOP"],
+            output_options=generation_pb2.OutputOptions(echo=True, skip_special_tokens=True),
+        )
+    ]
+
+
+def test_without_flags_nothing_is_set(server: ScriptedServer) -> None:
+    assert main(["generate", "hi"]) == 0
+    assert server.requests == [
+        Request(
+            text="hi",
+            generation_config=generation_pb2.GenerationConfig(),
+            output_options=generation_pb2.OutputOptions(skip_special_tokens=True),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--chat"], [("user", "hi")]),
+        (["--system", "Be brief."], [("system", "Be brief."), ("user", "hi")]),
+        (["--system", "", "--chat"], [("system", ""), ("user", "hi")]),
+    ],
+)
+def test_chat_sends_messages(flags: list[str], expected: list[tuple[str, str]], server: ScriptedServer) -> None:
+    assert main(["generate", "hi", *flags]) == 0
+    assert [(each.role, each.content) for each in server.requests[0].chat.messages] == expected
+
+
+def test_a_dash_reads_the_prompt_from_standard_input(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n\n"))
+    assert main(["generate", "-"]) == 0
+    assert server.requests[0].text == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("flags", [["--json"], ["--json", "--stream"]])
+def test_json_is_one_object(flags: list[str], capsys: Capture) -> None:
+    assert main(["generate", "hi", *flags]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "text": ", green",
+        "finish_reason": "end_of_sequence",
+        "stop_sequence": "",
+        "usage": {"prompt_token_count": 3, "output_token_count": 2},
+        "seed": 7,
+        "timing": {"queue": 0.0, "prefill": 0.0, "decode": 0.0, "time_to_first_token": 0.0},
+        "model": "tutor",
+        "fingerprint": "f00d",
+        "config": {"max_new_tokens": 256, "temperature": 0.0},
+        "worker": "worker-0",
+    }
+
+
+def test_models_are_a_table(server: ScriptedServer, capsys: Capture) -> None:
+    server.models = model_pb2.ListModelsResponse(
+        models=[
+            model_pb2.Model(
+                name="tutor",
+                architecture="LlamaForCausalLM",
+                context_length=512,
+                quantization="nf4",
+                has_chat_template=True,
+                ready_worker_count=2,
+            ),
+            model_pb2.Model(name="x", architecture="GPT2LMHeadModel", context_length=1024, quantization="none"),
+        ]
+    )
+    assert main(["models"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME   ARCHITECTURE      CONTEXT  QUANTIZATION  CHAT  READY WORKERS",
+        "tutor  LlamaForCausalLM  512      nf4           yes   2",
+        "x      GPT2LMHeadModel   1024     none          no    0",
+    ]
+
+
+def test_models_as_json_are_one_object(capsys: Capture) -> None:
+    assert main(["models", "--json"]) == 0
+    models: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["models"]
+    assert [(each["name"], each["context_length"], each["default_generation_config"]) for each in models] == [
+        ("tutor", 512, {})
+    ]
+
+
+def test_a_failed_call_is_one_line_on_standard_error(server: ScriptedServer, capsys: Capture) -> None:
+    server.answer = failing(grpc.StatusCode.NOT_FOUND, "no model\nof that name")
+    assert main(["generate", "hi"]) == 1
+    assert capsys.readouterr() == ("", "textserve: NOT_FOUND: no model of that name\n")
+
+
+def test_a_stream_that_fails_keeps_what_it_printed(server: ScriptedServer, capsys: Capture) -> None:
+    def script(request: Request, context: grpc.ServicerContext) -> Iterator[Event]:
+        yield from (STARTED, delta("some"))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "lost")
+
+    server.script = script
+    assert main(["generate", "hi", "--stream"]) == 1
+    out, error = capsys.readouterr()
+    assert out == "some\n"
+    assert error.endswith("UNAVAILABLE: lost\n")
+
+
+def test_a_stream_that_is_refused_prints_no_text(server: ScriptedServer, capsys: Capture) -> None:
+    server.script = failing(grpc.StatusCode.INVALID_ARGUMENT, "bad")
+    assert main(["generate", "hi", "--stream"]) == 1
+    assert capsys.readouterr() == ("", "textserve: INVALID_ARGUMENT: bad\n")
+
+
+def test_nobody_at_the_address_says_which_address(capsys: Capture) -> None:
+    assert main(["models", "--address", "127.0.0.1:1"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("textserve: no answer from 127.0.0.1:1: UNAVAILABLE: ")
+    assert error.count("\n") == 1
+
+
+def test_the_timeout_ends_the_call(server: ScriptedServer, capsys: Capture) -> None:
+    server.script = hanging(threading.Event(), STARTED)
+    assert main(["generate", "hi", "--stream", "--timeout", "0.2"]) == 1
+    assert capsys.readouterr().err.startswith("textserve: DEADLINE_EXCEEDED")
+
+
+@pytest.mark.parametrize("line", ["", "generate", "generate hi --temperature warm", "models --timeout 0", "serve"])
+def test_wrong_usage_ends_with_2(line: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(line.split())
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: textserve")
+
+
+@pytest.mark.parametrize("arguments", [["hi", "--seed", str(2**70)], ["\udc80"]])
+def test_what_no_request_can_hold_is_wrong_usage(arguments: list[str], server: ScriptedServer, capsys: Capture) -> None:
+    assert main(["generate", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("textserve: ")
+    assert not server.requests
+
+
+def test_help_says_what_stream_and_json_do_together(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["generate", "--help"])
+    assert caught.value.code == 0
+    assert "one object, printed at the end" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,94 @@
+"""A stream, folded, is the answer that a single call would have given."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client import Candidate, Delta, FinishReason, GenerationConfig, ServerError, Started, Timing, Usage
+from client.events import Finished
+from client.transcript import Transcript
+
+STARTED = Started("tutor", seed=7, prompt_token_count=3, prompt_token_ids=(1, 2, 3))
+
+
+def finished(candidate_index: int = 0, stop_sequence: str = "") -> Finished:
+    return Finished(
+        candidate_index,
+        FinishReason.STOP_SEQUENCE if stop_sequence else FinishReason.LENGTH,
+        stop_sequence,
+        usage=Usage(3, 2),
+        timing=Timing(0.1, 0.2, 0.3, 0.4),
+        fingerprint="f00d",
+        config=GenerationConfig(temperature=0.0),
+        worker="worker-0",
+    )
+
+
+DELTAS = st.lists(
+    st.builds(
+        Delta, st.text(), st.lists(st.integers(0, 99)).map(tuple), candidate_index=st.integers(min_value=0, max_value=2)
+    )
+)
+
+
+@given(DELTAS)
+def test_candidates_are_their_deltas_joined_however_these_are_mixed(deltas: list[Delta]) -> None:
+    transcript = Transcript()
+    transcript.receive(STARTED)
+    assert [transcript.receive(each) for each in deltas] == deltas
+    for index in range(3):
+        transcript.receive(finished(index))
+    transcript.end()
+    for index, candidate in enumerate(transcript.result.candidates):
+        own = [each for each in deltas if each.candidate_index == index]
+        ids = [token_id for each in own for token_id in each.token_ids]
+        assert candidate == Candidate("".join(each.text for each in own), FinishReason.LENGTH, "", tuple(ids))
+
+
+def test_the_result_has_what_start_and_finish_say() -> None:
+    transcript = Transcript()
+    for event in (STARTED, Delta("a"), finished(stop_sequence="END")):
+        transcript.receive(event)
+    result = transcript.result
+    assert (result.model, result.seed, result.prompt_token_ids) == ("tutor", 7, (1, 2, 3))
+    assert (result.finish_reason, result.stop_sequence) == (FinishReason.STOP_SEQUENCE, "END")
+    assert (result.usage, result.timing) == (Usage(3, 2), Timing(0.1, 0.2, 0.3, 0.4))
+    assert (result.fingerprint, result.config, result.worker) == ("f00d", GenerationConfig(temperature=0.0), "worker-0")
+
+
+def test_an_event_that_is_newer_than_the_client_changes_nothing() -> None:
+    transcript = Transcript()
+    for event in (STARTED, None, Delta("a"), None, finished()):
+        transcript.receive(event)
+    assert transcript.result.text == "a"
+
+
+def test_nothing_is_known_before_the_start() -> None:
+    transcript = Transcript()
+    assert not transcript.has_started
+    with pytest.raises(RuntimeError, match="not started"):
+        transcript.started  # noqa: B018 - it raises
+
+
+@pytest.mark.parametrize("events", [[], [Delta("a")], [Delta("a"), finished(0), Delta("b", candidate_index=1)]])
+def test_there_is_no_result_before_every_candidate_has_finished(events: list[Delta | Finished]) -> None:
+    transcript = Transcript()
+    for event in (STARTED, *events):
+        transcript.receive(event)
+    with pytest.raises(RuntimeError, match="not ended"):
+        transcript.result  # noqa: B018 - it raises
+    with pytest.raises(ServerError, match="before its candidates had finished"):
+        transcript.end()
+
+
+def test_a_stream_that_begins_otherwise_is_the_servers_fault() -> None:
+    with pytest.raises(ServerError, match="did not begin"):
+        Transcript().receive(Delta("a"))
+
+
+def test_a_candidate_that_goes_on_after_its_finish_is_the_servers_fault() -> None:
+    transcript = Transcript()
+    transcript.receive(STARTED)
+    transcript.receive(finished())
+    with pytest.raises(ServerError, match="went on"):
+        transcript.receive(Delta("a"))

@@ -1,0 +1,127 @@
+"""Whoever leaves, by cancel or deadline, leaves nothing behind."""
+
+import asyncio
+import random
+
+import pytest
+from grpc import StatusCode, aio
+
+from gateway.config import Config
+from tests.fakes import FakeWorker
+from tests.gateway.serving import Served, failing, request, serving, settle, until
+
+
+async def test_a_caller_that_leaves_the_queue_is_never_submitted() -> None:
+    async with serving(FakeWorker(rows=1)) as served:
+        running = served.caller.generation.StreamGenerate(request())
+        await served.worker.until(lambda: served.worker.row_count == 1)
+        queued = served.caller.generation.StreamGenerate(request())
+        await anext(aiter(queued))
+        assert served.gateway.dispatcher.queued_count == 1
+        await served.worker.until(lambda: served.worker.demand == 1)
+
+        queued.cancel()
+
+        await served.worker.until(lambda: served.worker.demand == 0)
+        running.cancel()
+        await served.nothing_runs()
+        assert len(served.worker.submits) == 1
+
+
+@pytest.mark.parametrize("steps", [0, 3], ids=["in prefill", "decoding"])
+async def test_a_caller_that_leaves_frees_its_row(steps: int) -> None:
+    async with serving(FakeWorker()) as served:
+        call = served.caller.generation.StreamGenerate(request())
+        await anext(aiter(call))
+        await served.worker.until(lambda: served.worker.row_count == 1)
+        served.worker.step(steps)
+
+        call.cancel()
+
+        await served.nothing_runs()
+        assert served.worker.cancelled == {served.worker.submits[0].sequences[0].sequence_id}
+
+
+async def test_a_unary_caller_that_leaves_frees_its_row() -> None:
+    async with serving(FakeWorker()) as served:
+        call = served.caller.generation.Generate(request())
+        await served.worker.until(lambda: served.worker.row_count == 1)
+
+        call.cancel()
+
+        await served.nothing_runs()
+
+
+async def test_a_room_that_a_leaver_frees_goes_to_the_next_in_the_queue() -> None:
+    async with serving(FakeWorker(rows=1)) as served:
+        first = served.caller.generation.StreamGenerate(request("first"))
+        await served.worker.until(lambda: served.worker.row_count == 1)
+        second = served.caller.generation.StreamGenerate(request("second"))
+        await anext(aiter(second))
+
+        first.cancel()
+
+        await served.worker.until(lambda: len(served.worker.submits) == 2)
+        second.cancel()
+        await served.nothing_runs()
+
+
+@pytest.mark.parametrize("rows", [1, 0], ids=["running", "queued"])
+async def test_a_deadline_that_passes_frees_what_it_held(rows: int) -> None:
+    async with serving(FakeWorker(rows=rows)) as served:
+        failure = served.caller.generation.Generate(request(), timeout=0.2)
+
+        with pytest.raises(aio.AioRpcError) as caught:
+            await failure
+
+        assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
+        await served.nothing_runs()
+        assert len(served.worker.submits) == rows
+
+
+@pytest.mark.parametrize(("rows", "phase"), [(0, "queue"), (1, "prefill")])
+async def test_the_servers_own_limit_tells_the_phase(rows: int, phase: str) -> None:
+    async with serving(FakeWorker(rows=rows), config=Config(listen="127.0.0.1:0", request_timeout=0.1)) as served:
+        unary = await failing(served.caller.generate(request()))
+        stream = await failing(served.caller.stream(request()))
+
+        for failure in (unary, stream):
+            assert (failure.code, failure.reason) == (StatusCode.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT")
+            assert failure.metadata == {"phase": phase}
+        await served.nothing_runs()
+
+
+async def test_1000_streams_cancelled_at_random_moments_leave_nothing_over() -> None:
+    chance = random.Random(7)
+    async with serving(FakeWorker(rows=64), config=Config(listen="127.0.0.1:0", max_queued=2000)) as served:
+        await (warm := served.caller.generation.StreamGenerate(request())).read()
+        warm.cancel()
+        await served.nothing_runs()
+        await settle()
+        tasks_before = len(asyncio.all_tasks())
+        stepping = asyncio.create_task(_step(served))
+
+        await asyncio.gather(*(_call_and_leave(served, chance) for _ in range(1000)))
+        await served.nothing_runs()
+
+        stepping.cancel()
+        await asyncio.wait([stepping])
+        assert served.worker.demand == 0
+        # gRPC's own tasks end some turns after their calls; any of the gateway's that had not ended would never.
+        await until(lambda: len(asyncio.all_tasks()) <= tasks_before)
+
+
+async def _step(served: Served) -> None:
+    while True:
+        served.worker.step()
+        await settle()
+
+
+async def _call_and_leave(served: Served, chance: random.Random) -> None:
+    call = served.caller.generation.StreamGenerate(request(max_new_tokens=200))
+    for _ in range(chance.randrange(4)):
+        if await call.read() is aio.EOF:
+            return
+    for _ in range(chance.randrange(10)):
+        await asyncio.sleep(0)
+    call.cancel()

@@ -1,0 +1,45 @@
+"""A worker is judged by its messages, on a clock that the test moves."""
+
+from gateway.liveness import SILENCE_LIMIT_S, Heartbeat, Liveness
+
+
+def beat(incarnation_id: str = "a", step_limit_s: float = 0.0, step_elapsed_s: float = 0.0) -> Heartbeat:
+    return Heartbeat(incarnation_id, step=7, step_limit_s=step_limit_s, step_elapsed_s=step_elapsed_s)
+
+
+def test_a_worker_that_is_heard_is_alive() -> None:
+    liveness = Liveness("a", now=0.0)
+    for now in range(1, 100):
+        liveness.heard(float(now))
+        assert liveness.fault(now + 1.0) is None
+
+
+def test_silence_is_a_fault() -> None:
+    liveness = Liveness("a", now=0.0)
+
+    assert liveness.fault(SILENCE_LIMIT_S) is None
+    assert "silent" in (liveness.fault(SILENCE_LIMIT_S + 0.1) or "")
+
+
+def test_a_step_over_its_announced_limit_is_a_fault() -> None:
+    liveness = Liveness("a", now=0.0)
+    liveness.beat(beat(step_limit_s=30.0, step_elapsed_s=29.0))
+    assert liveness.fault(1.0) is None
+
+    liveness.beat(beat(step_limit_s=30.0, step_elapsed_s=30.5))
+
+    assert "step 7" in (liveness.fault(1.0) or "")
+
+
+def test_an_idle_engine_has_no_limit() -> None:
+    liveness = Liveness("a", now=0.0)
+    liveness.beat(beat(step_limit_s=0.0, step_elapsed_s=5.0))
+
+    assert liveness.fault(1.0) is None
+
+
+def test_another_incarnation_is_a_fault() -> None:
+    liveness = Liveness("a", now=0.0)
+    liveness.beat(beat(incarnation_id="b"))
+
+    assert "another process" in (liveness.fault(1.0) or "")

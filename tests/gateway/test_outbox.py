@@ -1,0 +1,46 @@
+"""What one turn of the event loop brings for a worker goes out together, submissions first."""
+
+from gateway.effective import EffectiveConfig
+from gateway.outbox import Outbox
+from tests.gateway.generations import generation
+
+
+async def test_submissions_go_before_cancels_and_cancels_are_merged() -> None:
+    outbox, one, other = Outbox(), generation(), generation()
+    outbox.cancel([7])
+    outbox.submit(one)
+    outbox.cancel([8, 9])
+    outbox.submit(other)
+    outbox.tell_demand(3)
+    requests = outbox.requests()
+
+    got = [await anext(requests) for _ in range(4)]
+
+    assert [request.WhichOneof("message") for request in got] == ["submit", "submit", "cancel", "demand"]
+    assert got[0].submit.sequences[0].sequence_id == one.sequences[0].sequence_id
+    assert list(got[2].cancel.sequence_ids) == [7, 8, 9]
+    assert got[3].demand.queued_count == 3
+
+
+async def test_a_demand_that_the_worker_knows_is_not_told_again() -> None:
+    outbox = Outbox()
+    requests = outbox.requests()
+    outbox.tell_demand(2)
+    assert (await anext(requests)).demand.queued_count == 2
+
+    outbox.tell_demand(5)
+    outbox.tell_demand(2)
+    outbox.close()
+
+    assert await anext(requests, None) is None
+
+
+async def test_a_submission_has_every_parameter_and_the_seed_of_its_sequence() -> None:
+    outbox = Outbox()
+    outbox.submit(generation(candidate_count=2))
+
+    submit = (await anext(outbox.requests())).submit
+
+    given = {field.name for field, _ in submit.generation_config.ListFields()}
+    assert [sequence.seed for sequence in submit.sequences] == [0, 1]
+    assert given == set(EffectiveConfig.__slots__) - {"seed"}

@@ -1,0 +1,105 @@
+"""More than can be served, and callers that read slowly."""
+
+import asyncio
+
+import pytest
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from grpc import StatusCode, aio
+
+from gateway.config import Config
+from gateway.errors import ServiceError
+from tests.fakes import FakeWorker
+from tests.gateway.serving import Served, failing, request, serving, settle, text_of
+from textserve.v1 import generation_pb2 as pb
+
+
+async def test_a_full_queue_refuses_at_once_with_quota_and_retry_delay() -> None:
+    async with serving(FakeWorker(rows=1), config=Config(listen="127.0.0.1:0", max_queued=2)) as served:
+        taken = [served.caller.generation.StreamGenerate(request()) for _ in range(3)]
+        await served.worker.until(lambda: served.worker.demand == 2)
+
+        failure = await failing(served.caller.generate(request()))
+
+        assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert failure.metadata == {"limit": "2"}
+        assert failure.detail(error_details_pb2.QuotaFailure).violations
+        assert failure.detail(error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+        for stream in taken:
+            stream.cancel()
+        await served.nothing_runs()
+
+
+class SlowContext:
+    """A call whose caller reads only when the test lets it."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+        self.error: Exception | None = None
+        self.written: list[pb.StreamGenerateResponse] = []
+
+    async def write(self, message: pb.StreamGenerateResponse) -> None:
+        self.written.append(message)
+        await self.reads.wait()
+        if self.error:
+            raise self.error
+
+    def time_remaining(self) -> float | None:
+        return None
+
+
+def slow_call(served: Served) -> tuple[SlowContext, "asyncio.Task[None]"]:
+    context = SlowContext()
+    return context, asyncio.create_task(
+        served.gateway.generation.StreamGenerate(request(max_new_tokens=100), context)  # type: ignore[arg-type]
+    )
+
+
+async def test_the_deltas_of_a_slow_reader_merge_and_nobody_else_notices() -> None:
+    async with serving(FakeWorker()) as served:
+        context, call = slow_call(served)
+        await served.worker.until(lambda: served.worker.row_count == 1)
+        neighbour = served.caller.generation.StreamGenerate(request(max_new_tokens=100))
+        await served.worker.until(lambda: served.worker.row_count == 2)
+
+        served.worker.step(100)
+
+        assert text_of([message async for message in neighbour]) == "ab" * 50
+        assert [message.WhichOneof("event") for message in context.written] == ["started"]
+        context.reads.set()
+        await call
+        assert [message.WhichOneof("event") for message in context.written] == ["started", "delta", "finished"]
+        assert text_of(context.written) == "ab" * 50
+
+
+async def test_a_reader_that_lets_too_much_pile_up_is_cut_off_and_its_row_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.delivery.MAX_PENDING_CHARS", 20)
+    async with serving(FakeWorker()) as served:
+        context, call = slow_call(served)
+        await served.worker.until(lambda: served.worker.row_count == 1)
+
+        served.worker.step(50)
+
+        await served.worker.until(lambda: served.worker.row_count == 0)
+        await settle()
+        assert not call.done()
+        context.reads.set()
+        with pytest.raises(ServiceError) as caught:
+            await call
+        assert caught.value.reason == "SLOW_READER"
+        assert len(text_of(context.written)) == 21
+        await served.nothing_runs()
+
+
+async def test_a_writer_whose_caller_has_left_frees_its_row() -> None:
+    async with serving(FakeWorker()) as served:
+        context, call = slow_call(served)
+        context.error = aio.InternalError("execute_batch")
+        await served.worker.until(lambda: served.worker.row_count == 1)
+
+        context.reads.set()
+
+        await asyncio.wait([call])
+        assert isinstance(call.exception(), aio.InternalError)
+        await served.nothing_runs()

@@ -1,0 +1,173 @@
+"""A sequence goes through its statuses once, counts its tokens, and gives out its text once."""
+
+import pytest
+
+from gateway.detokenizer import Detokenizer
+from gateway.sequence import Delta, Sequence, Status
+from gateway.stopping import StopMatcher
+from gateway.tokenizer import Tokenizer, TokenizerFacts
+from tests.fakes import EOS, TOKENIZER, ids
+
+FACTS = TokenizerFacts(chat_template="", special_tokens={}, clean_up_tokenization_spaces=False)
+
+
+def sequence(*stop_sequences: str, keeps_token_ids: bool = False) -> Sequence:
+    tokenizer = Tokenizer.from_parts(TOKENIZER.to_str().encode(), FACTS)
+    return Sequence(
+        sequence_id=1,
+        candidate_index=0,
+        seed=0,
+        detokenizer=Detokenizer(tokenizer, ids("prompt"), skip_special_tokens=True),
+        stop_matcher=StopMatcher(stop_sequences),
+        arrived_at=10.0,
+        keeps_token_ids=keeps_token_ids,
+    )
+
+
+def push(sequence: Sequence, text: str, now: float = 11.0) -> None:
+    for token_id in ids(text):
+        sequence.push(token_id, now)
+
+
+def taken(sequence: Sequence) -> str:
+    delta = sequence.take()
+    return delta.text if delta else ""
+
+
+def test_deltas_since_the_last_take_are_merged() -> None:
+    one = sequence(keeps_token_ids=True)
+
+    push(one, "ab")
+    push(one, "c")
+
+    assert one.take() == Delta("abc", tuple(ids("abc")))
+    assert one.take() is None
+
+
+def test_half_a_character_is_held_back_and_its_ids_are_not() -> None:
+    one = sequence(keeps_token_ids=True)
+    first, second = ids("é")
+
+    one.push(first, 11.0)
+    assert one.take() == Delta("", (first,))
+    one.push(second, 11.0)
+    assert one.take() == Delta("é", (second,))
+
+
+def test_half_a_character_at_the_end_is_given_out_as_the_whole_text_has_it() -> None:
+    one = sequence()
+    one.push(ids("é")[0], 11.0)
+
+    one.finish(Status.LENGTH)
+
+    assert taken(one) == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_an_end_of_sequence_token_counts_and_has_no_text() -> None:
+    one = sequence(keeps_token_ids=True)
+    push(one, "a")
+    one.push(EOS, 12.0)
+    one.finish(Status.END_OF_SEQUENCE)
+
+    assert one.take() == Delta("a", (*ids("a"), EOS))
+    assert one.output_token_count == 2
+    assert one.status is Status.END_OF_SEQUENCE
+
+
+def test_a_stop_sequence_across_tokens_ends_it_and_nothing_of_it_is_given_out() -> None:
+    one = sequence("c, d", keeps_token_ids=True)
+
+    push(one, "a, b, c, d, e, f")
+
+    assert (one.status, one.stop_sequence) == (Status.STOP_SEQUENCE, "c, d")
+    assert one.take() == Delta("a, b, ", tuple(ids("a, b, c, d")))
+    assert one.output_token_count == len("a, b, c, d")
+
+
+def test_a_stop_sequence_inside_a_token_cuts_the_token() -> None:
+    one = sequence("to")
+
+    push(one, "don't stop")
+
+    assert len(ids("stop")) == 1
+    assert one.status is Status.STOP_SEQUENCE
+    assert taken(one) == "don't s"
+
+
+def test_the_beginning_of_a_stop_sequence_is_held_back_until_it_is_none() -> None:
+    one = sequence("bcd")
+    push(one, "abc")
+    assert taken(one) == "a"
+
+    push(one, "x")
+
+    assert taken(one) == "bcx"
+
+
+@pytest.mark.parametrize("status", [Status.END_OF_SEQUENCE, Status.LENGTH])
+def test_at_the_models_own_end_what_was_held_back_is_given_out(status: Status) -> None:
+    one = sequence("bcd")
+    push(one, "abc")
+
+    one.finish(status)
+
+    assert (taken(one), one.status) == ("abc", status)
+
+
+@pytest.mark.parametrize("status", [Status.CANCELLED, Status.DEADLINE, Status.FAILED])
+def test_at_any_other_end_what_was_held_back_is_not_given_out(status: Status) -> None:
+    one = sequence("bcd")
+    push(one, "abc")
+
+    one.finish(status)
+
+    assert (taken(one), one.status) == ("a", status)
+
+
+def test_a_stop_sequence_that_the_last_held_text_completes_goes_before_the_models_end() -> None:
+    one = sequence("\N{REPLACEMENT CHARACTER}")
+    one.push(ids("é")[0], 11.0)
+
+    one.finish(Status.LENGTH)
+
+    assert (taken(one), one.status) == ("", Status.STOP_SEQUENCE)
+
+
+def test_nothing_follows_an_end() -> None:
+    one = sequence("b")
+    push(one, "ab")
+
+    push(one, "cd", now=20.0)
+    one.finish(Status.CANCELLED)
+
+    assert one.status is Status.STOP_SEQUENCE
+    assert one.output_token_count == 2
+    assert one.timeline.last_token_at == 11.0
+    assert taken(one) == "a"
+
+
+def test_timing_tells_where_the_time_went() -> None:
+    one = sequence()
+    one.submit(10.5)
+    one.start(wait_s=0.25, prefill_s=0.75)
+    push(one, "a", now=11.5)
+    push(one, "b", now=13.5)
+
+    timing = one.timeline.timing(now=20.0)
+
+    assert (timing.queue_s, timing.prefill_s, timing.decode_s, timing.time_to_first_token_s) == (0.75, 0.75, 2.0, 1.5)
+
+
+def test_a_sequence_that_never_left_the_queue_has_only_queue_time() -> None:
+    timing = sequence().timeline.timing(now=12.0)
+
+    assert (timing.queue_s, timing.prefill_s, timing.decode_s, timing.time_to_first_token_s) == (2.0, 0.0, 0.0, 0.0)
+
+
+def test_a_sequence_that_is_queued_again_waits_on() -> None:
+    one = sequence()
+    one.submit(10.5)
+    one.requeue()
+    one.submit(14.0)
+
+    assert one.timeline.timing(now=15.0).queue_s == 4.0

@@ -1,0 +1,114 @@
+"""A model of a few lines whose next token depends on every token before it and on each one's position.
+
+It keeps its "attention" in the cache that it is given, so that a wrong mask, position, row or column shows as a wrong
+token; and it can be told to go wrong.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from worker.engine import Engine, Memory
+from worker.model_runner import ModelRunner
+from worker.scheduler import Limits, Scheduler
+from worker.slab import LayerShape
+
+VOCAB_SIZE = 96
+POISON = 95
+"""A sequence with this token gets NaN, in its logits and in the cache, once it is POISON_LENGTH tokens long."""
+POISON_LENGTH = 6
+EXPLOSIVE = 94
+"""A forward pass over this token raises."""
+SHAPE = LayerShape(key_heads=1, key_dim=1, value_heads=1, value_dim=1, dtype=torch.float32, device=torch.device("cpu"))
+LIMITS = Limits(max_rows=4, context_length=64, group_tokens=64, chunk_tokens=8, idle_chunk_tokens=16)
+
+
+class ModelError(Exception):
+    """What the fake raises on an EXPLOSIVE token."""
+
+
+@dataclass
+class Output:
+    """The part of a model's output that is used."""
+
+    logits: Tensor
+
+
+@dataclass
+class FakeModel:
+    """Next token = a hash of the sum over tokens of token times (position + 1); `before` runs before each pass."""
+
+    before: Callable[[], None] = lambda: None
+
+    def __call__(self, **inputs: Any) -> Output:
+        self.before()
+        input_ids: Tensor = inputs["input_ids"]
+        if (input_ids == EXPLOSIVE).any():
+            raise ModelError("asked for")
+        tokens = input_ids.float()[:, None, :, None]
+        weighed = tokens * (inputs["position_ids"] + 1)[:, None, :, None]
+        keys, values = inputs["past_key_values"].update(weighed, tokens, 0)
+        mask: Tensor = inputs["attention_mask"]
+        length = mask.sum(dim=-1)
+        poisoned = ((values[:, 0, :, 0] == POISON) & (mask == 1)).any(dim=-1) & (length >= POISON_LENGTH)
+        keys[poisoned, :, -1] = torch.nan
+        totals = (keys[:, 0, :, 0] * mask).sum(dim=-1)
+        broken = totals.isnan()
+        logits = one_hot(hashed(totals.nan_to_num().long()), VOCAB_SIZE).float()
+        logits[broken] = torch.nan
+        return Output(logits[:, None])
+
+
+def hashed(total: Any) -> Any:
+    """Returns a token from 3 to 92, for a number or a tensor of numbers."""
+    return 3 + (total * 31 + 7) % 90
+
+
+def expected(prompt: Sequence[int], count: int, eos: Collection[int] = ()) -> list[int]:
+    """Returns the first `count` tokens that the model writes after a prompt, up to an end of sequence."""
+    tokens = list(prompt)
+    while len(tokens) < len(prompt) + count and not (len(tokens) > len(prompt) and tokens[-1] in eos):
+        tokens.append(hashed(sum(token * (position + 1) for position, token in enumerate(tokens))))
+    return tokens[len(prompt) :]
+
+
+def fake_engine(
+    model: FakeModel | None = None, *, limits: Limits = LIMITS, columns: int = 96, eos: Collection[int] = ()
+) -> Engine:
+    """Returns an engine over the fake model."""
+    device = torch.device("cpu")
+    runner = ModelRunner(model or FakeModel(), takes_position_ids=True, device=device)
+    memory = Memory([SHAPE], limits.max_rows, columns, device, pad_token_id=0)
+    return Engine(runner, Scheduler(limits, eos), memory)
+
+
+class Gate:
+    """Holds the engine's thread before each forward pass until the test lets it through."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._arrived = 0
+        self._allowed = 0.0
+
+    def __call__(self) -> None:
+        with self._changed:
+            self._arrived += 1
+            self._changed.notify_all()
+            mine = self._arrived
+            assert self._changed.wait_for(lambda: mine <= self._allowed, timeout=60), "nobody opened the gate"
+
+    def allow(self, passes: float) -> None:
+        """Lets through `passes` more forward passes; infinity opens the gate for good."""
+        with self._changed:
+            self._allowed += passes
+            self._changed.notify_all()
+
+    def wait_until_held(self) -> None:
+        """Waits until the engine stands at the gate."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._arrived > self._allowed, timeout=60), "nobody came"

@@ -1,0 +1,126 @@
+"""One gateway's stream: what it gets, in which order, and when it ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from textserve.internal.v1 import worker_pb2 as pb
+from worker.connection import Connection
+from worker.engine_thread import Emission
+from worker.messages import failure
+from worker.sequence import SamplingParameters, Sequence, Status
+
+
+def connection(*sequence_ids: int) -> Connection:
+    """Returns a connection that has submitted the given sequences."""
+    result = Connection(owner=1)
+    for number in sequence_ids:
+        result.sequences[number] = Sequence(number, [5], SamplingParameters(max_new_tokens=9))
+    return result
+
+
+def emission(sequence_id: int, token: int, finish: Status | None = None) -> Emission:
+    return Emission(owner=1, sequence_id=sequence_id, token=token, start=None, finish=finish, error="")
+
+
+async def rest(messages: AsyncIterator[pb.RunResponse]) -> list[pb.RunResponse]:
+    return [message async for message in messages]
+
+
+def kinds(messages: list[pb.RunResponse]) -> list[str | None]:
+    return [message.WhichOneof("message") for message in messages]
+
+
+async def test_steps_that_a_slow_gateway_has_not_taken_are_merged_in_order() -> None:
+    slow = connection(1, 2)
+    slow.deliver(7, [emission(1, 10), emission(2, 20)])
+    slow.deliver(8, [emission(1, 11), emission(2, 21, Status.FINISHED_EOS)])
+    slow.deliver(9, [emission(1, 12)])
+    slow.close()
+    (message,) = await rest(slow.messages())
+    step = message.step
+    assert step.step == 9
+    assert list(zip(step.sequence_ids, step.token_ids, strict=True)) == [(1, 10), (2, 20), (1, 11), (2, 21), (1, 12)]
+    assert [finish.sequence_id for finish in step.finishes] == [2]
+
+
+async def test_a_gateway_that_keeps_up_gets_each_step_by_itself() -> None:
+    quick = connection(1)
+    messages = quick.messages()
+    for step in range(3):
+        quick.deliver(step, [emission(1, step)])
+        assert (await anext(messages)).step == pb.Step(step=step, sequence_ids=[1], token_ids=[step])
+
+
+async def test_tokens_of_sequences_that_were_cancelled_are_dropped() -> None:
+    one = connection(1, 2)
+    del one.sequences[1]
+    one.deliver(3, [emission(1, 10, Status.FINISHED_EOS), emission(2, 20)])
+    one.close()
+    (message,) = await rest(one.messages())
+    assert message.step == pb.Step(step=3, sequence_ids=[2], token_ids=[20])
+
+
+async def test_a_step_without_anything_for_this_gateway_is_not_sent() -> None:
+    one = connection()
+    one.deliver(3, [emission(1, 10)])
+    one.close()
+    assert await rest(one.messages()) == []
+
+
+def test_an_ended_sequence_is_forgotten_and_counts_no_more_as_demand() -> None:
+    one = connection(1, 2)
+    one.queued_count = 5
+    assert one.demand == 7
+    one.deliver(3, [emission(1, 10, Status.FINISHED_LENGTH)])
+    assert list(one.sequences) == [2]
+    assert one.demand == 6
+
+
+async def test_the_grant_is_sent_only_when_it_changes() -> None:
+    one = connection()
+    for limit in (4, 4, 2, 2, 4):
+        one.grant(limit)
+    one.close()
+    assert [message.credits.sequence_limit for message in await rest(one.messages())] == [4, 2, 4]
+
+
+async def test_closing_flushes_everything_and_then_ends() -> None:
+    one = connection(1)
+    one.send(pb.RunResponse(draining=pb.Draining()))
+    one.deliver(3, [emission(1, 10)])
+    one.finish(failure(8, "INVALID_SUBMISSION"))
+    one.close()
+    messages = await rest(one.messages())
+    assert kinds(messages) == ["step", "draining"]
+    assert [finish.sequence_id for finish in messages[0].step.finishes] == [8]
+
+
+async def test_what_is_delivered_while_the_last_messages_are_taken_is_flushed_too() -> None:
+    one = connection(1)
+    one.send(pb.RunResponse(draining=pb.Draining()))
+    one.close()
+    messages = one.messages()
+    assert kinds([await anext(messages)]) == ["draining"]
+    one.deliver(4, [emission(1, 11)])
+    assert kinds(await rest(messages)) == ["step"]
+
+
+async def test_without_news_a_reader_waits_until_there_is_some() -> None:
+    one = connection(1)
+    reader = asyncio.ensure_future(anext(one.messages()))
+    done, _ = await asyncio.wait({reader}, timeout=0.01)
+    assert not done
+    one.deliver(3, [emission(1, 10)])
+    assert kinds([await reader]) == ["step"]
+
+
+@pytest.mark.parametrize("count", [1, 500])
+async def test_what_waits_for_a_gateway_that_reads_nothing_is_one_message_whatever_the_steps(count: int) -> None:
+    one = connection(1)
+    for step in range(count):
+        one.deliver(step, [emission(1, step)])
+    one.close()
+    (message,) = await rest(one.messages())
+    assert list(message.step.token_ids) == list(range(count))

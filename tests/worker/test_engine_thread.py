@@ -1,0 +1,227 @@
+"""The engine's thread: commands between steps, reports of each step, and what happens when a step goes wrong."""
+
+import math
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from tests.worker.fake_model import EXPLOSIVE, LIMITS, POISON, FakeModel, Gate, expected, fake_engine
+from worker.engine import Engine
+from worker.engine_thread import Emission, EngineThread, StepReport
+from worker.sequence import SamplingParameters, Sequence, Status
+
+
+@dataclass
+class Clock:
+    """Time that goes on when it is told to."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Running:
+    """A thread and what it reports."""
+
+    engine: Engine
+    gate: Gate
+    clock: Clock
+    reports: queue.SimpleQueue[StepReport] = field(default_factory=queue.SimpleQueue)
+    deaths: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self) -> None:
+        self.thread = EngineThread(self.engine, self.reports.put, self.clock, lambda: self.deaths.put(None))
+
+    def report(self) -> StepReport:
+        return self.reports.get(timeout=60)
+
+    def until_end_of(self, *sequence_ids: int) -> dict[int, list[Emission]]:
+        """Collects what is reported until all the sequences have ended."""
+        collected: dict[int, list[Emission]] = {}
+        missing = set(sequence_ids)
+        while missing:
+            for emission in self.report().emissions:
+                collected.setdefault(emission.sequence_id, []).append(emission)
+                if emission.finish is not None:
+                    missing.discard(emission.sequence_id)
+        return collected
+
+
+@contextmanager
+def running(*, max_rows: int = LIMITS.max_rows, held: bool = False) -> Iterator[Running]:
+    """Starts a thread over the fake model; if `held`, the gate is closed."""
+    gate, clock = Gate(), Clock()
+    result = Running(fake_engine(FakeModel(gate), limits=replace(LIMITS, max_rows=max_rows)), gate, clock)
+    if not held:
+        gate.allow(math.inf)
+    result.thread.start()
+    try:
+        yield result
+    finally:
+        gate.allow(math.inf)
+        result.thread.stop()
+
+
+def sequence(number: int, prompt: list[int], max_new_tokens: int, owner: int = 0) -> Sequence:
+    return Sequence(number, prompt, SamplingParameters(max_new_tokens=max_new_tokens), owner)
+
+
+def tokens(emissions: list[Emission]) -> list[int]:
+    return [emission.token for emission in emissions if emission.token is not None]
+
+
+def test_each_sequence_gets_its_tokens_in_order_and_one_start_and_one_finish() -> None:
+    with running() as it:
+        for number in range(6):
+            it.thread.submit(sequence(number, [number + 3] * (number + 1), 5 + number, owner=number % 2))
+        collected = it.until_end_of(*range(6))
+    for number, emissions in collected.items():
+        assert tokens(emissions) == expected([number + 3] * (number + 1), 5 + number)
+        assert [e.start is not None for e in emissions] == [True] + [False] * (len(emissions) - 1)
+        assert [e.finish for e in emissions] == [None] * (len(emissions) - 1) + [Status.FINISHED_LENGTH]
+        assert {e.owner for e in emissions} == {number % 2}
+
+
+def test_a_start_tells_how_long_the_sequence_waited_and_was_read() -> None:
+    with running(max_rows=1, held=True) as it:
+        it.thread.submit(sequence(0, [5], 2))
+        it.thread.submit(sequence(1, [6], 1))
+        for seconds in (1.0, 10.0, 100.0):
+            it.gate.wait_until_held()
+            it.clock.now += seconds
+            it.gate.allow(1)
+        collected = it.until_end_of(0, 1)
+    first, second = collected[0][0].start, collected[1][0].start
+    assert first is not None
+    assert second is not None
+    assert (first.wait_s, first.prefill_s) == (0.0, 1.0)
+    assert (second.wait_s, second.prefill_s) == (11.0, 100.0)
+
+
+def test_progress_shows_the_step_under_way_and_stands_still_while_idle() -> None:
+    with running(held=True) as it:
+        assert (it.thread.progress.step, it.thread.progress.began_at) == (0, None)
+        it.thread.submit(sequence(0, [5], 1))
+        it.gate.wait_until_held()
+        busy = it.thread.progress
+        assert (busy.step, busy.began_at, busy.limit_s) == (1, 100.0, 600.0)
+        it.gate.allow(1)
+        assert it.report().step == 1
+    assert it.thread.progress.began_at is None
+    # One more at most: the step that lets the ended row go.
+    assert it.thread.progress.step <= 2
+
+
+def test_the_limit_is_learnt_from_the_steps_before() -> None:
+    with running(held=True) as it:
+        it.thread.submit(sequence(0, [5], 3))
+        for _ in range(2):
+            it.gate.wait_until_held()
+            it.clock.now += 2.0
+            it.gate.allow(1)
+        it.gate.wait_until_held()
+        assert it.thread.progress.limit_s == 20.0
+
+
+def test_a_cancelled_row_is_free_with_the_next_step_and_nothing_more_is_reported_for_it() -> None:
+    with running(max_rows=1, held=True) as it:
+        first, second = sequence(0, [5], 50), sequence(1, [6], 1)
+        it.thread.submit(first)
+        it.thread.submit(second)
+        it.gate.allow(3)
+        for step in (1, 2, 3):
+            assert it.report().step == step
+        it.gate.wait_until_held()
+        it.thread.cancel([first])
+        it.gate.allow(1)
+        assert [e.sequence_id for e in it.report().emissions] == [0], "the step that was under way"
+        it.gate.wait_until_held()
+        assert it.engine.scheduler.running == [second]
+        it.gate.allow(1)
+        assert [e.sequence_id for e in it.report().emissions] == [1]
+
+
+def test_a_sequence_that_is_cancelled_at_once_is_never_run() -> None:
+    with running(held=True) as it:
+        holder, cancelled = sequence(0, [5], 1), sequence(1, [EXPLOSIVE], 1)
+        it.thread.submit(holder)
+        it.gate.wait_until_held()
+        it.thread.submit(cancelled)
+        it.thread.cancel([cancelled])
+        it.gate.allow(math.inf)
+        it.until_end_of(0)
+        it.thread.submit(sequence(2, [6], 1))
+        assert it.until_end_of(2).keys() == {2}
+
+
+def test_cancelling_what_has_ended_or_was_cancelled_changes_nothing() -> None:
+    with running() as it:
+        ended = sequence(0, [5], 1)
+        it.thread.submit(ended)
+        it.until_end_of(0)
+        it.thread.cancel([ended, ended])
+        it.thread.submit(sequence(1, [6], 1))
+        it.until_end_of(1)
+        assert ended.status is Status.FINISHED_LENGTH
+
+
+def test_a_sequence_that_can_never_fit_fails_alone() -> None:
+    with running() as it:
+        it.thread.submit(sequence(0, [5], 20))
+        it.thread.submit(sequence(1, [6], 10**9))
+        collected = it.until_end_of(0, 1)
+    (refusal,) = collected[1]
+    assert (refusal.finish, refusal.error, refusal.token) == (Status.FAILED, "TOO_LONG", None)
+    assert tokens(collected[0]) == expected([5], 20)
+
+
+def test_a_row_that_is_not_finite_fails_alone_after_the_tokens_that_it_got() -> None:
+    with running() as it:
+        it.thread.submit(sequence(0, [5], 20))
+        it.thread.submit(sequence(1, [POISON, 4], 20))
+        collected = it.until_end_of(0, 1)
+    assert (collected[1][-1].finish, collected[1][-1].error) == (Status.FAILED, "NON_FINITE_LOGITS")
+    assert tokens(collected[1]) == expected([POISON, 4], 4)
+    assert tokens(collected[0]) == expected([5], 20)
+
+
+def test_after_an_error_in_a_step_its_sequences_fail_and_the_next_ones_are_served() -> None:
+    with running(max_rows=2, held=True) as it:
+        for number, prompt in enumerate([[5], [EXPLOSIVE], [6]]):
+            it.thread.submit(sequence(number, prompt, 4))
+        it.gate.allow(math.inf)
+        collected = it.until_end_of(0, 1, 2)
+        assert {emissions[-1].error for emissions in collected.values()} == {"ENGINE_ERROR"}
+        assert it.thread.progress.began_at is None
+        it.thread.submit(sequence(3, [5, 6, 7], 9))
+        assert tokens(it.until_end_of(3)[3]) == expected([5, 6, 7], 9)
+        assert it.deaths.empty()
+
+
+@pytest.mark.parametrize("what", ["reset", "plan"])
+def test_an_engine_that_cannot_be_reset_is_reported_dead(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[Sequence]:
+        raise RuntimeError("the device is lost")
+
+    with running() as it:
+        monkeypatch.setattr(it.engine, "reset", broken)
+        if what == "plan":
+            monkeypatch.setattr(it.engine, "plan", broken)
+        it.thread.submit(sequence(0, [EXPLOSIVE], 1))
+        assert it.deaths.get(timeout=60) is None
+
+
+def test_stopping_ends_the_thread_after_the_step_under_way() -> None:
+    with running(held=True) as it:
+        it.thread.submit(sequence(0, [5], 50))
+        it.gate.wait_until_held()
+    steps = []
+    while not it.reports.empty():
+        steps.append(it.report().step)
+    assert steps == sorted(steps)
+    assert len(steps) < 50

@@ -1,0 +1,165 @@
+"""What is loaded, and what is refused with a line that says why."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.worker.tiny_models import EOS, save_tiny_llama, tiny_llama, tiny_tokenizer
+from worker.config import Config
+from worker.loading import LoadedModel, load
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of its own, for a test that breaks something in it."""
+    return save_tiny_llama(tmp_path / "model", num_hidden_layers=1)
+
+
+def load_plainly(folder: Path) -> LoadedModel:
+    return load(Config(model=str(folder), quantization="none"))
+
+
+def change(path: Path, **settings: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def test_a_loaded_model_tells_what_it_is(llama_folder: Path) -> None:
+    loaded = load(Config(model=str(llama_folder), compute_dtype="float32"))
+    facts = loaded.facts
+    assert (facts.name, facts.architecture) == ("tiny-llama", "LlamaForCausalLM")
+    assert (facts.context_length, facts.vocab_size) == (128, 320)
+    assert facts.eos_token_ids == (EOS,)
+    assert facts.devices == tuple(str(device) for device in loaded.devices)
+    assert loaded.takes_position_ids
+    assert not loaded.model.training
+
+
+def test_a_given_name_wins_over_the_folders(llama_folder: Path) -> None:
+    assert load(Config(model=str(llama_folder), quantization="none", name="mine")).facts.name == "mine"
+
+
+def test_the_pad_token_is_the_end_of_sequence_where_none_is_set(folder: Path) -> None:
+    assert tiny_tokenizer().pad_token is None
+    loaded = load_plainly(folder)
+    assert loaded.pad_token_id == EOS
+    assert loaded.tokenizer.special_tokens["pad_token"] == "</s>"
+
+
+def test_a_pad_token_of_the_model_is_kept(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", pad_token="<s>")
+    assert load_plainly(folder).pad_token_id == 0
+
+
+def test_a_pad_token_that_the_model_does_not_know_is_replaced(tmp_path: Path) -> None:
+    folder = save_tiny_llama(tmp_path, num_hidden_layers=1, vocab_size=200)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(folder)
+    assert len(tokenizer) > 200
+    assert load_plainly(folder).pad_token_id == EOS
+
+
+def test_a_model_without_any_special_token_pads_with_a_legal_one(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", bos_token=None, eos_token=None)
+    change(folder / "generation_config.json", eos_token_id=None)
+    change(folder / "config.json", eos_token_id=None)
+    loaded = load_plainly(folder)
+    assert loaded.facts.eos_token_ids == ()
+    assert loaded.pad_token_id == 0
+
+
+def test_generation_defaults_are_those_of_the_models_own_file(folder: Path) -> None:
+    change(folder / "generation_config.json", do_sample=True, top_k=7, temperature=0.5)
+    defaults = load_plainly(folder).facts.defaults
+    assert (defaults.do_sample, defaults.top_k, defaults.temperature) == (True, 7, 0.5)
+    assert (defaults.top_p, defaults.min_p, defaults.repetition_penalty, defaults.max_new_tokens) == (None,) * 4
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    torch.save(tiny_llama(num_hidden_layers=1).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load_plainly(folder)
+
+
+@pytest.mark.parametrize("cut", [0, 100, 5000])
+def test_damaged_weights_are_refused(folder: Path, cut: int) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:cut])
+    with pytest.raises(ValueError, match="weights cannot be loaded"):
+        load_plainly(folder)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    change(folder / "config.json", hidden_size=128)
+    with pytest.raises(ValueError, match="weights cannot be loaded"):
+        load_plainly(folder)
+
+
+def test_a_checkpoint_without_all_weights_is_refused(folder: Path) -> None:
+    change(folder / "config.json", num_hidden_layers=2)
+    with pytest.raises(ValueError, match=r"lacks 9 weights, such as model\.layers\.1\.input_layernorm\.weight"):
+        load_plainly(folder)
+
+
+def test_tied_weights_are_not_missing(tmp_path: Path) -> None:
+    assert (
+        load_plainly(save_tiny_llama(tmp_path, num_hidden_layers=1, tie_word_embeddings=True)).facts.vocab_size == 320
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json and tokenizer.json"], ids=["no backend", "nothing at all"]
+)
+def test_a_model_without_a_tokenizer_is_refused(folder: Path, name: str) -> None:
+    for each in name.split(" and "):
+        (folder / each).unlink()
+    with pytest.raises(ValueError, match="tokenizer"):
+        load_plainly(folder)
+
+
+def test_a_folder_that_does_not_exist_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        load_plainly(tmp_path / "nowhere")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load_plainly(tmp_path)
+
+
+MARKER = "a_model_ran_its_own_code"
+
+
+@pytest.fixture
+def agreeable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody at the terminal who would say yes to anything: nobody may be asked."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+
+
+def plant_code(folder: Path) -> None:
+    """Puts a module into a model's folder that shows if it was run."""
+    (folder / "planted.py").write_text(f"import sys\nsys.{MARKER} = True\n")
+    auto_map = {"AutoConfig": "planted.Config", "AutoModelForCausalLM": "planted.Model"}
+    change(folder / "config.json", auto_map=auto_map)
+    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "planted.Tokenizer"]})
+
+
+@pytest.mark.usefixtures("agreeable")
+def test_a_model_that_needs_its_own_code_is_refused_and_the_code_not_run(folder: Path) -> None:
+    plant_code(folder)
+    change(folder / "config.json", model_type="planted", architectures=["PlantedForCausalLM"])
+    with pytest.raises(ValueError, match="custom code"):
+        load_plainly(folder)
+    assert not hasattr(sys, MARKER)
+
+
+@pytest.mark.usefixtures("agreeable")
+def test_code_beside_a_model_that_does_not_need_it_is_not_run(folder: Path) -> None:
+    plant_code(folder)
+    assert load_plainly(folder).facts.architecture == "LlamaForCausalLM"
+    assert not hasattr(sys, MARKER)

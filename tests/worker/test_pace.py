@@ -1,0 +1,54 @@
+"""When a step counts as hung."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.pace import Pace, Work
+from worker.scheduler import Chunk, Plan
+from worker.sequence import SamplingParameters, Sequence
+
+DECODE = Work(decodes=True, prefill_tokens=0)
+SECONDS = st.floats(0.001, 20)
+
+
+def test_before_anything_is_known_the_limit_is_ten_minutes() -> None:
+    assert Pace().limit(DECODE) == 600
+
+
+def test_work_of_an_unknown_kind_has_the_first_limit_though_the_other_kind_is_known() -> None:
+    pace = Pace()
+    pace.observe(DECODE, 0.5)
+    assert pace.limit(DECODE) == 5
+    assert pace.limit(Work(decodes=True, prefill_tokens=8)) == 600
+
+
+def test_the_limit_grows_with_the_tokens_of_a_chunk() -> None:
+    pace = Pace()
+    pace.observe(DECODE, 0.5)
+    pace.observe(Work(decodes=True, prefill_tokens=100), 1.5)
+    assert pace.limit(Work(decodes=False, prefill_tokens=1000)) == pytest.approx(100)
+    assert pace.limit(Work(decodes=True, prefill_tokens=1000)) == pytest.approx(105)
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=30))
+def test_the_limit_is_never_below_three_seconds_nor_below_ten_times_the_last_step(steps: list[float]) -> None:
+    pace = Pace()
+    for seconds in steps:
+        pace.observe(DECODE, seconds)
+    assert pace.limit(DECODE) >= max(3.0, 10 * steps[-1])
+
+
+def test_one_slow_step_is_forgotten_after_some_hundred_fast_ones() -> None:
+    pace = Pace()
+    pace.observe(DECODE, 60.0)
+    for _ in range(600):
+        pace.observe(DECODE, 0.01)
+    assert pace.limit(DECODE) == 3.0
+
+
+def test_the_work_of_a_plan_is_its_decode_and_its_chunk_times_the_rows_of_the_group() -> None:
+    row = Sequence(0, [5], SamplingParameters(max_new_tokens=1))
+    assert Work.of(Plan(decoding=[row]), 0) == DECODE
+    assert Work.of(Plan(chunk=Chunk(4, 10)), 3) == Work(decodes=False, prefill_tokens=18)
+    assert Work.of(Plan(decoding=[row], chunk=Chunk(0, 2)), 1) == Work(decodes=True, prefill_tokens=2)

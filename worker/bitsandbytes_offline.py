@@ -1,0 +1,33 @@
+"""Imports bitsandbytes without its side effects.
+
+Where the package `kernels` is installed, the import asks a hub for another build of the CPU kernel; where it is not,
+it logs that as a failure. Neither belongs into the start of a server: the kernel that bitsandbytes ships is good.
+LLM.int8 besides logs a line for each layer and forward pass, to say that it computes in float16.
+"""
+
+import logging
+import sys
+from types import ModuleType
+
+_KERNELS = "kernels"
+
+
+def _import() -> ModuleType:
+    hidden = sys.modules.get(_KERNELS)
+    # None makes `import kernels` fail, as Python documents.
+    sys.modules[_KERNELS] = None  # type: ignore[assignment]
+    log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        import bitsandbytes as module  # noqa: PLC0415 - that it happens here is the point
+    finally:
+        log.setLevel(level)
+        del sys.modules[_KERNELS]
+        if hidden is not None:
+            sys.modules[_KERNELS] = hidden
+    return module
+
+
+bnb = _import()
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

@@ -1,0 +1,67 @@
+"""A prefill group: prompts that are read together, left-padded, chunk of columns by chunk of columns.
+
+Rows are sorted by length, longest first. A row takes part from the chunk on that holds its first token, so that the
+padding of short prompts beside long ones is hardly computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .slab import LayerShape, Slab
+
+
+@dataclass(frozen=True)
+class ChunkInput:
+    """What the model is given for one chunk of `rows` rows and `columns` columns."""
+
+    input_ids: Tensor
+    """[rows, columns], padding in front."""
+    attention_mask: Tensor
+    """[rows, end of the chunk], 0 on padding."""
+    position_ids: Tensor
+    """[rows, columns], counted without padding."""
+
+
+class PrefillGroup:
+    """Prompts that are being read into a slab of their own."""
+
+    def __init__(
+        self,
+        shapes: Sequence[LayerShape],
+        prompts: Sequence[list[int]],
+        *,
+        pad_token_id: int,
+        device: torch.device,
+    ) -> None:
+        width = len(prompts[0])
+        padded = [[pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
+        self.slab = Slab(shapes, len(prompts), width)
+        self.slab.window.rows = len(prompts)
+        self.input_ids = torch.tensor(padded, device=device)
+        self.lengths = [len(prompt) for prompt in prompts]
+        self.device = device
+
+    def filter(self, rows: Sequence[int]) -> None:
+        """Keeps the given rows."""
+        self.slab.take_rows(rows)
+        self.input_ids = self.input_ids[list(rows)]
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def advance(self, end: int) -> None:
+        """Moves the end of the window to `end`: behind a chunk that was read, or over columns without any token."""
+        self.slab.window.end = end
+
+    def chunk(self, begin: int, end: int) -> ChunkInput:
+        """Returns the input of columns [begin, end), for the rows that have a token before `end`."""
+        width = self.input_ids.shape[1]
+        rows = sum(width - length < end for length in self.lengths)
+        padding = width - torch.tensor(self.lengths[:rows], device=self.device)[:, None]
+        columns = torch.arange(end, device=self.device)
+        return ChunkInput(
+            input_ids=self.input_ids[:rows, begin:end],
+            attention_mask=(columns >= padding).to(torch.long),
+            position_ids=(columns[begin:] - padding).clamp(min=0),
+        )

@@ -1,0 +1,127 @@
+"""The worker process: load, warm up, listen, serve, drain."""
+
+import asyncio
+import logging
+import os
+import signal
+import uuid
+from dataclasses import dataclass
+
+import grpc
+
+from textserve.internal.v1 import worker_pb2_grpc
+
+from . import messages
+from .assembly import assemble
+from .config import Config
+from .engine import Engine
+from .loading import LoadedModel, load
+from .service import WorkerService
+from .warm_up import warm_up
+
+logger = logging.getLogger(__name__)
+
+# One half of a pair with the gateway's channel options: pings every second, and no complaint about them. Without the
+# ping timeout a stopped peer is noticed after a minute only; without the zero, quiet calls stop pinging.
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.http2.ping_timeout_ms", 2000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.max_receive_message_length", 64 << 20),
+]
+
+
+class ListenError(Exception):
+    """The address cannot be listened on; the message says which."""
+
+
+class EngineDiedError(Exception):
+    """The engine failed for good, as when a device is lost; a new process may do better."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is loaded and warm."""
+
+    loaded: LoadedModel
+    engine: Engine
+
+
+def prepare(config: Config) -> Prepared:
+    """Loads the model and warms it up. Takes as long as that takes."""
+    loaded = load(config)
+    engine = assemble(loaded, config)
+    warm_up(engine)
+    return Prepared(loaded, engine)
+
+
+async def serve(config: Config, prepared: Prepared) -> None:
+    """Serves until SIGTERM, then drains; a second SIGTERM, or the end of the drain time, ends what still runs.
+
+    Raises ListenError if the address is taken or not allowed, EngineDiedError if the engine cannot go on.
+    """
+    incarnation_id = uuid.uuid4().hex
+    loaded, engine = prepared.loaded, prepared.engine
+    description = messages.description(loaded.facts, engine.scheduler.limits, loaded.tokenizer, incarnation_id)
+    service = WorkerService(description, loaded.tokenizer, engine)
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server)
+    address = listen(server, config.listen)
+    signals = _signals()
+    service.start()
+    await server.start()
+    beats = asyncio.create_task(service.beat())
+    # The one line that whoever started the process waits for.
+    print(
+        f"textserve-worker ready address={address} model={loaded.facts.name} incarnation={incarnation_id}", flush=True
+    )
+    await _signal_or_death(service, signals)
+    if not service.engine_died.is_set():
+        await _drain(service, signals, config.drain_s)
+    beats.cancel()
+    await server.stop(grace=1.0)
+    service.stop()
+    if service.engine_died.is_set():
+        raise EngineDiedError("the engine failed, and could not be reset")
+
+
+def listen(server: grpc.aio.Server, address: str) -> str:
+    """Binds the address and returns it with the port that it got. A Unix socket is for its owner alone."""
+    umask = os.umask(0o177)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ListenError(f"cannot listen on {address}: {error}") from error
+    finally:
+        os.umask(umask)
+    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+def _signals() -> asyncio.Queue[int]:
+    received: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received.put_nowait, number)
+    return received
+
+
+async def _signal_or_death(service: WorkerService, signals: asyncio.Queue[int]) -> None:
+    waits = {asyncio.ensure_future(signals.get()), asyncio.ensure_future(service.engine_died.wait())}
+    _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for waiting in pending:
+        waiting.cancel()
+
+
+async def _drain(service: WorkerService, signals: asyncio.Queue[int], limit_s: float) -> None:
+    logger.info("draining")
+    drained = asyncio.ensure_future(service.drain())
+    again = asyncio.ensure_future(signals.get())
+    done, pending = await asyncio.wait({drained, again}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    for waiting in pending:
+        waiting.cancel()
+    if drained not in done:
+        logger.warning("ended before everything that ran had finished")

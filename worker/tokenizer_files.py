@@ -1,0 +1,56 @@
+"""The tokenizer as a gateway needs it: the serialized backend of the loaded AutoTokenizer, and what that leaves out."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer, ready to be sent."""
+
+    serialized: bytes
+    """Text of a tokenizer.json."""
+    chat_template: str
+    """Jinja template; empty if the model has none."""
+    special_tokens: Mapping[str, str]
+    """Named special tokens, such as bos_token."""
+    clean_up_tokenization_spaces: bool
+
+    @property
+    def sha256(self) -> str:
+        """Returns the hash of the serialized tokenizer, in hexadecimal digits."""
+        return hashlib.sha256(self.serialized).hexdigest()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yields the serialized tokenizer in parts of at most 1 MiB."""
+        for begin in range(0, len(self.serialized), CHUNK_BYTES):
+            yield self.serialized[begin : begin + CHUNK_BYTES]
+
+
+def tokenizer_files(tokenizer: Any) -> TokenizerFiles:  # noqa: ANN401 - transformers' tokenizers are untyped here
+    """Returns the files of a transformers fast tokenizer.
+
+    Raises ValueError for a tokenizer without a `tokenizers` backend, and for several chat templates without a default.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(f"{type(tokenizer).__name__} has no `tokenizers` backend that could be sent to a gateway")
+    special = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+    return TokenizerFiles(
+        serialized=backend.to_str().encode(),
+        chat_template=_chat_template(tokenizer.chat_template),
+        special_tokens=special,
+        clean_up_tokenization_spaces=bool(tokenizer.clean_up_tokenization_spaces),
+    )
+
+
+def _chat_template(template: str | Mapping[str, str] | None) -> str:
+    if template is None or isinstance(template, str):
+        return template or ""
+    if "default" not in template:
+        raise ValueError(f"several chat templates and no default among them: {sorted(template)}")
+    return template["default"]
