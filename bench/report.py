@@ -1,0 +1,59 @@
+"""What every bench prints: a table for people, or one JSON object with `--json`."""
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+Row = Mapping[str, object]
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Returns the flags that all benches share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each figure is measured; medians are printed")
+    return parser.parse_args()
+
+
+def machine() -> dict[str, object]:
+    """Returns what the figures depend on: processor, cores, versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+    packages = ("torch", "transformers", "bitsandbytes", "grpcio")
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def show(name: str, tables: Mapping[str, Sequence[Row]], checks: Mapping[str, bool], *, as_json: bool) -> int:
+    """Prints the tables and the checks; returns the exit code: 1 if a check failed."""
+    if as_json:
+        print(json.dumps({"bench": name, "machine": machine(), **tables, "checks": checks}))
+    else:
+        print(f"{name} on {', '.join(f'{key} {value}' for key, value in machine().items())}")
+        for title, rows in tables.items():
+            print(f"\n{title}\n{table(rows)}")
+        for check, passed in checks.items():
+            print(f"{'pass' if passed else 'FAIL'}: {check}")
+    return 0 if all(checks.values()) else 1
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Returns rows as a Markdown table."""
+    header = list(rows[0])
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(_cell(row[name]) for name in header) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
