@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 serve: setup ## Serve the bundled model (MODEL=folder or hub name, WORKERS=1, LISTEN=127.0.0.1:50051, ARGS=more flags).
 	$(BIN)/textserve-gateway --listen $(LISTEN) --workers $(WORKERS) $(MODEL_FLAG) $(ARGS)
 
-demo: setup ## Start two workers, send 34 calls, cancel one, stop; exit 0 only if all is right (MODEL=...).
+demo: setup ## Start two workers, make calls of every kind, cancel one, stop; exit 0 only if all is right (MODEL=...).
 	$(BIN)/python -m examples.demo $(MODEL_FLAG) $(ARGS)
 
 test: setup ## Run the tests (ARGS='-k name').
@@ -68,5 +68,5 @@ tutor: setup ## Train the bundled model again (under 40 minutes on 2 cores).
 	$(BIN)/python -m tutor.evaluate --write
 
 clean: ## Remove .venv and everything generated, but not the committed stubs.
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache bench/results
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -123,7 +123,7 @@ def _chars(prompt: Prompt) -> int:
         case TokenPrompt():
             return 0
         case ChatPrompt(messages):
-            return sum(len(message.content) for message in messages)
+            return sum(len(message.role) + len(message.content) for message in messages)
 
 
 def _field(prompt: Prompt) -> str:

@@ -101,7 +101,8 @@ class Dispatcher:
         if self._sessions.get(session.worker) is not session:
             return
         del self._sessions[session.worker]
-        for generation in session.close(why):
+        # Each goes to the head: the last one first keeps their order.
+        for generation in reversed(session.close(why)):
             generation.requeue()
             self._queue.restore(generation)
         if not self._sessions:

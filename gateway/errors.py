@@ -66,6 +66,8 @@ class ServiceError(Exception):
     violations: tuple[Violation, ...] = ()
     quota: Quota | None = None
     retry_after_s: float | None = None
+    safe_to_retry: bool = True
+    """Whether a caller's library may send it again by itself; false for what may have done the harm."""
 
     def __str__(self) -> str:
         return f"{self.code.name} / {self.reason}: {self.message}"
@@ -156,6 +158,7 @@ def worker_lost(worker: str, why: str) -> ServiceError:
         f"{worker} was lost while it ran the request: {why}",
         metadata={"worker": worker},
         retry_after_s=1.0,
+        safe_to_retry=False,
     )
 
 

@@ -158,15 +158,15 @@ class _Stream:
                 self._session.step(event, now)
                 self._dispatcher.dispatch()
             case Credits(limit):
-                self._grant(limit)
+                self._grant(limit, now)
             case Draining():
                 self._session.draining = True
                 self._dispatcher.workers_changed()
 
-    def _grant(self, limit: int) -> None:
+    def _grant(self, limit: int, now: float) -> None:
         self._session.sequence_limit = limit
         if self._added:
             self._dispatcher.dispatch()
-        else:
+        elif self._liveness.fault(now) is None:
             self._added = True
             self._dispatcher.add(self._session)

@@ -12,6 +12,8 @@ from grpc_status import rpc_status
 from .errors import ServiceError
 
 DOMAIN = "textserve"
+STOP_RETRIES = ("grpc-retry-pushback-ms", "-1")
+"""Trailer that keeps the retry policy of a caller's library from sending a request again."""
 
 
 def rich_status(error: ServiceError) -> status_pb2.Status:
@@ -27,7 +29,8 @@ def rich_status(error: ServiceError) -> status_pb2.Status:
 async def abort(context: aio.ServicerContext[Any, Any], error: ServiceError) -> NoReturn:
     """Ends the call with the error's status."""
     status = rpc_status.to_status(rich_status(error))
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    trailers = (*status.trailing_metadata, *(() if error.safe_to_retry else (STOP_RETRIES,)))
+    await context.abort(status.code, status.details, trailers)
 
 
 def _details(error: ServiceError) -> Iterator[Message]:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from .group import PrefillGroup
-from .slab import LayerShape, Slab
+from .slab import LayerShape, Slab, Storage
 
 
 class Batch:
     """Rows and their lengths over a slab."""
 
     def __init__(self, shapes: Sequence[LayerShape], rows: int, columns: int, device: torch.device) -> None:
-        self.slab = Slab(shapes, rows, columns)
+        self.slab = Slab(Storage(shapes, rows * columns), rows, columns)
         self.device = device
         self.lengths: list[int] = []
         """Tokens of each row that are in the slab."""

@@ -22,7 +22,7 @@ _LONGEST_REASON = 500
 
 _HELP = {
     "model": "folder of a transformers model, or its name on the hub (default: the bundled tutor)",
-    "name": "name to serve the model under (default: the last part of --model)",
+    "name": "name to serve the model under (default: the folder's last part, or the hub name)",
     "revision": "branch, tag or commit on the hub",
     "quantization": "for a checkpoint that is not quantized (default: nf4)",
     "double_quantization": "quantize the scales of 4-bit blocks, too (default: yes)",

@@ -18,7 +18,7 @@ class Config:
     model: str = str(TUTOR)
     """Folder of a transformers model, or its name on the Hugging Face hub."""
     name: str = ""
-    """Name under which the model is served; empty: the last part of `model`."""
+    """Name under which the model is served; empty: the folder's last part, or the hub name."""
     revision: str = ""
     """Branch, tag or commit on the hub; empty: the default branch."""
     quantization: Quantization = "nf4"

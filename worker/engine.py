@@ -17,7 +17,7 @@ from .model_runner import ModelRunner
 from .sampling import Sampled, sample
 from .scheduler import Plan, Scheduler
 from .sequence import Sequence
-from .slab import LayerShape
+from .slab import LayerShape, Storage
 
 Sampler = Callable[[Tensor, Rows[Sequence]], Sampled]
 
@@ -43,6 +43,7 @@ class Engine:
         self.sampler = sampler
         self.batch = Batch(memory.shapes, memory.rows, memory.columns, memory.device)
         self.group: PrefillGroup | None = None
+        self._group_storage = Storage(memory.shapes, scheduler.limits.group_tokens)
 
     def plan(self) -> Plan:
         """Returns what the next step will do. Every plan must be run."""
@@ -88,7 +89,9 @@ class Engine:
         if plan.opening:
             prompts = [sequence.prompt for sequence in plan.opening]
             memory = self.memory
-            self.group = PrefillGroup(memory.shapes, prompts, pad_token_id=memory.pad_token_id, device=memory.device)
+            self.group = PrefillGroup(
+                self._group_storage, prompts, pad_token_id=memory.pad_token_id, device=memory.device
+            )
 
     def _clear_broken_rows(self, finite: list[bool]) -> None:
         for row, is_finite in enumerate(finite):

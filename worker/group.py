@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .slab import LayerShape, Slab
+from .slab import Slab, Storage
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PrefillGroup:
 
     def __init__(
         self,
-        shapes: Sequence[LayerShape],
+        storage: Storage,
         prompts: Sequence[list[int]],
         *,
         pad_token_id: int,
@@ -38,7 +38,9 @@ class PrefillGroup:
     ) -> None:
         width = len(prompts[0])
         padded = [[pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
-        self.slab = Slab(shapes, len(prompts), width)
+        self.slab = Slab(storage, len(prompts), width)
+        # What an earlier group left there may not be finite.
+        self.slab.clear()
         self.slab.window.rows = len(prompts)
         self.input_ids = torch.tensor(padded, device=device)
         self.lengths = [len(prompt) for prompt in prompts]

@@ -58,7 +58,7 @@ def load(config: Config) -> LoadedModel:
     model, report = _load_weights(config, model_config, dtype, source)
     devices = tuple(sorted({parameter.device for parameter in model.parameters()} - {torch.device("meta")}, key=str))
     facts = ModelFacts(
-        name=config.name or Path(config.model).name or Path(config.model).resolve().name,
+        name=config.name or _own_name(config.model),
         architecture=type(model).__name__,
         context_length=context_length(model.config, tokenizer),
         vocab_size=model.get_output_embeddings().weight.shape[0],
@@ -127,6 +127,11 @@ def _from_pretrained(name: str, **settings: Any) -> Any:  # noqa: ANN401 - passe
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"its checkpoint lacks {len(missing)} weights, such as {missing[0]}")
     return model.eval()
+
+
+def _own_name(model: str) -> str:
+    """Returns a folder's last part, or a hub name as it is."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _pad_token_id(tokenizer: Any, facts: ModelFacts) -> int:  # noqa: ANN401 - transformers' tokenizers are untyped here

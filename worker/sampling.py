@@ -6,6 +6,7 @@ row uses is not run. A row's choice depends on its own logits, parameters, histo
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -56,13 +57,38 @@ def penalize_repetition(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
     penalized = [index for index, row in enumerate(rows) if row.parameters.repetition_penalty != 1.0]
     if not penalized:
         return scores
-    scores = scores.clone()
-    for index in penalized:
-        penalty = rows[index].parameters.repetition_penalty
-        seen = torch.tensor(sorted({*rows[index].prompt, *rows[index].output}), device=scores.device)
-        old = scores[index, seen]
-        scores[index, seen] = torch.where(old < 0, old * penalty, old / penalty)
-    return scores
+    where = torch.tensor(penalized, device=scores.device)
+    old = scores[where]
+    penalty = _column([rows[index].parameters.repetition_penalty for index in penalized], scores)
+    seen = torch.stack([_seen(rows[index], scores) for index in penalized])
+    new = torch.where(old < 0, old * penalty, old / penalty)
+    return scores.index_copy(0, where, torch.where(seen, new, old))
+
+
+class _Seen:
+    """Which tokens of the vocabulary a sequence has, kept up from step to step."""
+
+    def __init__(self, vocabulary: int, device: torch.device) -> None:
+        self.mask = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+        self.counted = 0
+
+    def count(self, sequence: Sequence) -> None:
+        """Counts in what the sequence has got since the last call."""
+        new = sequence.output[self.counted :] if self.counted else sequence.prompt + sequence.output
+        self.mask[torch.tensor(new, dtype=torch.long, device=self.mask.device)] = True
+        self.counted = len(sequence.output)
+
+
+# Derived from the sequences, and gone with them.
+_masks: WeakKeyDictionary[Sequence, _Seen] = WeakKeyDictionary()
+
+
+def _seen(sequence: Sequence, scores: Tensor) -> Tensor:
+    history = _masks.get(sequence)
+    if history is None:
+        history = _masks[sequence] = _Seen(scores.shape[-1], scores.device)
+    history.count(sequence)
+    return history.mask
 
 
 def draw(scores: Tensor, rows: Rows[Sequence]) -> Tensor:

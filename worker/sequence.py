@@ -41,7 +41,7 @@ class SamplingParameters:
     """Key of the random numbers, 0 to 2^63 - 1."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
     """A prompt and what has been generated for it."""
 

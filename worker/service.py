@@ -78,8 +78,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Serves one gateway until either side ends the stream."""
         connection = Connection(next(self._owners))
         self._connections[connection.owner] = connection
-        self._share_room()
+        # Before the first credits, so that a gateway does not send work to an engine that hangs.
         connection.send(self._heartbeat())
+        self._share_room()
         if self._draining:
             connection.send(pb.RunResponse(draining=pb.Draining()))
         reader = asyncio.create_task(self._read(connection, request_iterator))

@@ -1,11 +1,13 @@
 """Preallocated keys and values for a left-padded batch, seen by transformers as an ordinary cache.
 
-A slab is one buffer of [rows, heads, columns, dimension] for keys and one for values in each layer. All layers share a
+A slab is one buffer of [rows, heads, columns, dimension] for keys and one for values in each layer, a view of storage
+that was allocated at start. All layers share a
 window of columns: `start` is the first column that any row uses, `end` the first one not yet written. Rows are aligned
 at `end`: the newest token of every row is in the same column, and a shorter row has padding to its left. What stands in
 the padding is masked, but always finite: 0 times NaN would be NaN.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,18 +42,33 @@ class LayerShape:
         return values * self.dtype.itemsize
 
 
+class Storage:
+    """Keys and values of a number of tokens in every layer, allocated once, to be viewed as rows and columns."""
+
+    def __init__(self, shapes: Sequence[LayerShape], tokens: int) -> None:
+        self.shapes = shapes
+        self.keys = [_flat(shape, tokens * shape.key_heads * shape.key_dim) for shape in shapes]
+        self.values = [_flat(shape, tokens * shape.value_heads * shape.value_dim) for shape in shapes]
+
+
+def _flat(shape: LayerShape, count: int) -> Tensor:
+    return torch.zeros(count, dtype=shape.dtype, device=shape.device)
+
+
+def _view(flat: Tensor, *sizes: int) -> Tensor:
+    """Returns the first elements as [rows, heads, columns, dimension]. RuntimeError if there are too few."""
+    return flat[: math.prod(sizes)].view(sizes)
+
+
 class SlabLayer(CacheLayerMixin):
     """One layer's buffers. `update` writes at the window's end, in place, and returns the window."""
 
     is_sliding = False
     is_croppable = False
 
-    def __init__(self, shape: LayerShape, rows: int, columns: int, window: Window) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, window: Window) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # transformers types no constructor
-        self.keys = torch.zeros(rows, shape.key_heads, columns, shape.key_dim, dtype=shape.dtype, device=shape.device)
-        self.values = torch.zeros(
-            rows, shape.value_heads, columns, shape.value_dim, dtype=shape.dtype, device=shape.device
-        )
+        self.keys, self.values = keys, values
         self.window = window
         self.is_initialized = True
 
@@ -91,10 +108,18 @@ class SlabLayer(CacheLayerMixin):
 class Slab:
     """All layers' buffers and their window."""
 
-    def __init__(self, shapes: Sequence[LayerShape], rows: int, columns: int) -> None:
+    def __init__(self, storage: Storage, rows: int, columns: int) -> None:
+        """Views storage, of at least rows times columns tokens. What it held before is still there."""
         self.rows, self.columns = rows, columns
         self.window = Window()
-        self.layers = [SlabLayer(shape, rows, columns, self.window) for shape in shapes]
+        self.layers = [
+            SlabLayer(
+                _view(keys, rows, shape.key_heads, columns, shape.key_dim),
+                _view(values, rows, shape.value_heads, columns, shape.value_dim),
+                self.window,
+            )
+            for shape, keys, values in zip(storage.shapes, storage.keys, storage.values, strict=True)
+        ]
         self.cache = Cache(layers=list(self.layers))
 
     def _buffers(self) -> list[Tensor]:

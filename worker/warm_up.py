@@ -1,7 +1,6 @@
-"""Runs the engine once at both ends of its range before anybody waits for it.
+"""Runs the engine before anybody waits for it: one row, all rows, and a whole prefill chunk.
 
-The first forward pass re-packs 4-bit weights on a CPU and loads kernels on a GPU; the first full batch touches the
-memory.
+The first forward pass re-packs 4-bit weights on a CPU and loads kernels on a GPU; other shapes load others.
 """
 
 from .engine import Engine
@@ -12,12 +11,13 @@ _NEW_TOKENS = 4
 
 
 def warm_up(engine: Engine) -> None:
-    """Generates a few tokens for one row, then for all rows, greedily and by sampling."""
+    """Generates a few tokens for one row with a long prompt, then for all rows, greedily and by sampling."""
     limits = engine.scheduler.limits
-    prompt = [0] * min(_PROMPT_TOKENS, limits.context_length - _NEW_TOKENS)
-    for rows in (1, limits.max_rows):
+    new_tokens = min(_NEW_TOKENS, limits.context_length - 1)
+    longest = limits.context_length - new_tokens
+    for rows, prompt_tokens in ((1, limits.idle_chunk_tokens), (limits.max_rows, _PROMPT_TOKENS)):
         for row in range(rows):
-            parameters = SamplingParameters(max_new_tokens=_NEW_TOKENS, do_sample=row % 2 == 1)
-            engine.scheduler.submit(Sequence(row, list(prompt), parameters))
+            parameters = SamplingParameters(max_new_tokens=new_tokens, do_sample=row % 2 == 1)
+            engine.scheduler.submit(Sequence(row, [0] * min(prompt_tokens, longest), parameters))
         while engine.scheduler.has_work:
             engine.step()

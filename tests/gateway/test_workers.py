@@ -156,6 +156,8 @@ async def test_a_worker_that_misbehaves_is_lost(misbehave: Callable[[Served], No
         failure = await failing(call)
         assert failure.reason == "WORKER_LOST"
         assert why in failure.message
+        # What may have killed one worker is not sent to the next by the caller's library.
+        assert ("grpc-retry-pushback-ms", "-1") in tuple(await call.trailing_metadata())
 
 
 async def test_a_worker_that_beats_in_time_is_not_lost() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from worker.batch import Batch
 from worker.group import PrefillGroup
 from worker.scheduler import compact
-from worker.slab import LayerShape, Slab
+from worker.slab import LayerShape, Slab, Storage
 
 CPU = torch.device("cpu")
 SHAPE = LayerShape(key_heads=1, key_dim=1, value_heads=1, value_dim=1, dtype=torch.float32, device=CPU)
@@ -24,7 +24,7 @@ def write(slab: Slab, rows: list[list[int]]) -> None:
 def read_group(prompts: list[list[int]]) -> PrefillGroup:
     """Returns a group whose cache holds the token ids themselves."""
     prompts = sorted(prompts, key=len, reverse=True)
-    group = PrefillGroup([SHAPE], prompts, pad_token_id=0, device=CPU)
+    group = PrefillGroup(Storage([SHAPE], 512), prompts, pad_token_id=0, device=CPU)
     write(group.slab, group.input_ids.tolist())
     group.advance(len(prompts[0]))
     return group

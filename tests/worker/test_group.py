@@ -8,7 +8,7 @@ from worker.group import ChunkInput, PrefillGroup
 from worker.memory import probe_shapes
 from worker.model_runner import ModelRunner
 from worker.scheduler import Chunk
-from worker.slab import LayerShape
+from worker.slab import LayerShape, Storage
 
 CPU = torch.device("cpu")
 SHAPE = LayerShape(key_heads=1, key_dim=1, value_heads=1, value_dim=1, dtype=torch.float32, device=CPU)
@@ -16,7 +16,7 @@ PAD = 99
 
 
 def group(*prompts: list[int]) -> PrefillGroup:
-    return PrefillGroup([SHAPE], prompts, pad_token_id=PAD, device=CPU)
+    return PrefillGroup(Storage([SHAPE], 512), prompts, pad_token_id=PAD, device=CPU)
 
 
 def lists(given: ChunkInput) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
@@ -67,7 +67,7 @@ def test_a_filtered_group_keeps_its_columns_and_the_rows_that_stay() -> None:
 def test_everything_in_the_cache_stays_finite_with_padding_in_it(attention: str, chunk_columns: int) -> None:
     model = tiny_llama(attn_implementation=attention)
     prompts = [list(range(2, 2 + length)) for length in (40, 17, 3, 1)]
-    four = PrefillGroup(probe_shapes(model), prompts, pad_token_id=0, device=CPU)
+    four = PrefillGroup(Storage(probe_shapes(model), 512), prompts, pad_token_id=0, device=CPU)
     runner = ModelRunner(model, takes_position_ids=True, device=CPU)
     chunks = [Chunk(begin, min(40, begin + chunk_columns)) for begin in range(0, 40, chunk_columns)]
     with torch.inference_mode():
@@ -75,3 +75,14 @@ def test_everything_in_the_cache_stays_finite_with_padding_in_it(attention: str,
     assert logits[-1].shape[0] == 4
     assert all(each.isfinite().all() for each in logits)
     assert all(buffer.isfinite().all() for layer in four.slab.layers for buffer in layer.buffers)
+
+
+def test_a_group_finds_nothing_of_the_group_before_it() -> None:
+    storage = Storage([SHAPE], 8)
+    storage.keys[0].fill_(float("nan"))
+    storage.values[0].fill_(float("nan"))
+
+    one = PrefillGroup(storage, [[5, 6, 7], [9]], pad_token_id=PAD, device=CPU)
+
+    assert all(not buffer.any() for layer in one.slab.layers for buffer in layer.buffers)
+    assert one.slab.layers[0].buffers[0].data_ptr() == storage.keys[0].data_ptr()

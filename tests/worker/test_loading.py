@@ -10,7 +10,7 @@ import torch
 
 from tests.worker.tiny_models import EOS, save_tiny_llama, tiny_llama, tiny_tokenizer
 from worker.config import Config
-from worker.loading import LoadedModel, load
+from worker.loading import LoadedModel, _own_name, load
 
 
 @pytest.fixture
@@ -163,3 +163,8 @@ def test_code_beside_a_model_that_does_not_need_it_is_not_run(folder: Path) -> N
     plant_code(folder)
     assert load_plainly(folder).facts.architecture == "LlamaForCausalLM"
     assert not hasattr(sys, MARKER)
+
+
+@pytest.mark.parametrize(("model", "name"), [("org/model", "org/model"), (".", Path.cwd().name)])
+def test_a_model_is_served_under_its_hub_name_or_the_folders_last_part(model: str, name: str) -> None:
+    assert _own_name(model) == name

@@ -8,7 +8,7 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from tests.worker.tiny_models import tiny_llama
 from worker.memory import UnsupportedModelError, divide, free_bytes, probe_shapes
-from worker.slab import LayerShape, Slab, bytes_per_token
+from worker.slab import LayerShape, Slab, Storage, bytes_per_token
 
 CPU = torch.device("cpu")
 SHAPE = LayerShape(key_heads=2, key_dim=8, value_heads=2, value_dim=8, dtype=torch.bfloat16, device=CPU)
@@ -62,7 +62,7 @@ def test_too_small_a_budget_is_refused_with_a_way_out() -> None:
 
 def test_a_batch_takes_the_memory_that_was_reckoned() -> None:
     room = divide(SHAPES, budget=2**40, max_rows=3, model_context=100)
-    slab = Slab(SHAPES, room.rows, room.columns)
+    slab = Slab(Storage(SHAPES, room.rows * room.columns), room.rows, room.columns)
     taken = sum(buffer.nbytes for layer in slab.layers for buffer in layer.buffers)
     assert room.bytes_total - taken == room.context_length * TOKEN
 

@@ -253,3 +253,14 @@ def test_logits_of_any_floating_type_are_taken(dtype: torch.dtype) -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 1.0, 0.0]], dtype=dtype)
     rows: Rows[Sequence] = [Sequence(n, [0], SamplingParameters(1)) for n in range(2)]
     assert sample(logits, rows).tokens == [1, 0]
+
+
+def test_the_penalty_follows_a_sequence_from_step_to_step() -> None:
+    row = Sequence(1, [3, 5], SamplingParameters(max_new_tokens=9, repetition_penalty=1.5))
+    generator = torch.Generator().manual_seed(1)
+    for token in (7, 5, 11, 2):
+        scores = torch.randn(1, 16, generator=generator)
+        history = torch.LongTensor([row.prompt + row.output])
+        expected = RepetitionPenaltyLogitsProcessor(1.5)(history, scores.clone())
+        assert torch.equal(penalize_repetition(scores, [row]), expected)
+        row.output.append(token)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.slab import LayerShape, Slab, bytes_per_token
+from worker.slab import LayerShape, Slab, Storage, bytes_per_token
 
 CPU = torch.device("cpu")
 SHAPE = LayerShape(key_heads=1, key_dim=1, value_heads=1, value_dim=1, dtype=torch.float32, device=CPU)
@@ -18,7 +18,7 @@ def states(*rows: list[int]) -> Tensor:
 
 def filled(rows: list[list[int]], *, columns: int, begin: int = 0) -> Slab:
     """Returns a slab of one layer whose window holds the given columns, from `begin` on."""
-    slab = Slab([SHAPE], len(rows), columns)
+    slab = Slab(Storage([SHAPE], len(rows) * columns), len(rows), columns)
     window = slab.window
     window.rows, window.start, window.end = len(rows), begin, begin
     slab.layers[0].update(states(*rows), -states(*rows))
@@ -106,7 +106,7 @@ def test_clear_zeroes_everything_and_closes_the_window() -> None:
 
 
 def test_all_layers_share_one_window_and_have_their_own_shapes() -> None:
-    slab = Slab([SHAPE, UNEVEN], 2, 8)
+    slab = Slab(Storage([SHAPE, UNEVEN], 16), 2, 8)
     slab.window.end = 5
     assert [layer.get_seq_length() for layer in slab.layers] == [5, 5]
     keys, values = slab.layers[1].buffers
