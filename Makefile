@@ -3,7 +3,7 @@
 SHELL := bash
 
 PYTHON ?= python3
-LISTEN ?= 127.0.0.1:50051
+LISTEN ?= $(or $(TEXTSERVE_LISTEN),127.0.0.1:50051)
 WORKERS ?= 1
 MODEL ?=
 ARGS ?=
