@@ -48,26 +48,26 @@ class Emitter(worker_pb2_grpc.WorkerServiceServicer):
         self._sha256 = hashlib.sha256(self._tokenizer).hexdigest()
         self._left: dict[int, int] = {}
 
-    async def Describe(self, request: pb.DescribeRequest, context: object) -> pb.DescribeResponse:  # noqa: ARG002, N802
+    async def Describe(self, request: pb.DescribeRequest, context: object) -> pb.DescribeResponse:
         """Describes a model that is not there."""
         return pb.DescribeResponse(
             model="emitter", architecture="none", context_length=16_000, vocab_size=VOCAB_SIZE, quantization="none",
             fingerprint="0", max_rows=ROOM, incarnation_id="0", devices=["cpu"], tokenizer_sha256=self._sha256,
         )  # fmt: skip
 
-    async def GetTokenizer(  # noqa: N802
+    async def GetTokenizer(
         self,
-        request: pb.GetTokenizerRequest,  # noqa: ARG002
-        context: object,  # noqa: ARG002
+        request: pb.GetTokenizerRequest,
+        context: object,
     ) -> AsyncIterator[pb.GetTokenizerResponse]:
         """Sends the tokenizer."""
         yield pb.GetTokenizerResponse(info=pb.TokenizerInfo(sha256=self._sha256, size_bytes=len(self._tokenizer)))
         yield pb.GetTokenizerResponse(chunk=self._tokenizer)
 
-    async def Run(  # noqa: N802
+    async def Run(
         self,
         request_iterator: AsyncIterator[pb.RunRequest],
-        context: object,  # noqa: ARG002
+        context: object,
     ) -> AsyncIterator[pb.RunResponse]:
         """Emits tokens."""
         yield pb.RunResponse(credits=pb.Credits(sequence_limit=ROOM))
@@ -94,6 +94,7 @@ class Emitter(worker_pb2_grpc.WorkerServiceServicer):
                 self._left.pop(sequence_id, None)
 
     async def _pace(self, outgoing: asyncio.Queue[pb.RunResponse]) -> None:
+        """Keeps to absolute times, so that a late step does not delay the ones after it."""
         due = time.monotonic()
         while True:
             due += 1 / STEPS_PER_S
@@ -114,6 +115,7 @@ class Emitter(worker_pb2_grpc.WorkerServiceServicer):
 
 
 async def _beat(outgoing: asyncio.Queue[pb.RunResponse]) -> None:
+    """A gateway gives a worker up that is silent for longer, so this one beats as a real one does."""
     while True:
         outgoing.put_nowait(pb.RunResponse(heartbeat=pb.Heartbeat(incarnation_id="0")))
         await asyncio.sleep(1)

@@ -43,8 +43,8 @@ class Scene:
     worker: str
     gateway: str
     gateway_pid: int
-    log: Path
-    """Where the emitter writes the times of its steps when the scene ends."""
+    step_times: list[float]
+    """When the emitter's steps were made, on the monotonic clock; filled in when the scene ends."""
 
 
 @asynccontextmanager
@@ -57,20 +57,16 @@ async def scene(mode: str) -> AsyncIterator[Scene]:
         flags = ["--listen", "127.0.0.1:0", "--worker", worker, "--log-level", "warning", "--max-queued", "4096"]
         gateway = await _start(["-m", "gateway", *flags])
         address = (await _line(gateway)).split(" ready on ")[1].split()[0]
+        at = Scene(worker, address, gateway.pid, step_times=[])
         try:
-            yield Scene(worker, address, gateway.pid, log)
+            yield at
         finally:
             gateway.terminate()
             await gateway.wait()
             assert emitter.stdin is not None
             emitter.stdin.close()
             await emitter.wait()
-            times.clear()
-            times.extend(json.loads(log.read_text()))
-
-
-times: list[float] = []
-"""When the steps of the last scene were made, on the monotonic clock."""
+            at.step_times.extend(json.loads(log.read_text()))
 
 
 async def _start(command: list[str]) -> asyncio.subprocess.Process:
@@ -154,7 +150,7 @@ async def under_load() -> dict[str, object]:
         seconds = time.monotonic() - began
         busy = psutil.Process(at.gateway_pid).cpu_times()
     tokens = sum(len(ids) for stream in streams for _, ids in stream)
-    ages = sorted(1000 * (at - times[i]) for stream in streams for at, ids in stream for i in ids)
+    ages = sorted(1000 * (arrived - at.step_times[i]) for stream in streams for arrived, ids in stream for i in ids)
     return {
         "tokens expected": ROWS * TOKENS_PER_STREAM,
         "tokens arrived": tokens,
