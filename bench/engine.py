@@ -22,7 +22,7 @@ from worker.assembly import assemble
 from worker.config import Config
 from worker.engine import Engine
 from worker.loading import LoadedModel
-from worker.sequence import SamplingParameters, Sequence
+from worker.sequence import Root, SamplingParameters, Sequence
 from worker.warm_up import warm_up
 
 BAR = 1.3
@@ -56,7 +56,7 @@ def run_engine(engine: Engine, requests: list[Request]) -> None:
     """Serves all requests with continuous batching."""
     for number, request in enumerate(requests):
         parameters = SamplingParameters(max_new_tokens=request.output_count)
-        engine.scheduler.submit(Sequence(number, list(request.prompt), parameters))
+        engine.scheduler.submit(Root(request.prompt, [Sequence(number, request.prompt, parameters)]))
     while engine.scheduler.has_work:
         engine.step()
 
@@ -90,6 +90,8 @@ def compare(loaded: LoadedModel, rows: int, rounds: int) -> dict[str, object]:
         "generate() tokens/s": useful / statistics.median(theirs),
         "ratio": statistics.median(ratios),
         "slides": engine.batch.slides,
+        "views": engine.batch.reviews,
+        "preemptions": engine.scheduler.preemptions,
     }
 
 
@@ -116,7 +118,8 @@ def step_milliseconds(loaded: LoadedModel, rows: int, repeats: int) -> float:
     engine = assemble(loaded, Config(max_rows=rows))
     for number in range(rows):
         parameters = SamplingParameters(max_new_tokens=repeats + 20)
-        engine.scheduler.submit(Sequence(number, [1 + number] * 32, parameters))
+        prompt = [1 + number] * 32
+        engine.scheduler.submit(Root(prompt, [Sequence(number, prompt, parameters)]))
     while len(engine.scheduler.running) < rows:
         engine.step()
     for _ in range(5):

@@ -31,17 +31,19 @@ from .errors import (
     UnavailableError,
 )
 from .events import Delta, Started
+from .generation_config import EarlyStopping, GenerationConfig
 from .options import GenerateOptions
 from .sync_client import Client, Stream
 from .values import (
     Candidate,
     FinishReason,
     Generation,
-    GenerationConfig,
     Message,
     Model,
     Prompt,
     Timing,
+    TokenLogprob,
+    TopLogprob,
     Usage,
 )
 
@@ -55,6 +57,7 @@ __all__ = [
     "Client",
     "DeadlineExceededError",
     "Delta",
+    "EarlyStopping",
     "ErrorDetails",
     "FieldViolation",
     "FinishReason",
@@ -73,6 +76,8 @@ __all__ = [
     "Stream",
     "TextserveError",
     "Timing",
+    "TokenLogprob",
+    "TopLogprob",
     "UnauthenticatedError",
     "UnavailableError",
     "Usage",

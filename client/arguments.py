@@ -1,12 +1,22 @@
 """The arguments of the `textserve` command."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
+from .flags import add_option_flags
 from .options import seconds
 
 ADDRESS_VARIABLE = "TEXTSERVE_ADDRESS"
+
+
+def parse(argv: Sequence[str] | None, environment: Mapping[str, str]) -> argparse.Namespace:
+    """Parses a command line, by default the process's own. SystemExit(2) if it cannot be understood."""
+    root = parser(environment)
+    arguments = root.parse_args(argv)
+    if arguments.command == "generate" and _mixes_candidates(arguments):
+        root.error("--stream prints one candidate as it is made: for several leave it out, or add --json")
+    return arguments
 
 
 def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -20,14 +30,8 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="continue a prompt", description="Continues a prompt.")
     _add_prompt(generate)
-    _add_sampling(generate)
-    generate.add_argument("--stream", action="store_true", help="print the text as it is made")
-    generate.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object with text, finish_reason, usage, seed, timing and more; with --stream, too, it is"
-        " one object, printed at the end",
-    )
+    add_option_flags(generate)
+    _add_form(generate)
     _add_connection(generate, address)
     models = commands.add_parser("models", help="list what is served", description="Lists the models that are served.")
     models.add_argument("--json", action="store_true", help="print one JSON object with the list `models`")
@@ -35,24 +39,26 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     return root
 
 
+def _mixes_candidates(arguments: argparse.Namespace) -> bool:
+    return arguments.stream and not arguments.json and getattr(arguments, "num_return_sequences", 1) > 1
+
+
 def _add_prompt(command: argparse.ArgumentParser) -> None:
     command.add_argument("prompt", metavar="PROMPT", help="the text; - reads it from standard input, less one newline")
     command.add_argument("--chat", action="store_true", help="send it as a user's message, with the chat template")
     command.add_argument("--system", metavar="TEXT", help="a system message to put before it; implies --chat")
-    command.add_argument("--model", metavar="M", default="", help="name of the model (default: the one served)")
 
 
-def _add_sampling(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("--max-new-tokens", type=int, metavar="N", help="most tokens to generate, at least 1")
-    add("--temperature", type=float, metavar="T", help="divides the logits, 0 to 100; 0 is greedy")
-    add("--top-k", type=int, metavar="K", help="sample among the K likeliest tokens; 0 is off")
-    add("--top-p", type=float, metavar="P", help="sample among the likeliest tokens with probability P together")
-    add("--min-p", type=float, metavar="P", help="sample among tokens at least P times as likely as the likeliest")
-    add("--repetition-penalty", type=float, metavar="R", help="makes tokens less likely that are there already")
-    add("--seed", type=int, metavar="S", help="seed of the random numbers, to repeat a result")
-    add("--stop", action="append", default=[], metavar="S", help="text that ends the generation; may be repeated")
-    add("--echo", action="store_true", help="print the prompt before the text")
+def _add_form(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--stream", action="store_true", help="print the text as it is made; of several candidates only with --json"
+    )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object with text, finish_reason, usage, seed, timing, all candidates and more; with"
+        " --stream, too, it is one object, printed at the end",
+    )
 
 
 def _add_connection(command: argparse.ArgumentParser, address: str) -> None:

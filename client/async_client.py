@@ -12,9 +12,10 @@ import grpc.aio
 from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
 from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, ChannelOptions, Metadata, open_aio_channel
-from .convert import event_from, generate_request, generation_from, models_from, models_request
+from .convert import event_from, generation_from, models_from
 from .events import Delta, Event, Started
 from .options import GenerateOptions, seconds
+from .request import generate_request, models_request
 from .status import cancelled_locally, mapped_errors
 from .transcript import Transcript
 from .values import Generation, Model, Prompt
@@ -25,7 +26,7 @@ class AsyncStream(AsyncIterator[Delta]):
 
     Use it with `async with`: entering waits until the server has admitted the request, leaving it in any way cancels
     what is still running. Every error of the tree in `errors` may be raised while entering or iterating; the deltas
-    delivered before it stand.
+    delivered before it stand. Several candidates are told apart by their deltas' `candidate_index`, as with `Stream`.
     """
 
     def __init__(

@@ -35,6 +35,7 @@ SERVICE_CONFIG = {
 
 DEFAULT_OPTIONS: ChannelOptions = MappingProxyType(
     {
+        # gRPC's own 4 MiB would refuse the log-probabilities of a long text: 20 alternatives are 240 bytes a token.
         "grpc.max_receive_message_length": 64 * 2**20,
         # A request that does not fit into this buffer is silently not retried.
         "grpc.per_rpc_retry_buffer_size": 16 * 2**20,

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .arguments import parser
+from .arguments import parse
 from .errors import TextserveError
+from .flags import options_from
 from .options import GenerateOptions
-from .output import error_line, generation_json, models_json, models_table
+from .output import error_line, generation_json, generation_text, models_json, models_table
 from .sync_client import Client
 from .values import Generation, Message, Prompt
 
@@ -21,7 +22,7 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command, and returns its exit status; SystemExit(2) for arguments that cannot be understood."""
-    arguments = parser(os.environ).parse_args(argv)
+    arguments = parse(argv, os.environ)
     _show_any_character()
     try:
         return _run(arguments)
@@ -48,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _generate(client: Client, arguments: argparse.Namespace) -> None:
     prompt = _prompt(arguments)
-    options = _options(arguments)
+    options = options_from(arguments)
     if arguments.stream:
         generation = _stream(client, prompt, options, quiet=arguments.json)
     else:
@@ -56,7 +57,7 @@ def _generate(client: Client, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(generation_json(generation))
     elif not arguments.stream:
-        print(generation.text)
+        print(generation_text(generation))
 
 
 def _stream(client: Client, prompt: Prompt, options: GenerateOptions, *, quiet: bool) -> Generation:
@@ -81,21 +82,6 @@ def _prompt(arguments: argparse.Namespace) -> Prompt:
     if arguments.system is not None:
         return [Message("system", arguments.system), Message("user", text)]
     return [Message("user", text)] if arguments.chat else text
-
-
-def _options(arguments: argparse.Namespace) -> GenerateOptions:
-    return GenerateOptions(
-        model=arguments.model,
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repetition_penalty,
-        seed=arguments.seed,
-        stop=arguments.stop,
-        echo=arguments.echo,
-    )
 
 
 def _show_any_character() -> None:

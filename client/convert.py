@@ -1,16 +1,17 @@
-"""Between the client's values and the messages of `textserve.v1`. No other module looks into the latter."""
+"""From the messages that the client gets to its values. No other module but `request` looks into messages."""
 
-import operator
-from collections.abc import Sequence
-from typing import SupportsIndex
+from collections.abc import Iterable
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
 from textserve.v1 import generation_pb2, model_pb2
 
-from .events import Delta, Event, Finished, Started
+from .events import Delta, Event, Finished, PromptLogprobs, Started
+from .generation_config import GenerationConfig
+from .request import EARLY_STOPPING
 from .status import protocol_error
-from .values import Candidate, FinishReason, Generation, GenerationConfig, Message, Model, Prompt, Timing, Usage
+from .values import Candidate, FinishReason, Generation, Model, Timing, TokenLogprob, TopLogprob, Usage
 
 FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_SEQUENCE: FinishReason.END_OF_SEQUENCE,
@@ -18,49 +19,11 @@ FINISH_REASONS = {
     generation_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     generation_pb2.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
     generation_pb2.FINISH_REASON_DEADLINE: FinishReason.DEADLINE,
+    generation_pb2.FINISH_REASON_STOP_TOKEN: FinishReason.STOP_TOKEN,
+    generation_pb2.FINISH_REASON_TIME_LIMIT: FinishReason.TIME_LIMIT,
 }
 
-
-def generate_request(
-    prompt: Prompt,
-    *,
-    model: str = "",
-    max_new_tokens: int | None = None,
-    do_sample: bool | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
-    stop: str | Sequence[str] = (),
-    echo: bool = False,
-    token_ids: bool = False,
-    skip_special_tokens: bool = True,
-) -> generation_pb2.GenerateRequest:
-    """Builds the request; `options.GenerateOptions` says what each parameter means.
-
-    TypeError or ValueError for what the request's fields cannot hold; ranges are checked by the server.
-    """
-    request = generation_pb2.GenerateRequest(
-        model=model,
-        generation_config=generation_pb2.GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=do_sample,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-        ),
-        stop_sequences=[stop] if isinstance(stop, str) else stop,
-        output_options=generation_pb2.OutputOptions(
-            echo=echo, token_ids=token_ids, skip_special_tokens=skip_special_tokens
-        ),
-    )
-    _set_prompt(request, prompt)
-    return request
+_EARLY_STOPPING = {number: value for value, number in EARLY_STOPPING.items()}
 
 
 def generation_from(response: generation_pb2.GenerateResponse) -> Generation:
@@ -77,7 +40,9 @@ def generation_from(response: generation_pb2.GenerateResponse) -> Generation:
         seed=receipt.seed,
         config=_config(receipt.generation_config),
         worker=receipt.worker,
+        attempt_count=receipt.attempt_count,
         prompt_token_ids=tuple(response.prompt_token_ids),
+        prompt_logprobs=_logprobs(response.prompt_logprobs),
     )
 
 
@@ -87,17 +52,13 @@ def event_from(message: generation_pb2.StreamGenerateResponse) -> Event | None:
         case "started":
             return _started(message.started)
         case "delta":
-            delta = message.delta
-            return Delta(delta.text, tuple(delta.token_ids), delta.candidate_index)
+            return _delta(message.delta)
         case "finished":
             return _finished(message.finished)
+        case "prompt_logprobs":
+            return PromptLogprobs(message.prompt_logprobs.position, _logprobs(message.prompt_logprobs.logprobs))
         case _:
             return None
-
-
-def models_request() -> model_pb2.ListModelsRequest:
-    """Asks for the models."""
-    return model_pb2.ListModelsRequest()
 
 
 def models_from(response: model_pb2.ListModelsResponse) -> list[Model]:
@@ -105,33 +66,12 @@ def models_from(response: model_pb2.ListModelsResponse) -> list[Model]:
     return [_model(each) for each in response.models]
 
 
-def _set_prompt(request: generation_pb2.GenerateRequest, prompt: Prompt) -> None:
-    if isinstance(prompt, str):
-        request.text = prompt
-        return
-    if isinstance(prompt, (bytes, bytearray, memoryview)):
-        raise TypeError("a prompt is text, not bytes: decode it first")
-    items: list[Message | int] = list(prompt)
-    if not items:
-        raise ValueError("the prompt is empty")
-    messages = [each for each in items if isinstance(each, Message)]
-    if len(messages) == len(items):
-        request.chat.messages.extend(
-            generation_pb2.ChatMessage(role=each.role, content=each.content) for each in messages
-        )
-    else:
-        request.tokens.ids.extend(_token_id(each) for each in items)
-
-
-def _token_id(item: object) -> int:
-    """A token id of any integer type, NumPy's and PyTorch's scalars included."""
-    if isinstance(item, SupportsIndex):
-        return operator.index(item)
-    raise TypeError(f"a prompt is a str, a sequence of Message or a sequence of int; it contains {type(item).__name__}")
-
-
 def _started(message: generation_pb2.StreamStarted) -> Started:
     return Started(message.model, message.seed, message.prompt_token_count, tuple(message.prompt_token_ids))
+
+
+def _delta(message: generation_pb2.StreamDelta) -> Delta:
+    return Delta(message.text, tuple(message.token_ids), message.candidate_index, _logprobs(message.logprobs))
 
 
 def _finished(message: generation_pb2.StreamFinished) -> Finished:
@@ -139,17 +79,39 @@ def _finished(message: generation_pb2.StreamFinished) -> Finished:
         candidate_index=message.candidate_index,
         finish_reason=FINISH_REASONS.get(message.finish_reason, FinishReason.UNKNOWN),
         stop_sequence=message.stop_sequence,
+        seed=message.seed,
         usage=_usage(message.usage),
         timing=_timing(message.timing),
         fingerprint=message.receipt.fingerprint,
         config=_config(message.receipt.generation_config),
         worker=message.receipt.worker,
+        attempt_count=message.receipt.attempt_count,
     )
 
 
 def _candidate(message: generation_pb2.Candidate) -> Candidate:
-    reason = FINISH_REASONS.get(message.finish_reason, FinishReason.UNKNOWN)
-    return Candidate(message.text, reason, message.stop_sequence, tuple(message.token_ids))
+    return Candidate(
+        text=message.text,
+        finish_reason=FINISH_REASONS.get(message.finish_reason, FinishReason.UNKNOWN),
+        stop_sequence=message.stop_sequence,
+        token_ids=tuple(message.token_ids),
+        seed=message.seed,
+        logprobs=_logprobs(message.logprobs),
+        score=message.score if message.HasField("score") else None,
+    )
+
+
+def _logprobs(messages: Iterable[generation_pb2.TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(
+            token_id=each.token_id,
+            logprob=each.logprob,
+            rank=each.rank,
+            text_offset=each.text_offset,
+            top=tuple(TopLogprob(other.token_id, other.logprob) for other in each.top),
+        )
+        for each in messages
+    )
 
 
 def _usage(message: generation_pb2.Usage) -> Usage:
@@ -170,8 +132,22 @@ def _seconds(duration: Duration) -> float:
 
 
 def _config(message: generation_pb2.GenerationConfig) -> GenerationConfig:
-    # Every field of the message has presence, and its name is that of the value's field (there is a test for both).
-    return GenerationConfig(**{field.name: value for field, value in message.ListFields()})
+    # A field that is listed was set, and its name is that of the value's field (there is a test for both).
+    return GenerationConfig(**{field.name: _parameter(field.name, value) for field, value in message.ListFields()})
+
+
+def _parameter(name: str, value: Any) -> Any:  # noqa: ANN401 - what it is depends on the name
+    match name:
+        case "bad_words_ids":
+            return tuple(tuple(each.ids) for each in value)
+        case "logit_bias":
+            return tuple(sorted(value.items()))
+        case "exponential_decay_length_penalty":
+            return value.start_index, value.factor
+        case "early_stopping":
+            return _EARLY_STOPPING.get(value)
+        case _:
+            return value if isinstance(value, (bool, int, float)) else tuple(value)
 
 
 def _model(message: model_pb2.Model) -> Model:

@@ -1,8 +1,9 @@
-"""What a stream tells, in order: one `Started`, then `Delta`s, then one `Finished` for each candidate."""
+"""What a stream tells, in order: `Started`, `PromptLogprobs`, `Delta`s, and one `Finished` for each candidate."""
 
 from dataclasses import dataclass
 
-from .values import FinishReason, GenerationConfig, Timing, Usage
+from .generation_config import GenerationConfig
+from .values import FinishReason, Timing, TokenLogprob, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +21,27 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """A part of the prompt's log-probabilities, if `prompt_logprobs` was asked for."""
+
+    position: int
+    """Position in the prompt of the first token in this part, from 1: the first token has none."""
+    logprobs: tuple[TokenLogprob, ...]
+    """One for each token."""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """Text that follows what came before. With `echo`, the first one of a candidate is the prompt."""
 
     text: str
-    """Whole characters; may be empty if `token_ids` was asked for."""
+    """Whole characters; may be empty if `token_ids` or `logprobs` was asked for."""
     token_ids: tuple[int, ...] = ()
     """The token ids behind the text, if asked for; they may come before their text."""
     candidate_index: int = 0
     """The candidate that it belongs to, from 0."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each token, if asked for; they may come before their text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,8 @@ class Finished:
     """Why it ended."""
     stop_sequence: str
     """The stop sequence that ended it; empty if none did."""
+    seed: int
+    """The seed of this candidate."""
     usage: Usage
     """Tokens read and written."""
     timing: Timing
@@ -48,9 +63,11 @@ class Finished:
     fingerprint: str
     """Identifies weights, quantization and compute type."""
     config: GenerationConfig
-    """The effective value of every sampling parameter."""
+    """The effective value of every parameter."""
     worker: str
-    """The worker that served the request."""
+    """The worker that served the request; the last one, if it was moved."""
+    attempt_count: int
+    """How many workers have run the request."""
 
 
-Event = Started | Delta | Finished
+Event = Started | PromptLogprobs | Delta | Finished

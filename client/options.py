@@ -1,7 +1,9 @@
 """The keyword arguments that `generate` and `stream` share, in both clients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
+
+from .generation_config import EarlyStopping
 
 MAX_TIMEOUT = 1e9
 """Seconds, more than 30 years. From about 7e9 on gRPC's clock overflows, and a call is over at once."""
@@ -10,16 +12,44 @@ MAX_TIMEOUT = 1e9
 class GenerateOptions(TypedDict, total=False):
     """How to generate. What is absent or None comes from the model's own generation config, then from the server.
 
-    Values outside their range, NaN and infinities are the server's to refuse: they raise `InvalidRequestError`.
+    Names and meanings are those of transformers' GenerationConfig where it has them. A value of another type is a
+    TypeError, a number that no field holds a ValueError; values outside their range, NaN and infinities are the
+    server's to refuse: they raise `InvalidRequestError`.
     """
 
     model: str
     """Name of the model, as `models()` reports it. Default "": the model that the server serves."""
+    truncate_prompt: int | None
+    """Keeps the last tokens of the prompt, at most this many, at least 1. Default: kept whole, refused if too long."""
+
+    # Length and end.
+
     max_new_tokens: int | None
     """Most tokens to generate, at least 1. Refused if it does not fit into the context behind the prompt."""
+    min_new_tokens: int | None
+    """Least tokens to generate, 0 to max_new_tokens: neither an end-of-sequence token nor a stop comes before."""
+    stop: str | Sequence[str]
+    """Texts that end the generation, none of which is delivered: at most 16, of 1 to 256 bytes of UTF-8 each. A single
+    string is one text. Not with beams."""
+    stop_token_ids: Sequence[int] | None
+    """Token ids that end the generation, beside the model's own: at most 64."""
+    include_stop_sequence: bool
+    """Delivers the stop sequence, or the stop token's text, that ended the generation. Default: False."""
+    ignore_eos: bool | None
+    """Goes on after the model's end-of-sequence tokens. Default: False."""
+    exponential_decay_length_penalty: tuple[int, float] | None
+    """Makes the end ever likelier: number of output tokens from which on, at least 0, and base of the growth, above 0,
+    at most 100."""
+    max_time: float | None
+    """Seconds from the request's arrival, above 0, after which the generation ends with what there is."""
+
+    # Sampling.
+
     do_sample: bool | None
-    """Samples if true, else takes the likeliest token. Default: true if temperature is above 0, or top_k, top_p or
-    min_p is given; else as the model says."""
+    """Samples if true, else takes the likeliest token. Default: true if temperature is above 0, or top_k, top_p, min_p,
+    typical_p or epsilon_cutoff is given; else as the model says."""
+    seed: int | None
+    """Seed of the random numbers, 0 to 2^63 - 1. Default: chosen by the server, and reported."""
     temperature: float | None
     """Divides the logits before sampling, 0 to 100; 0 is greedy."""
     top_k: int | None
@@ -28,19 +58,69 @@ class GenerateOptions(TypedDict, total=False):
     """Samples among the fewest likeliest tokens with this probability together, above 0, at most 1; 1 is off."""
     min_p: float | None
     """Samples among tokens at least this many times as likely as the likeliest, 0 to 1; 0 is off."""
+    typical_p: float | None
+    """Samples among the tokens closest to the expected information, the fewest with this probability together, above 0,
+    at most 1; 1 is off."""
+    epsilon_cutoff: float | None
+    """Samples among tokens with at least this probability, 0 to below 1; 0 is off."""
+
+    # Repetition. For greedy decoding, too.
+
     repetition_penalty: float | None
-    """Makes tokens of prompt and output less likely, above 0, at most 100; 1 is off. For greedy decoding, too."""
-    seed: int | None
-    """Seed of the random numbers, 0 to 2^63 - 1. Default: chosen by the server, and reported."""
-    stop: str | Sequence[str]
-    """Texts that end the generation, none of which is delivered: at most 16, of 1 to 256 bytes of UTF-8 each. A single
-    string is one text."""
+    """Makes tokens of prompt and output less likely, above 0, at most 100; 1 is off."""
+    presence_penalty: float | None
+    """Subtracted from the logits of tokens that the output has, -100 to 100; 0 is off."""
+    frequency_penalty: float | None
+    """Subtracted from a token's logit once for each time that the output has it, -100 to 100; 0 is off."""
+    no_repeat_ngram_size: int | None
+    """No sequence of this many tokens comes twice in prompt and output, at least 0; 0 is off."""
+
+    # Which tokens may come up. For greedy decoding, too.
+
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None
+    """Added to the logits of token ids, each -1,000 to 1,000: at most 1,024, as a mapping or as pairs."""
+    bad_words_ids: Sequence[Sequence[int]] | None
+    """Sequences of token ids that must not come up: at most 1,024, of 1 to 64 ids each."""
+    allowed_token_ids: Sequence[int] | None
+    """Only these token ids, and those that end a sequence, may come up: at most 65,536. Default: all."""
+    suppress_tokens: Sequence[int] | None
+    """Token ids that must not come up: at most 65,536."""
+    begin_suppress_tokens: Sequence[int] | None
+    """Token ids that must not come up as the first token: at most 65,536."""
+    forced_bos_token_id: int | None
+    """The token that follows a prompt of a single token."""
+    forced_eos_token_id: int | None
+    """The token to end with when max_new_tokens are reached."""
+
+    # Several candidates. Each takes a row of a worker, as each beam does.
+
+    num_return_sequences: int | None
+    """How many candidates to return, at least 1. More than one needs sampling or beams. Default: 1."""
+    best_of: int | None
+    """How many candidates to sample, of which those with the highest mean log-probability are returned, best first. Not
+    with beams; above num_return_sequences not on a stream. Default: num_return_sequences."""
+    num_beams: int | None
+    """Beam search with this many beams, at least 1; 1 is off. Not on a stream. Default: 1."""
+    length_penalty: float | None
+    """Power of the length by which a beam's score is divided, -100 to 100; above 0 favours long texts. Default: 1."""
+    early_stopping: EarlyStopping | None
+    """When beam search ends, once num_beams candidates are finished: True at once, "never" when none can get better at
+    any length, False (the default) when none would get better now."""
+
+    # What the answer contains.
+
     echo: bool
     """Puts the decoded prompt before the text. Default: False."""
     token_ids: bool
     """Reports the token ids, special ones included; with echo, the prompt's, too. Default: False."""
     skip_special_tokens: bool
     """Leaves special tokens out of the text. Default: True."""
+    logprobs: bool
+    """Reports log-probability, rank and text offset of each generated token. Not with beams. Default: False."""
+    top_logprobs: int
+    """Reports this many likeliest tokens beside each reported one, 0 to 20; needs logprobs or prompt_logprobs."""
+    prompt_logprobs: bool
+    """Reports log-probability and rank of each prompt token but the first. Default: False."""
 
 
 def seconds(timeout: float) -> float:

@@ -6,11 +6,19 @@ from dataclasses import asdict
 from typing import Any
 
 from .errors import TextserveError, UnavailableError
-from .values import Generation, GenerationConfig, Model
+from .generation_config import GenerationConfig
+from .values import Generation, Model
+
+
+def generation_text(generation: Generation) -> str:
+    """The text; each of several below a line with its number in brackets."""
+    if len(generation.candidates) == 1:
+        return generation.text
+    return "\n".join(f"[{index}]\n{each.text}" for index, each in enumerate(generation.candidates))
 
 
 def generation_json(generation: Generation) -> str:
-    """The answer as one line of JSON; times in seconds."""
+    """The answer as one line of JSON; times in seconds. Text, reason and stop are those of the first candidate."""
     return json.dumps(
         {
             "text": generation.text,
@@ -23,6 +31,10 @@ def generation_json(generation: Generation) -> str:
             "fingerprint": generation.fingerprint,
             "config": _config(generation.config),
             "worker": generation.worker,
+            "attempt_count": generation.attempt_count,
+            "candidates": [asdict(each) for each in generation.candidates],
+            "prompt_token_ids": generation.prompt_token_ids,
+            "prompt_logprobs": [asdict(each) for each in generation.prompt_logprobs],
         }
     )
 
@@ -64,4 +76,5 @@ def error_line(error: TextserveError, address: str) -> str:
 
 
 def _config(config: GenerationConfig) -> dict[str, Any]:
-    return {name: value for name, value in asdict(config).items() if value is not None}
+    """What the server has named."""
+    return {name: value for name, value in asdict(config).items() if value not in (None, ())}

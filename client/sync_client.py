@@ -9,9 +9,10 @@ import grpc
 from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
 from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, ChannelOptions, Metadata, open_channel
-from .convert import event_from, generate_request, generation_from, models_from, models_request
+from .convert import event_from, generation_from, models_from
 from .events import Delta, Event, Started
 from .options import GenerateOptions, seconds
+from .request import generate_request, models_request
 from .status import mapped_errors
 from .transcript import Transcript
 from .values import Generation, Model, Prompt
@@ -30,6 +31,14 @@ class Stream(Iterator[Delta]):
     Use it as a context manager: entering waits until the server has admitted the request, leaving it in any way cancels
     what is still running. Every error of the tree in `errors` may be raised while entering or iterating; the deltas
     delivered before it stand.
+
+    The deltas of several candidates come mixed; each says whose it is, and `result` has them put together:
+
+        texts = [""] * 3
+        with client.stream(prompt, temperature=1, num_return_sequences=3) as stream:
+            for delta in stream:
+                texts[delta.candidate_index] += delta.text
+        assert texts == [candidate.text for candidate in stream.result.candidates]
     """
 
     def __init__(self, call: _Call) -> None:
@@ -116,8 +125,16 @@ class Client:
         Args:
             prompt: plain text, chat messages (oldest first), or token ids.
             timeout: seconds for the call; None is the client's own.
-            **options: how to generate, as `GenerateOptions` explains: model, max_new_tokens, do_sample, temperature,
-                top_k, top_p, min_p, repetition_penalty, seed, stop, echo, token_ids, skip_special_tokens.
+            **options: how to generate, as `GenerateOptions` explains:
+                prompt: model, truncate_prompt;
+                length and end: max_new_tokens, min_new_tokens, stop, stop_token_ids, include_stop_sequence, ignore_eos,
+                exponential_decay_length_penalty, max_time;
+                sampling: do_sample, seed, temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff;
+                repetition: repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size;
+                tokens: logit_bias, bad_words_ids, allowed_token_ids, suppress_tokens, begin_suppress_tokens,
+                forced_bos_token_id, forced_eos_token_id;
+                candidates: num_return_sequences, best_of, num_beams, length_penalty, early_stopping;
+                answer: echo, token_ids, skip_special_tokens, logprobs, top_logprobs, prompt_logprobs.
 
         Raises:
             TextserveError: one of its subclasses, as drawn in `errors`.
@@ -131,7 +148,8 @@ class Client:
     def stream(self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]) -> Stream:
         """Generates a continuation of the prompt, and returns it piece by piece.
 
-        Takes what `generate` takes. The request is sent at once; the stream raises what `generate` raises.
+        Takes what `generate` takes, but the server refuses beams, and a best_of above num_return_sequences: what they
+        return is known at the end only. The request is sent at once; the stream raises what `generate` raises.
         """
         request = generate_request(prompt, **options)
         return Stream(self._generation.StreamGenerate(request, timeout=self._seconds(timeout), metadata=self._metadata))

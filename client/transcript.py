@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from .events import Delta, Event, Finished, Started
+from .events import Delta, Event, Finished, PromptLogprobs, Started
 from .status import protocol_error
-from .values import Candidate, Generation
+from .values import Candidate, Generation, TokenLogprob
 
 
 @dataclass(slots=True)
@@ -13,14 +13,23 @@ class _Draft:
 
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     finished: Finished | None = None
 
     def append(self, delta: Delta) -> None:
         self.texts.append(delta.text)
         self.token_ids.extend(delta.token_ids)
+        self.logprobs.extend(delta.logprobs)
 
     def candidate(self, finished: Finished) -> Candidate:
-        return Candidate("".join(self.texts), finished.finish_reason, finished.stop_sequence, tuple(self.token_ids))
+        return Candidate(
+            text="".join(self.texts),
+            finish_reason=finished.finish_reason,
+            stop_sequence=finished.stop_sequence,
+            token_ids=tuple(self.token_ids),
+            seed=finished.seed,
+            logprobs=tuple(self.logprobs),
+        )
 
 
 class Transcript:
@@ -28,6 +37,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self._started: Started | None = None
+        self._prompt_logprobs: list[TokenLogprob] = []
         self._drafts: dict[int, _Draft] = {}
         self._last: Finished | None = None
 
@@ -60,11 +70,19 @@ class Transcript:
         if isinstance(event, Started):
             self._started = event
             return None
-        return self._written(event)
-
-    def _written(self, event: Delta | Finished) -> Delta | None:
         if not self.has_started:
             raise protocol_error("the stream did not begin with `started`")
+        if isinstance(event, PromptLogprobs):
+            self._read(event)
+            return None
+        return self._written(event)
+
+    def _read(self, part: PromptLogprobs) -> None:
+        if part.position != len(self._prompt_logprobs) + 1:
+            raise protocol_error(f"log-probabilities of the prompt went on at position {part.position}")
+        self._prompt_logprobs.extend(part.logprobs)
+
+    def _written(self, event: Delta | Finished) -> Delta | None:
         draft = self._drafts.setdefault(event.candidate_index, _Draft())
         if draft.finished is not None:
             raise protocol_error(f"candidate {event.candidate_index} went on after it had finished")
@@ -94,5 +112,7 @@ class Transcript:
             seed=started.seed,
             config=last.config,
             worker=last.worker,
+            attempt_count=last.attempt_count,
             prompt_token_ids=started.prompt_token_ids,
+            prompt_logprobs=tuple(self._prompt_logprobs),
         )

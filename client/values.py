@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .generation_config import GenerationConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -32,30 +34,12 @@ class FinishReason(StrEnum):
     """The call was cancelled."""
     DEADLINE = "deadline"
     """The deadline passed."""
+    STOP_TOKEN = "stop_token"  # noqa: S105 - no secret
+    """One of the request's stop token ids came up."""
+    TIME_LIMIT = "time_limit"
+    """max_time has passed."""
     UNKNOWN = "unknown"
     """A reason that is newer than this client."""
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationConfig:
-    """Sampling parameters, named as in Hugging Face's GenerationConfig; None where the server names no value."""
-
-    max_new_tokens: int | None = None
-    """Most tokens to generate, at least 1."""
-    do_sample: bool | None = None
-    """Samples if true, else takes the likeliest token."""
-    temperature: float | None = None
-    """Divides the logits, 0 to 100; 0 is greedy."""
-    top_k: int | None = None
-    """Samples among the k likeliest tokens; 0 is off."""
-    top_p: float | None = None
-    """Samples among the fewest likeliest tokens with this probability together, above 0; 1 is off."""
-    min_p: float | None = None
-    """Samples among tokens at least this many times as likely as the likeliest, 0 to 1; 0 is off."""
-    repetition_penalty: float | None = None
-    """Makes tokens of prompt and output less likely, above 0, at most 100; 1 is off."""
-    seed: int | None = None
-    """Seed of the random numbers, 0 to 2^63 - 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +49,8 @@ class Usage:
     prompt_token_count: int
     """Tokens in the prompt, special ones included."""
     output_token_count: int
-    """Tokens generated, over all candidates, a final end-of-sequence token included."""
+    """Tokens generated, over all candidates, those included that best_of did not return: a final end-of-sequence token
+    counts, what the model wrote beyond a stop sequence does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +68,35 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the likeliest tokens."""
+
+    token_id: int
+    """The token."""
+    logprob: float
+    """Its log-probability."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was: by the natural logarithm of the softmax of the model's logits, in float32.
+
+    No parameter of the request changes them: they are taken before penalties, biases and temperature.
+    """
+
+    token_id: int
+    """The token."""
+    logprob: float
+    """Its log-probability."""
+    rank: int
+    """1 for the likeliest token; equals share the best of their ranks."""
+    text_offset: int
+    """Characters of the generated text, without an echo, that were complete before this token; 0 in a prompt."""
+    top: tuple[TopLogprob, ...] = ()
+    """The `top_logprobs` likeliest tokens, likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One generated continuation."""
 
@@ -94,6 +108,13 @@ class Candidate:
     """The stop sequence that ended it; empty if none did."""
     token_ids: tuple[int, ...]
     """The generated token ids if `token_ids` was asked for, else empty."""
+    seed: int
+    """Its own seed: a request for one candidate with it, all else equal, gives the same text."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each generated token if `logprobs` was asked for, else empty."""
+    score: float | None = None
+    """What candidates were ranked by: the mean log-probability with `best_of`, with beams the sum of log-probabilities
+    over length^length_penalty; None without either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +122,7 @@ class Generation:
     """A whole answer. `model`, `fingerprint`, `seed` and `config` are what is needed to run the request again."""
 
     candidates: tuple[Candidate, ...]
-    """The continuations, at least one."""
+    """The continuations, at least one. With `best_of` or beams: best first."""
     usage: Usage
     """Tokens read and written."""
     timing: Timing
@@ -113,11 +134,15 @@ class Generation:
     seed: int
     """The effective seed, chosen by the server where the request had none."""
     config: GenerationConfig
-    """The effective value of every sampling parameter."""
+    """The effective value of every parameter."""
     worker: str
-    """The worker that served the request."""
+    """The worker that served the request; the last one, if it was moved."""
+    attempt_count: int
+    """How many workers have run the request: more than 1 if one was lost and another went on."""
     prompt_token_ids: tuple[int, ...] = ()
     """The prompt's token ids if both `echo` and `token_ids` were asked for, else empty."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each token of the prompt but the first if `prompt_logprobs` was asked for, else empty."""
 
     @property
     def text(self) -> str:

@@ -1,20 +1,21 @@
 """Turns a request into a generation: checked, tokenized and with every parameter known."""
 
 import asyncio
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .chat_template import ChatTurn, TemplateError
 from .detokenizer import Detokenizer
-from .effective import resolve
+from .effective import EffectiveConfig, resolve
 from .errors import Violation, invalid_request, model_not_found, no_worker
 from .generation import Generation
-from .limits import length_violations, request_violations
+from .limits import kept_count, length_violations, request_violations
 from .models import Models, ServedModel
+from .output_text import OutputText, Stopping
 from .queueing import RETRY_AFTER_S
 from .request import ChatPrompt, OutputOptions, Prompt, Request, TextPrompt, TokenPrompt
+from .seeds import candidate_seeds
 from .sequence import Sequence
-from .stopping import StopMatcher
+from .sequence_ids import SequenceIds
 from .tokenizer import Tokenizer
 
 # Text up to this length is tokenized on the event loop: it takes less time than a change of threads is worth.
@@ -33,7 +34,7 @@ class Admission:
     def __init__(self, models: Models, *, new_seed: Callable[[], int]) -> None:
         self._models = models
         self._new_seed = new_seed
-        self._sequence_ids = itertools.count(1)
+        self._sequence_ids = SequenceIds()
 
     async def admit(self, request: Request, arrived_at: float) -> Generation:
         """The generation that `request` asks for.
@@ -44,8 +45,9 @@ class Admission:
         violations = request_violations(request, model.facts, has_chat_template=model.tokenizer.has_chat_template)
         if violations or request.prompt is None:
             raise invalid_request(violations)
-        prompt_ids = await tokenize(request.prompt, model.tokenizer)
-        too_long = list(length_violations(len(prompt_ids), _field(request.prompt), request.config, model.facts))
+        whole = await tokenize(request.prompt, model.tokenizer)
+        prompt_ids = whole[len(whole) - kept_count(len(whole), request.truncate_prompt) :]
+        too_long = list(length_violations(len(prompt_ids), _field(request.prompt), request, model.facts))
         if too_long:
             raise invalid_request(too_long)
         return await self._generation(request, model, prompt_ids, arrived_at)
@@ -65,16 +67,20 @@ class Admission:
         room = facts.context_length - len(prompt_ids)
         config = resolve(request.config, facts.generation_defaults, room=room, seed=self._new_seed())
         prompt_text, detokenizer = await _detokenizer(request.output, model.tokenizer, prompt_ids)
-        sequence = Sequence(
-            sequence_id=next(self._sequence_ids),
-            candidate_index=0,
-            seed=config.seed,
-            detokenizer=detokenizer,
-            stop_matcher=StopMatcher(request.stop_sequences),
-            arrived_at=arrived_at,
-            keeps_token_ids=request.output.token_ids,
+        texts = _texts(request, config, detokenizer)
+        has_logprobs = request.output.logprobs or config.is_ranked
+        sequences = tuple(
+            Sequence(
+                sequence_id=self._sequence_ids.next(has_logprobs=has_logprobs),
+                candidate_index=index,
+                seed=seed,
+                text=next(texts),
+                output=request.output,
+                arrived_at=arrived_at,
+            )
+            for index, seed in enumerate(candidate_seeds(config.seed, config.sequence_count))
         )
-        return Generation(facts, prompt_ids, prompt_text, config, request.output, (sequence,))
+        return Generation(facts, prompt_ids, prompt_text, config, request.output, sequences)
 
 
 async def tokenize(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
@@ -94,6 +100,18 @@ async def _detokenizer(output: OutputOptions, tokenizer: Tokenizer, prompt_ids: 
     if len(prompt_ids) <= INLINE_TOKENS:
         return _echo(output, tokenizer, prompt_ids)
     return await asyncio.to_thread(_echo, output, tokenizer, prompt_ids)
+
+
+def _texts(request: Request, config: EffectiveConfig, detokenizer: Detokenizer) -> Iterator[OutputText]:
+    """A text for each candidate, standing behind the prompt."""
+    stopping = Stopping(
+        sequences=request.stop_sequences,
+        token_ids=frozenset(config.stop_token_ids),
+        min_new_tokens=config.min_new_tokens,
+        is_included=request.output.include_stop_sequence,
+    )
+    while True:
+        yield OutputText(detokenizer.fork(), stopping)
 
 
 def _echo(output: OutputOptions, tokenizer: Tokenizer, prompt_ids: list[int]) -> tuple[str, Detokenizer]:

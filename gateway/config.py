@@ -35,7 +35,7 @@ class Config:
     """Seconds that a request may take if its caller sets no shorter deadline."""
 
     worker_wait: float = 30.0
-    """Seconds that requests wait for a worker to come back after the last one was lost."""
+    """Seconds that requests, begun or not, wait for a worker to come back after the last one was lost."""
 
     grace: float = 30.0
     """Seconds that running requests have to finish after SIGTERM or Ctrl-C; a second signal ends at once."""

@@ -9,6 +9,7 @@ tokens and for text that stays invalid.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ class Detokenizer:
         """Returns the rest, at the end of the sequence. To be called once."""
         return self._added(self._rest())
 
+    def fork(self) -> Detokenizer:
+        """Another one in the same state, for another output of the same prompt."""
+        forked = copy(self)
+        forked._window = self._window.fork()  # noqa: SLF001 - its own class
+        forked._replacers = [copy(replacer) for replacer in self._replacers]  # noqa: SLF001
+        return forked
+
     def _replace(self, text: str) -> str:
         for replacer in self._replacers:
             text = replacer.push(text)
@@ -108,6 +116,11 @@ class _Window:
     def rest(self) -> str:
         """Returns the text that would be the last if nothing followed."""
         return self._join()[self._read :]
+
+    def fork(self) -> _Window:
+        forked = copy(self)
+        forked._ids = self._ids.copy()  # noqa: SLF001 - its own class
+        return forked
 
     def _shorten(self, *, unread: int) -> None:
         self._ids = self._tail(self._ids)

@@ -1,33 +1,103 @@
-"""Completes what a request sets: the request goes before the model's generation config, that before the defaults."""
+"""Completes what a request sets: the request goes before the model's generation config, that before the defaults.
 
-from dataclasses import dataclass
-from typing import TypeVar
+What a model sets never makes a request invalid. Where it contradicts what a request sets, it gives way:
+- its temperature 0 to a request that samples, and its do_sample to one with temperature 0, or with beams;
+- its max_new_tokens, as the server's, to the room in the context and to a request's min_new_tokens;
+- its min_new_tokens to max_new_tokens;
+- the tokens that it suppresses, alone or as a bad word of one token, to a request's allowed_token_ids.
+"""
 
-from .request import GenerationConfig
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-DEFAULT_MAX_NEW_TOKENS = 256
-# JavaScript and JSON readers keep integers exact below this.
-SEED_LIMIT = 2**53
-
-T = TypeVar("T")
+from .request import EarlyStopping, ExponentialDecay, GenerationConfig
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EffectiveConfig:
-    """The parameters that a generation runs with. Greedy ones have neutral sampling values."""
+    """The parameters that a generation runs with; their defaults are the server's.
 
-    max_new_tokens: int
-    do_sample: bool
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
+    Greedy ones have the defaults of those that are for sampling.
+    """
+
     seed: int
+    """That of the first candidate."""
+
+    max_new_tokens: int = 256
+    min_new_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    max_time: float | None = None
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    exponential_decay_length_penalty: ExponentialDecay | None = None
+
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: int = EarlyStopping.HEURISTIC
+
+    num_return_sequences: int = 1
+    best_of: int | None = None
+    """How many candidates to generate; None with beam search."""
+
+    @property
+    def searches_beams(self) -> bool:
+        return self.num_beams > 1
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether more candidates are generated than are returned."""
+        return (self.best_of or 0) > self.num_return_sequences
+
+    @property
+    def sequence_count(self) -> int:
+        """How many candidates to generate."""
+        return self.best_of or self.num_return_sequences
+
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff")
+"""What has an effect with sampling only, and asks for it."""
+
+MODELS_OWN = frozenset(
+    {
+        *SAMPLING,
+        "max_new_tokens",
+        "min_new_tokens",
+        "repetition_penalty",
+        "no_repeat_ngram_size",
+        "exponential_decay_length_penalty",
+        "bad_words_ids",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+    }
+)
+"""What a model's generation config has a say in, besides do_sample."""
 
 
 def resolve(requested: GenerationConfig, model: GenerationConfig, *, room: int, seed: int) -> EffectiveConfig:
-    """The effective parameters of a request that `limits` has passed.
+    """The effective parameters of a request that `limits` has passed. They pass, too, and resolve to themselves.
 
     Args:
         requested: What the request sets.
@@ -36,33 +106,52 @@ def resolve(requested: GenerationConfig, model: GenerationConfig, *, room: int, 
             explicit one has been checked against it.
         seed: Seed to take if the request sets none.
     """
-    sampling = samples(requested, model)
-    return EffectiveConfig(
-        max_new_tokens=min(_first(requested.max_new_tokens, model.max_new_tokens, DEFAULT_MAX_NEW_TOKENS), room),
-        do_sample=sampling,
-        # A model's default of 0 means greedy: a request that asks for sampling all the same gets 1.
-        temperature=_first(requested.temperature, model.temperature or None, 1.0) if sampling else 1.0,
-        top_k=_first(requested.top_k, model.top_k, 0) if sampling else 0,
-        top_p=_first(requested.top_p, model.top_p, 1.0) if sampling else 1.0,
-        min_p=_first(requested.min_p, model.min_p, 0.0) if sampling else 0.0,
-        repetition_penalty=_first(requested.repetition_penalty, model.repetition_penalty, 1.0),
-        seed=_first(requested.seed, None, seed),
+    values: dict[str, Any] = {"seed": seed, **_set(_giving_way(model, requested), MODELS_OWN), **_set(requested)}
+    values["do_sample"] = samples(requested, model)
+    if not values["do_sample"]:
+        values = {name: value for name, value in values.items() if name not in SAMPLING}
+    chosen = EffectiveConfig(**values)
+    longest = min(max(chosen.max_new_tokens, requested.min_new_tokens or 0), room)
+    return replace(
+        chosen,
+        max_new_tokens=longest,
+        min_new_tokens=min(chosen.min_new_tokens, longest),
+        best_of=None if chosen.searches_beams else chosen.sequence_count,
     )
 
 
 def samples(requested: GenerationConfig, model: GenerationConfig) -> bool:
     """Whether to sample: what the request says, else what its parameters imply, else what the model says."""
-    if requested.temperature == 0:
+    if requested.temperature == 0 or (requested.num_beams or 1) > 1:
         return False
     if requested.do_sample is not None:
         return requested.do_sample
-    implied = (requested.temperature, requested.top_k, requested.top_p, requested.min_p)
-    if any(value is not None for value in implied):
+    if any(getattr(requested, name) is not None for name in SAMPLING):
         return True
     return bool(model.do_sample) and model.temperature != 0
 
 
-def _first(requested: T | None, model: T | None, default: T) -> T:
-    if requested is not None:
-        return requested
-    return model if model is not None else default
+def is_set(value: object) -> bool:
+    """Whether a value of a GenerationConfig is one: neither None nor an empty list."""
+    return value is not None and value != ()
+
+
+def _set(config: GenerationConfig, names: Iterable[str] | None = None) -> dict[str, Any]:
+    chosen = [field.name for field in fields(config)] if names is None else names
+    return {name: value for name in chosen if is_set(value := getattr(config, name))}
+
+
+def _giving_way(model: GenerationConfig, requested: GenerationConfig) -> GenerationConfig:
+    """The model's config without what contradicts the request."""
+    allowed = frozenset(requested.allowed_token_ids)
+    return replace(
+        model,
+        temperature=model.temperature or None,
+        suppress_tokens=_without(model.suppress_tokens, allowed),
+        begin_suppress_tokens=_without(model.begin_suppress_tokens, allowed),
+        bad_words_ids=tuple(words for words in model.bad_words_ids if len(words) > 1 or allowed.isdisjoint(words)),
+    )
+
+
+def _without(token_ids: tuple[int, ...], allowed: frozenset[int]) -> tuple[int, ...]:
+    return tuple(token_id for token_id in token_ids if token_id not in allowed)

@@ -12,6 +12,7 @@
         draining           UNAVAILABLE         DRAINING
         deadline_exceeded  DEADLINE_EXCEEDED   REQUEST_TIMEOUT
         generation_failed  INTERNAL            as the worker says, such as NON_FINITE_LOGITS
+        poison_request     INTERNAL            POISON_REQUEST
         internal           INTERNAL            INTERNAL
 
 `status` turns them into gRPC statuses with google.rpc details.
@@ -180,6 +181,13 @@ def deadline_exceeded(limit_s: float, phase: str) -> ServiceError:
 def generation_failed(reason: str) -> ServiceError:
     """The worker gave this request up; others go on."""
     return ServiceError(Code.INTERNAL, reason or "GENERATION_FAILED", "the model failed on this request")
+
+
+def poison_request() -> ServiceError:
+    """A request that ends the workers that run it. It must not be sent to another one."""
+    return ServiceError(
+        Code.INTERNAL, "POISON_REQUEST", "workers that run this request end; it is not tried again", safe_to_retry=False
+    )
 
 
 def internal() -> ServiceError:

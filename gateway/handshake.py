@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from textserve.internal.v1 import worker_pb2 as pb
 
-from .limits import valid_part
+from .config_limits import valid_part
 from .models import Models, ServedModel
 from .request import ModelFacts
 from .tokenizer import Tokenizer, TokenizerFacts
@@ -37,6 +37,7 @@ async def shake_hands(stub: "WorkerServiceAsyncStub", models: Models) -> Descrip
     models.check(description.facts)
     if models.current is None:
         models.adopt(ServedModel(description.facts, await fetch_tokenizer(stub, description.facts)))
+    models.narrow(description.facts)
     return description
 
 
@@ -66,7 +67,7 @@ async def fetch_tokenizer(stub: "WorkerServiceAsyncStub", facts: ModelFacts) -> 
 def _sound(description: Description) -> Description:
     """The description without defaults that no request could have."""
     facts = description.facts
-    valid, violations = valid_part(facts.generation_defaults)
+    valid, violations = valid_part(facts.generation_defaults, facts.vocab_size)
     for violation in violations:
         logger.warning("%s: default %s is ignored: %s", facts.name, violation.field, violation.description)
     return replace(description, facts=replace(facts, generation_defaults=valid))

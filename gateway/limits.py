@@ -1,55 +1,31 @@
 """Checks a request against the model that is to serve it. Pure: it returns what is wrong, and all of it at once."""
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
+from .config_limits import config_violations, id_list_violations, out_of_range
+from .contradictions import contradictions
 from .errors import Violation
 from .request import ChatPrompt, GenerationConfig, ModelFacts, Request, TextPrompt, TokenPrompt
 
 MAX_STOP_SEQUENCES = 16
 MAX_STOP_SEQUENCE_BYTES = 256
 MAX_CHAT_MESSAGES = 1024
-# More text than this for each token of the context is not worth tokenizing: real text has 2 to 6 bytes a token.
+MAX_TOP_LOGPROBS = 20
+# More text than this for each token of the context is not worth tokenizing: real text has 2 to 6 bytes a token. It is
+# refused even where all but its end would be cut off.
 MAX_BYTES_PER_TOKEN = 64
-
-_FLOAT_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "temperature": (lambda value: 0 <= value <= 100, "from 0 to 100"),
-    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    "min_p": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    "repetition_penalty": (lambda value: 0 < value <= 100, "above 0 and at most 100"),
-}
-_INT_MINIMA = {"max_new_tokens": 1, "top_k": 0, "seed": 0}
 
 
 def request_violations(request: Request, facts: ModelFacts, *, has_chat_template: bool) -> list[Violation]:
     """Everything that can be found wrong before the prompt is tokenized."""
     return [
         *prompt_violations(request, facts, has_chat_template=has_chat_template),
-        *(_in_config(violation) for violation in config_violations(request.config)),
+        *(_in_config(violation) for violation in config_violations(request.config, facts.vocab_size)),
         *_context_violations(request.config, facts),
         *_stop_violations(request.stop_sequences),
+        *_option_violations(request),
+        *contradictions(request, facts),
     ]
-
-
-def config_violations(config: GenerationConfig) -> Iterator[Violation]:
-    """Values out of their ranges, and values that contradict one another. Fields are named without a prefix."""
-    for name, minimum in _INT_MINIMA.items():
-        value: int | None = getattr(config, name)
-        if value is not None and value < minimum:
-            yield Violation(name, "OUT_OF_RANGE", f"must be at least {minimum}, is {value}")
-    for name, (allowed, words) in _FLOAT_RANGES.items():
-        number: float | None = getattr(config, name)
-        if number is not None and not (math.isfinite(number) and allowed(number)):
-            yield Violation(name, "OUT_OF_RANGE", f"must be {words}, is {number}")
-    if config.temperature == 0 and config.do_sample:
-        yield Violation("do_sample", "CONTRADICTION", "must not be true with temperature 0, which means greedy")
-
-
-def valid_part(config: GenerationConfig) -> tuple[GenerationConfig, list[Violation]]:
-    """A model's own config without the values that no request could set, and what is wrong with those."""
-    violations = list(config_violations(config))
-    return replace(config, **dict.fromkeys((violation.field for violation in violations), None)), violations
 
 
 def prompt_violations(request: Request, facts: ModelFacts, *, has_chat_template: bool) -> Iterator[Violation]:
@@ -62,25 +38,39 @@ def prompt_violations(request: Request, facts: ModelFacts, *, has_chat_template:
         case ChatPrompt():
             yield from _chat_violations(request.prompt, facts, has_chat_template=has_chat_template)
         case TokenPrompt():
-            yield from _token_violations(request.prompt, facts)
+            yield from _token_violations(request.prompt, request.truncate_prompt, facts)
 
 
 def length_violations(
-    prompt_token_count: int, prompt_field: str, config: GenerationConfig, facts: ModelFacts
+    prompt_token_count: int, prompt_field: str, request: Request, facts: ModelFacts
 ) -> Iterator[Violation]:
-    """What is wrong with the prompt's length in tokens, alone and with an explicit max_new_tokens."""
+    """What is wrong with the length in tokens of the prompt that is kept, alone and with what the request asks for."""
     limit = facts.context_length
     if prompt_token_count < 1:
         yield Violation(prompt_field, "REQUIRED", "the prompt gives no token")
     elif prompt_token_count >= limit:
         yield Violation(prompt_field, "PROMPT_TOO_LONG", _too_long(prompt_token_count, limit))
-    elif config.max_new_tokens is not None and prompt_token_count + config.max_new_tokens > limit:
+    else:
+        yield from _output_violations(prompt_token_count, request.config, limit)
+    if request.output.prompt_logprobs and prompt_token_count > facts.prompt_logprobs_limit:
         yield Violation(
-            "generation_config.max_new_tokens",
-            "CONTEXT_EXCEEDED",
-            f"the prompt's {prompt_token_count} tokens and max_new_tokens {config.max_new_tokens} exceed the context"
-            f" of {limit} tokens; at most {limit - prompt_token_count} can be generated",
+            "output_options.prompt_logprobs",
+            "PROMPT_TOO_LONG",
+            f"the prompt has {prompt_token_count} tokens; log-probabilities are known of prompts of at most"
+            f" {facts.prompt_logprobs_limit} tokens",
         )
+
+
+def _output_violations(prompt_token_count: int, config: GenerationConfig, limit: int) -> Iterator[Violation]:
+    for name in ("max_new_tokens", "min_new_tokens"):
+        asked: int | None = getattr(config, name)
+        if asked is not None and prompt_token_count + asked > limit:
+            yield Violation(
+                f"generation_config.{name}",
+                "CONTEXT_EXCEEDED",
+                f"the prompt's {prompt_token_count} tokens and {name} {asked} exceed the context of {limit} tokens; at"
+                f" most {limit - prompt_token_count} can be generated",
+            )
 
 
 def _in_config(violation: Violation) -> Violation:
@@ -88,13 +78,14 @@ def _in_config(violation: Violation) -> Violation:
 
 
 def _context_violations(config: GenerationConfig, facts: ModelFacts) -> Iterator[Violation]:
-    asked, limit = config.max_new_tokens, facts.context_length
-    if asked is not None and asked >= limit:
-        yield Violation(
-            "generation_config.max_new_tokens",
-            "CONTEXT_EXCEEDED",
-            f"max_new_tokens {asked} leaves no room for a prompt in the context of {limit} tokens",
-        )
+    for name in ("max_new_tokens", "min_new_tokens"):
+        asked: int | None = getattr(config, name)
+        if asked is not None and asked >= facts.context_length:
+            yield Violation(
+                f"generation_config.{name}",
+                "CONTEXT_EXCEEDED",
+                f"{name} {asked} leaves no room for a prompt in the context of {facts.context_length} tokens",
+            )
 
 
 def _text_violations(text: str, facts: ModelFacts) -> Iterator[Violation]:
@@ -108,7 +99,7 @@ def _chat_violations(prompt: ChatPrompt, facts: ModelFacts, *, has_chat_template
         yield Violation("chat", "NO_CHAT_TEMPLATE", "the model has no chat template")
     if not 1 <= len(prompt.messages) <= MAX_CHAT_MESSAGES:
         count = len(prompt.messages)
-        yield Violation("chat.messages", "OUT_OF_RANGE", f"must be 1 to {MAX_CHAT_MESSAGES} messages, are {count}")
+        yield out_of_range("chat.messages", f"must be 1 to {MAX_CHAT_MESSAGES} messages, are {count}")
     for index, message in enumerate(prompt.messages[:MAX_CHAT_MESSAGES]):
         if not message.role:
             yield Violation(f"chat.messages[{index}].role", "REQUIRED", "must not be empty")
@@ -116,18 +107,18 @@ def _chat_violations(prompt: ChatPrompt, facts: ModelFacts, *, has_chat_template
     yield from _size_violations("chat", size, facts)
 
 
-def _token_violations(prompt: TokenPrompt, facts: ModelFacts) -> Iterator[Violation]:
+def _token_violations(prompt: TokenPrompt, truncation: int | None, facts: ModelFacts) -> Iterator[Violation]:
     if not prompt.ids:
         yield Violation("tokens.ids", "REQUIRED", "must have at least one id")
-    elif len(prompt.ids) >= facts.context_length:
+    elif kept_count(len(prompt.ids), truncation) >= facts.context_length:
         yield Violation("tokens.ids", "PROMPT_TOO_LONG", _too_long(len(prompt.ids), facts.context_length))
-    elif min(prompt.ids) < 0 or max(prompt.ids) >= facts.vocab_size:
-        yield _first_bad_id(prompt, facts)
+    else:
+        yield from id_list_violations("tokens.ids", prompt.ids, facts.vocab_size)
 
 
-def _first_bad_id(prompt: TokenPrompt, facts: ModelFacts) -> Violation:
-    index, bad = next((i, id_) for i, id_ in enumerate(prompt.ids) if not 0 <= id_ < facts.vocab_size)
-    return Violation(f"tokens.ids[{index}]", "OUT_OF_RANGE", f"must be from 0 to {facts.vocab_size - 1}, is {bad}")
+def kept_count(prompt_token_count: int, truncation: int | None) -> int:
+    """Tokens of a prompt that are kept. A truncation out of range, which is another violation, keeps all."""
+    return prompt_token_count if truncation is None or truncation < 1 else min(prompt_token_count, truncation)
 
 
 def _size_violations(field: str, size_bytes: int, facts: ModelFacts) -> Iterator[Violation]:
@@ -143,17 +134,22 @@ def _size_violations(field: str, size_bytes: int, facts: ModelFacts) -> Iterator
 
 def _stop_violations(stop_sequences: tuple[str, ...]) -> Iterator[Violation]:
     if len(stop_sequences) > MAX_STOP_SEQUENCES:
-        yield Violation(
-            "stop_sequences", "OUT_OF_RANGE", f"must be at most {MAX_STOP_SEQUENCES}, are {len(stop_sequences)}"
-        )
+        yield out_of_range("stop_sequences", f"must be at most {MAX_STOP_SEQUENCES}, are {len(stop_sequences)}")
     for index, text in enumerate(stop_sequences[:MAX_STOP_SEQUENCES]):
         size = len(text.encode())
         if not 1 <= size <= MAX_STOP_SEQUENCE_BYTES:
-            yield Violation(
-                f"stop_sequences[{index}]",
-                "OUT_OF_RANGE",
-                f"must have 1 to {MAX_STOP_SEQUENCE_BYTES} bytes, has {size}",
+            yield out_of_range(
+                f"stop_sequences[{index}]", f"must have 1 to {MAX_STOP_SEQUENCE_BYTES} bytes, has {size}"
             )
+
+
+def _option_violations(request: Request) -> Iterator[Violation]:
+    if not 0 <= request.output.top_logprobs <= MAX_TOP_LOGPROBS:
+        yield out_of_range(
+            "output_options.top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}, is {request.output.top_logprobs}"
+        )
+    if request.truncate_prompt is not None and request.truncate_prompt < 1:
+        yield out_of_range("truncate_prompt", f"must be at least 1, is {request.truncate_prompt}")
 
 
 def _too_long(count: int, limit: int) -> str:

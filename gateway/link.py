@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grpc import aio
@@ -13,13 +14,11 @@ from grpc import aio
 from textserve.internal.v1.worker_pb2_grpc import WorkerServiceStub
 
 from .handshake import HandshakeError, shake_hands
-from .liveness import Heartbeat, Liveness
+from .liveness import Liveness
 from .models import ModelMismatchError
-from .outbox import Outbox
 from .pool.backoff import Backoff, BackoffPolicy
-from .session import Session
 from .transport import worker_channel_options
-from .worker_messages import Credits, Draining, Event, Step, read_event
+from .worker_stream import WorkerStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,13 +26,21 @@ if TYPE_CHECKING:
     from textserve.internal.v1.worker_pb2_grpc import WorkerServiceAsyncStub
 
     from .dispatcher import Dispatcher
+    from .generation import Generation
     from .models import Models
     from .pool import WorkerAddress
 
 logger = logging.getLogger(__name__)
 
 RECONNECT = BackoffPolicy(initial_s=0.1, max_s=5.0, reset_after_s=10.0)
-LOOK_INTERVAL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _BrokenConnection:
+    """What ran in a process when the connection to it broke. Whether it had died shows when one answers again."""
+
+    incarnation_id: str
+    unfinished: tuple[Generation, ...]
 
 
 class Link:
@@ -53,6 +60,7 @@ class Link:
         self._models = models
         self._dispatcher = dispatcher
         self._clock = clock
+        self._broken: _BrokenConnection | None = None
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -60,7 +68,7 @@ class Link:
         self._task = asyncio.create_task(self._keep_up(), name=f"link {self._address.name}")
 
     async def close(self) -> None:
-        """Gives the worker up. What it ran ends with WORKER_LOST."""
+        """Gives the worker up. What it ran goes on elsewhere."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -87,86 +95,17 @@ class Link:
             except aio.AioRpcError as error:
                 return f"no answer from {target}: {error.details()}"
             logger.info("%s: connected to %s (%s)", self._address.name, target, ", ".join(description.devices))
-            liveness = Liveness(description.incarnation_id, self._clock())
-            return await _Stream(self._address.name, self._dispatcher, liveness, self._clock).serve(stub)
+            self._acquit(description.incarnation_id)
+            return await self._serve(stub, description.incarnation_id)
 
+    async def _serve(self, stub: WorkerServiceAsyncStub, incarnation_id: str) -> str:
+        liveness = Liveness(incarnation_id, self._clock())
+        ending = await WorkerStream(self._address.name, self._dispatcher, liveness, self._clock).serve(stub)
+        if ending.connection_broke:
+            self._broken = _BrokenConnection(incarnation_id, ending.unfinished)
+        return ending.why
 
-class _Stream:
-    """One Run stream."""
-
-    def __init__(self, worker: str, dispatcher: Dispatcher, liveness: Liveness, clock: Callable[[], float]) -> None:
-        self._dispatcher = dispatcher
-        self._liveness = liveness
-        self._clock = clock
-        self._outbox = Outbox()
-        self._session = Session(worker, self._outbox)
-        self._added = False
-
-    async def serve(self, stub: WorkerServiceAsyncStub) -> str:
-        """Runs the stream to its end, and returns why it ended."""
-        call = stub.Run(self._outbox.requests())
-        tasks = [asyncio.create_task(self._read(call)), asyncio.create_task(self._watch())]
-        why = "its process has ended"
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            why = self._outcome(done.pop())
-        finally:
-            self._dispatcher.remove(self._session, why)
-            self._outbox.close()
-            for task in tasks:
-                task.cancel()
-            call.cancel()
-            await asyncio.wait(tasks)
-        return why
-
-    async def _read(self, call: aio.StreamStreamCall) -> str:  # type: ignore[type-arg]
-        try:
-            async for message in call:
-                event = read_event(message)
-                if event is not None:
-                    self._take(event)
-        except aio.AioRpcError as error:
-            return f"stream broken: {error.details()}"
-        return "the worker has drained" if self._session.draining else "the worker ended the stream"
-
-    def _outcome(self, task: asyncio.Task[str]) -> str:
-        if error := task.exception():
-            logger.error("%s sent what can't be taken in", self._session.worker, exc_info=error)
-            return "its messages make no sense"
-        return task.result()
-
-    async def _watch(self) -> str:
-        """Returns what is wrong with the worker, once it stands at two looks in turn.
-
-        After a stall of this process, messages that came in time are still to be read.
-        """
-        faults = 0
-        while True:
-            fault = self._liveness.fault(self._clock())
-            faults = faults + 1 if fault else 0
-            if fault and faults > 1:
-                return fault
-            await asyncio.sleep(LOOK_INTERVAL_S)
-
-    def _take(self, event: Event) -> None:
-        now = self._clock()
-        self._liveness.heard(now)
-        match event:
-            case Heartbeat():
-                self._liveness.beat(event)
-            case Step():
-                self._session.step(event, now)
-                self._dispatcher.dispatch()
-            case Credits(limit):
-                self._grant(limit, now)
-            case Draining():
-                self._session.draining = True
-                self._dispatcher.workers_changed()
-
-    def _grant(self, limit: int, now: float) -> None:
-        self._session.sequence_limit = limit
-        if self._added:
-            self._dispatcher.dispatch()
-        elif self._liveness.fault(now) is None:
-            self._added = True
-            self._dispatcher.add(self._session)
+    def _acquit(self, incarnation_id: str) -> None:
+        if self._broken is not None and self._broken.incarnation_id == incarnation_id:
+            self._dispatcher.acquit(self._broken.unfinished)
+        self._broken = None

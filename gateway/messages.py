@@ -1,26 +1,16 @@
-"""The edge to the callers: protobuf requests become values of the domain, the domain becomes protobuf answers."""
+"""The edge to the callers, outwards: the domain becomes protobuf answers."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Iterator
 
 from google.protobuf import duration_pb2
 
 from textserve.v1 import generation_pb2 as pb
 from textserve.v1 import model_pb2
 
-from .effective import EffectiveConfig
+from .config_messages import write_config
 from .generation import Generation
+from .logprobs import ReportedToken
 from .models import ServedModel
-from .request import (
-    ChatPrompt,
-    GenerationConfig,
-    Message,
-    OutputOptions,
-    Prompt,
-    Request,
-    TextPrompt,
-    TokenPrompt,
-)
 from .sequence import Delta, Sequence, Status
 from .timing import Timing
 
@@ -28,39 +18,14 @@ from .timing import Timing
 _FINISH_REASONS = {
     Status.END_OF_SEQUENCE: pb.FINISH_REASON_END_OF_SEQUENCE,
     Status.STOP_SEQUENCE: pb.FINISH_REASON_STOP_SEQUENCE,
+    Status.STOP_TOKEN: pb.FINISH_REASON_STOP_TOKEN,
     Status.LENGTH: pb.FINISH_REASON_LENGTH,
+    Status.TIME_LIMIT: pb.FINISH_REASON_TIME_LIMIT,
     Status.CANCELLED: pb.FINISH_REASON_CANCELLED,
     Status.DEADLINE: pb.FINISH_REASON_DEADLINE,
 }
-_CONFIG_FIELDS = tuple(field.name for field in fields(GenerationConfig))
-
-
-def read_request(message: pb.GenerateRequest) -> Request:
-    """The request, decoded but not checked."""
-    options = message.output_options
-    return Request(
-        prompt=_read_prompt(message),
-        model=message.model,
-        config=read_config(message.generation_config),
-        stop_sequences=tuple(message.stop_sequences),
-        output=OutputOptions(
-            echo=options.echo,
-            token_ids=options.token_ids,
-            skip_special_tokens=options.skip_special_tokens if options.HasField("skip_special_tokens") else True,
-        ),
-    )
-
-
-def read_config(message: pb.GenerationConfig) -> GenerationConfig:
-    """The parameters that are set."""
-    return GenerationConfig(
-        **{name: getattr(message, name) for name in _CONFIG_FIELDS if message.HasField(name)}  # type: ignore[arg-type]
-    )
-
-
-def write_config(config: GenerationConfig | EffectiveConfig) -> pb.GenerationConfig:
-    """The parameters that are not None."""
-    return pb.GenerationConfig(**{name: value for name, value in asdict(config).items() if value is not None})
+# One token with the most alternatives takes less than 320 bytes: so many of them stay below 1 MiB.
+PART_TOKENS = 3072
 
 
 def started(generation: Generation) -> pb.StreamGenerateResponse:
@@ -79,28 +44,36 @@ def echoes(generation: Generation) -> Iterator[pb.StreamGenerateResponse]:
     """The prompt as the first delta of each candidate, if it was asked for."""
     if generation.prompt_text:
         for sequence in generation.sequences:
-            yield _delta(sequence, Delta(generation.prompt_text, ()))
+            yield from _deltas(sequence, Delta(generation.prompt_text))
 
 
 def news(generation: Generation, now: float) -> list[pb.StreamGenerateResponse]:
-    """What has come since the last call: at most one delta for each candidate, and then their ends."""
-    deltas = [_delta(sequence, delta) for sequence in generation.sequences if (delta := sequence.take()) is not None]
-    if not generation.finished or generation.error is not None:
-        return deltas
-    ends = [
-        pb.StreamGenerateResponse(finished=_finished(generation, sequence, now)) for sequence in generation.sequences
-    ]
-    return deltas + ends
+    """What has come since the last call.
+
+    First log-probabilities of the prompt, then what is new of each candidate, merged, then their ends.
+    """
+    messages = list(_prompt_parts(generation))
+    for sequence in generation.sequences:
+        if (delta := sequence.take()) is not None:
+            messages += _deltas(sequence, delta)
+    if generation.finished and generation.error is None:
+        messages += [
+            pb.StreamGenerateResponse(finished=_finished(generation, sequence, now))
+            for sequence in generation.sequences
+        ]
+    return messages
 
 
 def response(generation: Generation, now: float) -> pb.GenerateResponse:
     """The whole answer."""
+    prompt = generation.take_prompt_logprobs()
     return pb.GenerateResponse(
-        candidates=[_candidate(generation, sequence) for sequence in generation.sequences],
+        candidates=[_candidate(generation, index, each) for index, each in enumerate(generation.candidates)],
         usage=_usage(generation),
-        timing=_timing(generation.sequences[0].timeline.timing(now)),
+        timing=_timing(generation.timing(now)),
         receipt=_receipt(generation),
         prompt_token_ids=_reported_prompt_ids(generation),
+        prompt_logprobs=_logprobs(prompt.tokens) if prompt else [],
     )
 
 
@@ -122,26 +95,36 @@ def write_model(model: ServedModel, ready_worker_count: int) -> model_pb2.Model:
     )
 
 
-def _read_prompt(message: pb.GenerateRequest) -> Prompt | None:
-    match message.WhichOneof("prompt"):
-        case "text":
-            return TextPrompt(message.text)
-        case "chat":
-            return ChatPrompt(tuple(Message(turn.role, turn.content) for turn in message.chat.messages))
-        case "tokens":
-            return TokenPrompt(message.tokens.ids)
-        case None:
-            return None
-
-
 def _reported_prompt_ids(generation: Generation) -> list[int]:
     return generation.prompt_ids if generation.output.echo and generation.output.token_ids else []
 
 
-def _delta(sequence: Sequence, delta: Delta) -> pb.StreamGenerateResponse:
-    return pb.StreamGenerateResponse(
-        delta=pb.StreamDelta(candidate_index=sequence.candidate_index, text=delta.text, token_ids=delta.token_ids)
+def _prompt_parts(generation: Generation) -> Iterator[pb.StreamGenerateResponse]:
+    part = generation.take_prompt_logprobs()
+    if part is None:
+        return
+    position = part.position
+    for tokens in _parts(part.tokens):
+        message = pb.StreamPromptLogprobs(position=position, logprobs=_logprobs(tokens))
+        yield pb.StreamGenerateResponse(prompt_logprobs=message)
+        position += len(tokens)
+
+
+def _deltas(sequence: Sequence, delta: Delta) -> Iterator[pb.StreamGenerateResponse]:
+    """The delta, behind as many others as the first of its log-probabilities need."""
+    index = sequence.candidate_index
+    *first, last = _parts(delta.logprobs) or [()]
+    for tokens in first:
+        yield pb.StreamGenerateResponse(delta=pb.StreamDelta(candidate_index=index, logprobs=_logprobs(tokens)))
+    yield pb.StreamGenerateResponse(
+        delta=pb.StreamDelta(
+            candidate_index=index, text=delta.text, token_ids=delta.token_ids, logprobs=_logprobs(last)
+        )
     )
+
+
+def _parts(tokens: tuple[ReportedToken, ...]) -> list[tuple[ReportedToken, ...]]:
+    return [tokens[start : start + PART_TOKENS] for start in range(0, len(tokens), PART_TOKENS)]
 
 
 def _finished(generation: Generation, sequence: Sequence, now: float) -> pb.StreamFinished:
@@ -152,18 +135,33 @@ def _finished(generation: Generation, sequence: Sequence, now: float) -> pb.Stre
         usage=_usage(generation),
         timing=_timing(sequence.timeline.timing(now)),
         receipt=_receipt(generation),
+        seed=sequence.seed,
     )
 
 
-def _candidate(generation: Generation, sequence: Sequence) -> pb.Candidate:
-    delta = sequence.take() or Delta("", ())
+def _candidate(generation: Generation, index: int, sequence: Sequence) -> pb.Candidate:
+    delta = sequence.take() or Delta("")
     return pb.Candidate(
-        candidate_index=sequence.candidate_index,
+        candidate_index=index,
         text=generation.prompt_text + delta.text,
         finish_reason=_FINISH_REASONS[sequence.status],
         stop_sequence=sequence.stop_sequence,
         token_ids=delta.token_ids,
+        logprobs=_logprobs(delta.logprobs),
+        seed=sequence.seed,
+        score=sequence.mean_logprob if generation.config.is_ranked else sequence.score,
     )
+
+
+def _logprobs(tokens: Iterable[ReportedToken]) -> Iterator[pb.TokenLogprob]:
+    for token in tokens:
+        yield pb.TokenLogprob(
+            token_id=token.token_id,
+            logprob=token.logprob.logprob,
+            rank=token.logprob.rank,
+            text_offset=token.text_offset,
+            top=[pb.TopLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in token.logprob.top],
+        )
 
 
 def _usage(generation: Generation) -> pb.Usage:
@@ -191,4 +189,5 @@ def _receipt(generation: Generation) -> pb.Receipt:
         seed=generation.config.seed,
         generation_config=write_config(generation.config),
         worker=generation.worker,
+        attempt_count=generation.attempts,
     )

@@ -1,9 +1,12 @@
 """The model that the workers of the pool serve: what they all say about it, and its tokenizer."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from .request import ModelFacts
 from .tokenizer import Tokenizer
+
+# Workers of one model may have memories of different sizes.
+_ROOM = ("max_rows", "prompt_logprobs_limit")
 
 
 class ModelMismatchError(Exception):
@@ -32,7 +35,7 @@ class Models:
         differing = [
             f"{field.name} {getattr(facts, field.name)!r} instead of {getattr(served, field.name)!r}"
             for field in fields(facts)
-            if getattr(facts, field.name) != getattr(served, field.name)
+            if field.name not in _ROOM and getattr(facts, field.name) != getattr(served, field.name)
         ]
         if differing:
             raise ModelMismatchError("it does not hold the pool's model: " + ", ".join(differing))
@@ -41,3 +44,15 @@ class Models:
         """Serves the model from now on, if none is served yet. Raises ModelMismatchError as `check`."""
         self.check(model.facts)
         self.current = self.current or model
+
+    def narrow(self, facts: ModelFacts) -> None:
+        """Takes in the room of another worker: what is admitted must fit on every worker that may have to go on."""
+        if self.current is None:
+            return
+        served = self.current.facts
+        narrowed = replace(
+            served,
+            max_rows=min(served.max_rows, facts.max_rows),
+            prompt_logprobs_limit=min(served.prompt_logprobs_limit, facts.prompt_logprobs_limit),
+        )
+        self.current = replace(self.current, facts=narrowed)

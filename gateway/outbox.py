@@ -13,7 +13,7 @@ class Outbox:
     """Collects submissions, cancels and the latest demand; what one turn of the event loop brings goes out together."""
 
     def __init__(self) -> None:
-        self._submits: list[Generation] = []
+        self._submits: list[pb.RunRequest] = []
         self._cancels: list[int] = []
         self._demand = 0
         self._told_demand = 0
@@ -21,8 +21,8 @@ class Outbox:
         self._ready = asyncio.Event()
 
     def submit(self, generation: Generation) -> None:
-        """Hands over a generation."""
-        self._submits.append(generation)
+        """Hands over what of a generation has not ended by now."""
+        self._submits.append(worker_messages.submit(generation))
         self._ready.set()
 
     def cancel(self, sequence_ids: Iterable[int]) -> None:
@@ -30,10 +30,10 @@ class Outbox:
         self._cancels.extend(sequence_ids)
         self._ready.set()
 
-    def tell_demand(self, queued_count: int) -> None:
-        """Tells how many sequences wait, unless the worker knows it already."""
-        self._demand = queued_count
-        if queued_count != self._told_demand:
+    def tell_demand(self, row_count: int) -> None:
+        """Tells how many rows wait for a worker, unless the worker knows it already."""
+        self._demand = row_count
+        if row_count != self._told_demand:
             self._ready.set()
 
     def close(self) -> None:
@@ -52,8 +52,7 @@ class Outbox:
     def _take(self) -> Iterator[pb.RunRequest]:
         submits, self._submits = self._submits, []
         cancels, self._cancels = self._cancels, []
-        for generation in submits:
-            yield worker_messages.submit(generation)
+        yield from submits
         if cancels:
             yield worker_messages.cancel(cancels)
         if self._demand != self._told_demand:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +37,62 @@ class TokenPrompt:
 Prompt = TextPrompt | ChatPrompt | TokenPrompt
 
 
+class EarlyStopping(IntEnum):
+    """When beam search ends, once there are num_beams finished candidates; numbered as in the proto."""
+
+    HEURISTIC = 1
+    FIRST = 2
+    NEVER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ExponentialDecay:
+    """Makes the end of a sequence ever likelier once the output is longer than start_index."""
+
+    start_index: int
+    factor: float
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationConfig:
-    """Sampling parameters as a request or a model sets them; None where it does not. Ranges: see the proto."""
+    """Parameters as a request or a model sets them; None, or empty, where it does not. Ranges: see the proto."""
 
     max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool | None = None
+    max_time: float | None = None
+
     do_sample: bool | None = None
+    seed: int | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float | None = None
+
     repetition_penalty: float | None = None
-    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    exponential_decay_length_penalty: ExponentialDecay | None = None
+
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+
+    num_beams: int | None = None
+    length_penalty: float | None = None
+    early_stopping: int | None = None
+    """An EarlyStopping, once it has been checked."""
+
+    num_return_sequences: int | None = None
+    best_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +102,10 @@ class OutputOptions:
     echo: bool = False
     token_ids: bool = False
     skip_special_tokens: bool = True
+    include_stop_sequence: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +117,18 @@ class Request:
     config: GenerationConfig = field(default_factory=GenerationConfig)
     stop_sequences: tuple[str, ...] = ()
     output: OutputOptions = field(default_factory=OutputOptions)
+    truncate_prompt: int | None = None
+    """Most tokens of the prompt to keep, the last ones."""
+    is_stream: bool = False
+    """Whether the answer is a stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What a worker says about its model.
 
-    context_length and vocab_size are in tokens; quantized_share is from 0 to 1.
+    context_length, vocab_size and prompt_logprobs_limit are in tokens; quantized_share is from 0 to 1. max_rows are the
+    most sequences that run at once, prompt_logprobs_limit the longest prompt whose log-probabilities can be reported.
     """
 
     name: str
@@ -87,3 +141,5 @@ class ModelFacts:
     generation_defaults: GenerationConfig
     eos_token_ids: tuple[int, ...]
     tokenizer_sha256: str
+    max_rows: int
+    prompt_logprobs_limit: int

@@ -1,12 +1,19 @@
-"""Chooses the worker for the next generation. Pure."""
+"""Chooses the worker for a generation. Pure."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .generation import Generation
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLoad:
-    """What the gateway knows of one worker: sequences submitted and not ended, of how many it may submit at most."""
+    """What the gateway knows of one worker: rows submitted and not ended, of how many it may submit at most."""
 
     name: str
     outstanding: int
@@ -14,14 +21,44 @@ class WorkerLoad:
     served: int
     """Generations submitted to it so far: among equals the one that served less is next."""
 
+    @property
+    def room(self) -> int:
+        """Rows that may be submitted now; below 0 after the limit was lowered."""
+        return self.limit - self.outstanding
 
-def pick(workers: Iterable[WorkerLoad], sequence_count: int) -> WorkerLoad | None:
+
+def rows_of(generation: Generation) -> int:
+    """Rows of a worker that a generation takes: its beams, else its candidates, but for those that have ended."""
+    return generation.row_count - (len(generation.sequences) - len(generation.unfinished))
+
+
+def pick(workers: Iterable[WorkerLoad], row_count: int) -> WorkerLoad | None:
     """The worker with the least work outstanding relative to its room.
 
-    None if no worker has room for `sequence_count` more.
+    None if no worker has room for `row_count` more.
     """
-    roomy = (worker for worker in workers if worker.outstanding + sequence_count <= worker.limit)
+    roomy = (worker for worker in workers if worker.room >= row_count)
     return min(roomy, key=_order, default=None)
+
+
+def roomiest(workers: Iterable[WorkerLoad], row_count: int) -> WorkerLoad | None:
+    """The worker to hold for a generation of many rows: as long as nothing else is sent there its room only grows.
+
+    None if no worker may ever have as many.
+    """
+    return max(_able(workers, row_count), key=lambda worker: (worker.room, worker.name), default=None)
+
+
+def quietest(workers: Iterable[WorkerLoad], row_count: int) -> WorkerLoad | None:
+    """The worker to hold for a generation that is to be alone: the one with the fewest rows to wait for.
+
+    None if no worker may have as many rows.
+    """
+    return min(_able(workers, row_count), key=lambda worker: (worker.outstanding, worker.name), default=None)
+
+
+def _able(workers: Iterable[WorkerLoad], row_count: int) -> Iterable[WorkerLoad]:
+    return (worker for worker in workers if worker.limit >= row_count)
 
 
 def _order(worker: WorkerLoad) -> tuple[float, int, str]:

@@ -1,4 +1,4 @@
-"""One candidate on its way: its status, its counts, and the text that is not delivered yet. Pure."""
+"""One candidate on its way: its status, its tokens, and what is not delivered yet. Pure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from .logprobs import ReportedToken, TokenLogprob
 from .timing import Timeline
 
 if TYPE_CHECKING:
-    from .detokenizer import Detokenizer
-    from .stopping import StopMatcher
+    from .output_text import OutputText
+    from .request import OutputOptions
 
 
 class Status(IntEnum):
@@ -21,18 +22,25 @@ class Status(IntEnum):
     DECODING = 2
     END_OF_SEQUENCE = 3
     STOP_SEQUENCE = 4
-    LENGTH = 5
-    CANCELLED = 6
-    DEADLINE = 7
-    FAILED = 8
+    STOP_TOKEN = 5
+    LENGTH = 6
+    TIME_LIMIT = 7
+    CANCELLED = 8
+    DEADLINE = 9
+    FAILED = 10
+
+
+WHOLE = frozenset({Status.END_OF_SEQUENCE, Status.STOP_TOKEN, Status.LENGTH, Status.TIME_LIMIT})
+"""Ends behind which nothing would follow: what was held back is then text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Text and token ids that follow what was taken before."""
+    """Text, token ids and log-probabilities that follow what was taken before."""
 
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[ReportedToken, ...] = ()
 
 
 class Sequence:
@@ -42,10 +50,9 @@ class Sequence:
         sequence_id: Its name towards the workers, unique in this gateway.
         candidate_index: Its position among the candidates of its generation, from 0.
         seed: Seed of its random numbers, 0 to 2**63 - 1.
-        detokenizer: Its own, holding the prompt.
-        stop_matcher: Its own.
+        text: Makes text of its tokens; its own.
+        output: What deltas report beside the text.
         arrived_at: When the request arrived.
-        keeps_token_ids: Whether deltas report token ids.
     """
 
     def __init__(
@@ -54,23 +61,25 @@ class Sequence:
         sequence_id: int,
         candidate_index: int,
         seed: int,
-        detokenizer: Detokenizer,
-        stop_matcher: StopMatcher,
+        text: OutputText,
+        output: OutputOptions,
         arrived_at: float,
-        keeps_token_ids: bool,
     ) -> None:
         self.sequence_id = sequence_id
         self.candidate_index = candidate_index
         self.seed = seed
         self.status = Status.QUEUED
-        self.stop_sequence = ""
-        self.output_token_count = 0
+        self.score: float | None = None
+        """What beam search ranked it by, once it has ended."""
+        self.output_token_ids: list[int] = []
+        """Everything generated so far: another worker can go on behind it."""
         self.timeline = Timeline(arrived_at)
-        self._detokenizer = detokenizer
-        self._stop_matcher = stop_matcher
-        self._keeps_token_ids = keeps_token_ids
+        self._text = text
+        self._output = output
+        self._logprob_sum = 0.0
         self._texts: list[str] = []
-        self._token_ids: list[int] = []
+        self._logprobs: list[ReportedToken] = []
+        self._taken_token_count = 0
         self._pending_chars = 0
 
     @property
@@ -78,74 +87,88 @@ class Sequence:
         return self.status >= Status.END_OF_SEQUENCE
 
     @property
+    def stop_sequence(self) -> str:
+        """The stop sequence that ended it, else empty."""
+        return self._text.stop_sequence or ""
+
+    @property
+    def output_token_count(self) -> int:
+        return len(self.output_token_ids)
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Mean log-probability of its tokens, if they came with any; None without a token."""
+        return self._logprob_sum / self.output_token_count if self.output_token_ids else None
+
+    @property
     def pending_chars(self) -> int:
-        """Characters, and token ids, that wait to be taken."""
-        return self._pending_chars + len(self._token_ids)
+        """Characters that wait to be taken; a token id, and each number beside it, counts as one."""
+        numbers = len(self._logprobs) * (1 + self._output.top_logprobs)
+        return self._pending_chars + self._pending_id_count + numbers
 
     def submit(self, now: float) -> None:
         """It goes to a worker."""
         self.status = Status.PREFILLING
-        self.timeline.submitted_at = now
+        self.timeline.submit(now)
 
     def requeue(self) -> None:
-        """Its worker has not taken it: it waits again."""
+        """Its worker has not taken it, or is lost: it waits again."""
         self.status = Status.QUEUED
-        self.timeline.submitted_at = None
+        self.timeline.requeue()
 
     def start(self, wait_s: float, prefill_s: float) -> None:
         """Its worker tells how long it waited there, and how long its prefill took."""
-        self.timeline.worker_wait_s = wait_s
-        self.timeline.prefill_s = prefill_s
+        self.timeline.start(wait_s, prefill_s)
 
-    def push(self, token_id: int, now: float) -> None:
+    def push(self, token_id: int, now: float, logprob: TokenLogprob | None = None) -> None:
         """Takes one generated token. Ends the sequence if it completes a stop sequence; nothing follows an end."""
         if self.finished:
             return
         self.status = Status.DECODING
-        self.output_token_count += 1
         self.timeline.token(now)
-        if self._keeps_token_ids:
-            self._token_ids.append(token_id)
-        self._match(self._detokenizer.push(token_id))
+        self.output_token_ids.append(token_id)
+        if logprob is not None:
+            self._report(token_id, logprob)
+        self._append(self._text.push(token_id))
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: Status, score: float | None = None) -> None:
         """Ends it, unless it has ended.
 
-        What was held back is delivered if the model came to an end by itself; at any other end it may be the beginning
-        of a stop sequence.
+        What was held back is delivered if nothing would follow (`WHOLE`); at any other end it may be the beginning of a
+        stop sequence.
         """
         if self.finished:
             return
-        if status in {Status.END_OF_SEQUENCE, Status.LENGTH}:
-            self._flush()
+        if status in WHOLE:
+            self._append(self._text.flush())
         if not self.finished:
             self.status = status
+            self.score = score
 
     def take(self) -> Delta | None:
         """Everything since the last call, merged; None if there is nothing."""
-        if not self._texts and not self._token_ids:
+        if not self._texts and not self._pending_id_count and not self._logprobs:
             return None
-        delta = Delta("".join(self._texts), tuple(self._token_ids))
+        token_ids = self.output_token_ids[self._taken_token_count :] if self._output.token_ids else ()
+        delta = Delta("".join(self._texts), tuple(token_ids), tuple(self._logprobs))
         self._texts.clear()
-        self._token_ids.clear()
+        self._logprobs.clear()
+        self._taken_token_count = self.output_token_count
         self._pending_chars = 0
         return delta
 
-    def _match(self, text: str) -> None:
-        if not text:
-            return
-        result = self._stop_matcher.push(text)
-        self._append(result.text)
-        if result.stop_sequence is not None:
-            self.stop_sequence = result.stop_sequence
-            self.status = Status.STOP_SEQUENCE
+    @property
+    def _pending_id_count(self) -> int:
+        return self.output_token_count - self._taken_token_count if self._output.token_ids else 0
 
-    def _flush(self) -> None:
-        self._match(self._detokenizer.flush())
-        if not self.finished:
-            self._append(self._stop_matcher.flush())
+    def _report(self, token_id: int, logprob: TokenLogprob) -> None:
+        self._logprob_sum += logprob.logprob
+        if self._output.logprobs:
+            self._logprobs.append(ReportedToken(token_id, self._text.chars, logprob))
 
     def _append(self, text: str) -> None:
         if text:
             self._texts.append(text)
             self._pending_chars += len(text)
+        if self._text.stop_sequence is not None:
+            self.status = Status.STOP_SEQUENCE

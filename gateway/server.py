@@ -17,7 +17,6 @@ from textserve.v1 import generation_pb2_grpc, model_pb2_grpc
 from .admission import Admission
 from .config import Config
 from .dispatcher import Dispatcher
-from .effective import SEED_LIMIT
 from .health import HEALTH, SERVICES, Health
 from .interceptors import DecodeGuard, ErrorMapping
 from .link import Link
@@ -25,6 +24,8 @@ from .model_servicer import ModelServicer
 from .models import Models
 from .pool import PoolFailed, WorkerAddress, WorkerPool
 from .queueing import Queue
+from .scheduler import Scheduler
+from .seeds import SEED_LIMIT
 from .servicer import GenerationServicer
 from .transport import server_options
 
@@ -56,7 +57,7 @@ class Gateway:
         self.address = ""
         """Where it listens, after `start`."""
         self.dispatcher = Dispatcher(
-            Queue(config.max_queued),
+            Scheduler(Queue(config.max_queued)),
             worker_wait_s=config.worker_wait,
             clock=clock,
             on_workers_changed=self._workers_changed,

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 from grpc import aio
@@ -18,7 +18,9 @@ from .dispatcher import Dispatcher
 from .errors import deadline_exceeded, slow_reader
 from .generation import Generation
 from .pacing import write_interval_s
+from .request_messages import read_request
 from .sequence import Status
+from .time_limit import time_limit
 
 logger = logging.getLogger(__name__)
 
@@ -48,23 +50,25 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._dispatcher = dispatcher
         self._request_timeout_s = request_timeout_s
         self._clock = clock
-        self._stream_count = 0
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
         """Answers once everything has been generated."""
         finished = asyncio.Event()
-        async with self._running(request, context) as generation:
+        async with self._running(request, context, is_stream=False) as generation:
             generation.on_change = lambda: finished.set() if generation.finished else None
             self._dispatcher.submit(generation)
             await finished.wait()
             if generation.error is not None:
                 raise generation.error
+            if generation.output.logprobs or generation.output.prompt_logprobs:
+                # They may be millions of numbers; running streams go on meanwhile.
+                return await asyncio.to_thread(messages.response, generation, self._clock())
             return messages.response(generation, self._clock())
 
     # Writes by itself instead of yielding: whoever awaits a write is told when the caller leaves.
     async def StreamGenerate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Answers as it is generated."""
-        async with self._running(request, context) as generation:
+        async with self._running(request, context, is_stream=True) as generation:
             delivery = self._delivery(generation)
             self._dispatcher.submit(generation)
             await context.write(messages.started(generation))
@@ -87,14 +91,18 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         )
 
     @asynccontextmanager
-    async def _running(self, message: pb.GenerateRequest, context: Context) -> AsyncIterator[Generation]:
+    async def _running(
+        self, message: pb.GenerateRequest, context: Context, *, is_stream: bool
+    ) -> AsyncIterator[Generation]:
         """Admits a request, and lets go of it however the call ends."""
         generation: Generation | None = None
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 self._dispatcher.check_open()
-                generation = await self._admission.admit(messages.read_request(message), self._clock())
-                yield generation
+                arrived_at = self._clock()
+                generation = await self._admission.admit(read_request(message, is_stream=is_stream), arrived_at)
+                with self._limit_time(generation, arrived_at):
+                    yield generation
         except TimeoutError:
             phase = PHASES.get(generation.status, "delivery") if generation else "admission"
             if generation is not None:
@@ -103,6 +111,16 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         finally:
             if generation is not None:
                 self._release(generation, context)
+
+    def _limit_time(self, generation: Generation, arrived_at: float) -> AbstractContextManager[None]:
+        budget_s = generation.config.max_time
+        remaining_s = None if budget_s is None else arrived_at + budget_s - self._clock()
+        return time_limit(remaining_s, lambda: self._end(generation, Status.TIME_LIMIT))
+
+    def _end(self, generation: Generation, status: Status) -> None:
+        if not generation.finished:
+            self._dispatcher.release(generation, status)
+            generation.on_change()
 
     def _release(self, generation: Generation, context: Context) -> None:
         # After its own cancel or deadline the caller hears nothing of ours: only the log has the phase.

@@ -3,22 +3,31 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .errors import generation_failed, worker_lost
+from .errors import generation_failed
 from .generation import Generation
 from .outbox import Outbox
-from .routing import WorkerLoad
+from .routing import WorkerLoad, rows_of
 from .sequence import Sequence, Status
-from .worker_messages import Finish, Start, Step
+from .worker_messages import Finish, PromptLogprobs, Start, Step
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A generation on the worker: how many of its sequences have not ended, and the rows that it still takes."""
+
+    generation: Generation
+    sequence_count: int
+    row_count: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     sequence: Sequence
-    generation: Generation
+    run: _Run
 
 
 class Session:
-    """Keeps account of what is outstanding on a worker, and hands the tokens that come from it to their sequences.
+    """Keeps account of what is outstanding on a worker, and hands what comes from it to their sequences.
 
     Args:
         worker: Name of the worker.
@@ -27,66 +36,75 @@ class Session:
 
     def __init__(self, worker: str, outbox: Outbox) -> None:
         self.worker = worker
-        self.sequence_limit = 0
-        """Most sequences that may be outstanding, as the worker last said."""
+        self.row_limit = 0
+        """Most rows that may be outstanding, as the worker last said."""
         self.draining = False
         """Whether the worker takes nothing new."""
         self._outbox = outbox
         self._rows: dict[int, _Row] = {}
+        self._outstanding = 0
         self._served = 0
 
     @property
     def load(self) -> WorkerLoad:
         """For `routing`; a worker that drains has no room."""
-        limit = 0 if self.draining else self.sequence_limit
-        return WorkerLoad(self.worker, outstanding=len(self._rows), limit=limit, served=self._served)
+        limit = 0 if self.draining else self.row_limit
+        return WorkerLoad(self.worker, outstanding=self._outstanding, limit=limit, served=self._served)
 
     def submit(self, generation: Generation, now: float) -> None:
-        """Sends a generation to the worker."""
+        """Sends what of a generation has not ended to the worker.
+
+        Raises ValueError if some of it is there already: a worker would not know which of the two it is told about.
+        """
+        sequences = generation.unfinished
+        if any(sequence.sequence_id in self._rows for sequence in sequences):
+            raise ValueError(f"{self.worker} runs sequence {sequences[0].sequence_id} already")
+        run = _Run(generation, len(sequences), rows_of(generation))
         generation.submit(self.worker, now)
-        self._rows.update((sequence.sequence_id, _Row(sequence, generation)) for sequence in generation.sequences)
+        self._rows.update((sequence.sequence_id, _Row(sequence, run)) for sequence in sequences)
+        self._outstanding += run.row_count
         self._served += 1
         self._outbox.submit(generation)
 
     def drop(self, generation: Generation) -> None:
         """Takes back what of a generation is still outstanding."""
         ids = [sequence.sequence_id for sequence in generation.sequences]
-        if dropped := [sequence_id for sequence_id in ids if self._rows.pop(sequence_id, None)]:
+        if dropped := [sequence_id for sequence_id in ids if self._leave(sequence_id)]:
             self._outbox.cancel(dropped)
 
-    def tell_demand(self, queued_count: int) -> None:
-        """Tells the worker how many sequences wait for any worker."""
-        self._outbox.tell_demand(queued_count)
+    def tell_demand(self, row_count: int) -> None:
+        """Tells the worker how many rows wait for any worker."""
+        self._outbox.tell_demand(row_count)
 
     def step(self, step: Step, now: float) -> None:
-        """Takes in the outcome of an engine step. What belongs to sequences that have left is dropped."""
+        """Takes in the outcome of engine steps. What belongs to sequences that have left is dropped."""
         self._start(step.starts)
-        rows = self._rows
-        for sequence_id, token_id in zip(step.sequence_ids, step.token_ids, strict=True):
-            row = rows.get(sequence_id)
+        for sequence_id, token_id, logprob in step.tokens():
+            row = self._rows.get(sequence_id)
             if row is None:
                 continue
-            row.sequence.push(token_id, now)
+            row.sequence.push(token_id, now, logprob)
             if row.sequence.finished:
-                del rows[sequence_id]
+                self._leave(sequence_id)
                 self._outbox.cancel((sequence_id,))
-            row.generation.on_change()
+            row.run.generation.on_change()
         self._finish(step.finishes)
 
-    def close(self, why: str) -> list[Generation]:
-        """Ends everything that is outstanding with WORKER_LOST.
+    def prompt_logprobs(self, part: PromptLogprobs) -> None:
+        """Takes in a part of a prompt's log-probabilities."""
+        if row := self._rows.get(part.sequence_id):
+            row.run.generation.add_prompt_logprobs(part.position, part.logprobs)
+            row.run.generation.on_change()
 
-        Returns what is to be queued again instead: what reached a worker that was draining, and never began there.
+    def close(self) -> list[Generation]:
+        """Takes back everything that is outstanding, without a word to the worker. Late words of it find nothing here.
+
+        Returns it in the order of submission.
         """
-        generations = {id(row.generation): row.generation for row in self._rows.values()}
+        generations = {row.run.generation: None for row in self._rows.values()}
         self._rows.clear()
-        untouched: list[Generation] = []
-        for generation in generations.values():
-            if self.draining and generation.output_token_count == 0:
-                untouched.append(generation)
-            else:
-                generation.fail(worker_lost(self.worker, why))
-        return untouched
+        self._outstanding = 0
+        return list(generations)
 
     def _start(self, starts: Iterable[Start]) -> None:
         for start in starts:
@@ -95,12 +113,24 @@ class Session:
 
     def _finish(self, finishes: Iterable[Finish]) -> None:
         for finish in finishes:
-            row = self._rows.pop(finish.sequence_id, None)
+            row = self._leave(finish.sequence_id)
             if row is None:
                 continue
+            generation = row.run.generation
             if finish.status is Status.FAILED:
-                row.generation.fail(generation_failed(finish.error))
-                self.drop(row.generation)
+                generation.fail(generation_failed(finish.error))
+                self.drop(generation)
             else:
-                row.sequence.finish(finish.status)
-                row.generation.on_change()
+                row.sequence.finish(finish.status, finish.score)
+                generation.on_change()
+
+    def _leave(self, sequence_id: int) -> _Row | None:
+        """Frees the room of a sequence; beams that are more than the sequences go with the last one."""
+        row = self._rows.pop(sequence_id, None)
+        if row is not None:
+            run = row.run
+            run.sequence_count -= 1
+            freed = 1 if run.sequence_count else run.row_count
+            run.row_count -= freed
+            self._outstanding -= freed
+        return row

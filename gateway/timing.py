@@ -24,6 +24,21 @@ class Timeline:
     first_token_at: float | None = None
     last_token_at: float | None = None
 
+    def submit(self, now: float) -> None:
+        """It goes to a worker at `now`. What comes after the first token is not counted: it has been served."""
+        if self.first_token_at is None:
+            self.submitted_at = now
+
+    def requeue(self) -> None:
+        """It waits for another worker."""
+        if self.first_token_at is None:
+            self.submitted_at = None
+
+    def start(self, wait_s: float, prefill_s: float) -> None:
+        """Its worker's account of the time before the first token, in seconds."""
+        if self.first_token_at is None:
+            self.worker_wait_s, self.prefill_s = wait_s, prefill_s
+
     def token(self, now: float) -> None:
         """A token came at `now`."""
         if self.first_token_at is None:

@@ -1,20 +1,24 @@
 """The edge to the workers: the internal protobuf messages become values of the domain, and the other way round."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from google.protobuf import duration_pb2
 
 from textserve.internal.v1 import worker_pb2 as pb
 
+from .config_messages import read_config, write_config
 from .generation import Generation
 from .liveness import Heartbeat
-from .messages import read_config, write_config
+from .logprobs import TokenLogprob
 from .request import ModelFacts
 from .sequence import Status
+from .sequence_ids import has_logprobs
 
 _END_STATUSES = {
     pb.SEQUENCE_FINISH_REASON_END_OF_SEQUENCE: Status.END_OF_SEQUENCE,
+    pb.SEQUENCE_FINISH_REASON_STOP_TOKEN: Status.STOP_TOKEN,
     pb.SEQUENCE_FINISH_REASON_LENGTH: Status.LENGTH,
 }
 
@@ -39,21 +43,43 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of a sequence; `error` is set if the status is FAILED."""
+    """The end of a sequence; `error` is set if the status is FAILED, `score` after a beam search."""
 
     sequence_id: int
     status: Status
     error: str
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The outcome of one engine step; `sequence_ids` and `token_ids` run in parallel."""
+    """The outcome of engine steps; `sequence_ids`, `token_ids` and, unless empty, `logprobs` run in parallel."""
 
     sequence_ids: Sequence[int]
     token_ids: Sequence[int]
     starts: tuple[Start, ...] = ()
     finishes: tuple[Finish, ...] = ()
+    logprobs: tuple[TokenLogprob | None, ...] = ()
+
+    def tokens(self) -> Iterator[tuple[int, int, TokenLogprob | None]]:
+        """Each token: its sequence's id, its own, and its log-probability if its sequence asked for it.
+
+        Raises ValueError if they do not run in parallel.
+        """
+        logprobs = self.logprobs or repeat(None, len(self.token_ids))
+        return zip(self.sequence_ids, self.token_ids, logprobs, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """Log-probabilities of consecutive prompt tokens of a submission, which its first sequence stands for.
+
+    `position` is that of the first one, from 1.
+    """
+
+    sequence_id: int
+    position: int
+    logprobs: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +94,7 @@ class Draining:
     """The worker takes nothing new."""
 
 
-Event = Step | Credits | Heartbeat | Draining
+Event = Step | PromptLogprobs | Credits | Heartbeat | Draining
 
 
 def read_description(message: pb.DescribeResponse) -> Description:
@@ -84,6 +110,8 @@ def read_description(message: pb.DescribeResponse) -> Description:
         generation_defaults=read_config(message.generation_defaults),
         eos_token_ids=tuple(message.eos_token_ids),
         tokenizer_sha256=message.tokenizer_sha256,
+        max_rows=message.max_rows,
+        prompt_logprobs_limit=message.prompt_logprobs_limit,
     )
     return Description(facts=facts, incarnation_id=message.incarnation_id, devices=tuple(message.devices))
 
@@ -93,6 +121,9 @@ def read_event(message: pb.RunResponse) -> Event | None:
     match message.WhichOneof("message"):
         case "step":
             return _read_step(message.step)
+        case "prompt_logprobs":
+            part = message.prompt_logprobs
+            return PromptLogprobs(part.sequence_id, part.position, tuple(map(_read_logprob, part.logprobs)))
         case "credits":
             return Credits(message.credits.sequence_limit)
         case "heartbeat":
@@ -104,14 +135,18 @@ def read_event(message: pb.RunResponse) -> Event | None:
 
 
 def submit(generation: Generation) -> pb.RunRequest:
-    """Hands over a generation."""
+    """Hands over what of a generation has not ended, to be begun or to be gone on with."""
     config = write_config(generation.config)
     config.ClearField("seed")
-    sequences = [
-        pb.SubmittedSequence(sequence_id=sequence.sequence_id, seed=sequence.seed) for sequence in generation.sequences
-    ]
     return pb.RunRequest(
-        submit=pb.Submit(sequences=sequences, prompt_token_ids=generation.prompt_ids, generation_config=config)
+        submit=pb.Submit(
+            sequences=_submitted(generation),
+            prompt_token_ids=generation.prompt_ids,
+            generation_config=config,
+            logprobs=has_logprobs(generation.sequences[0].sequence_id),
+            top_logprobs=generation.output.top_logprobs,
+            prompt_logprobs=generation.needs_prompt_logprobs,
+        )
     )
 
 
@@ -125,15 +160,49 @@ def demand(queued_count: int) -> pb.RunRequest:
     return pb.RunRequest(demand=pb.Demand(queued_count=queued_count))
 
 
+def _submitted(generation: Generation) -> Iterator[pb.SubmittedSequence]:
+    for sequence in generation.unfinished:
+        yield pb.SubmittedSequence(
+            sequence_id=sequence.sequence_id, seed=sequence.seed, output_token_ids=sequence.output_token_ids
+        )
+
+
 def _read_step(step: pb.Step) -> Step:
     return Step(
         sequence_ids=step.sequence_ids,
         token_ids=step.token_ids,
         starts=tuple(Start(start.sequence_id, _seconds(start.wait), _seconds(start.prefill)) for start in step.starts),
-        finishes=tuple(
-            Finish(finish.sequence_id, _END_STATUSES.get(finish.reason, Status.FAILED), finish.error)
-            for finish in step.finishes
-        ),
+        finishes=tuple(map(_read_finish, step.finishes)),
+        logprobs=_read_logprobs(step),
+    )
+
+
+def _read_finish(finish: pb.SequenceFinish) -> Finish:
+    return Finish(
+        finish.sequence_id,
+        _END_STATUSES.get(finish.reason, Status.FAILED),
+        finish.error,
+        finish.score if finish.HasField("score") else None,
+    )
+
+
+def _read_logprobs(step: pb.Step) -> tuple[TokenLogprob | None, ...]:
+    """One for each token, None where its sequence has not asked for it; nothing if none has.
+
+    Raises ValueError if there are more or fewer than were asked for.
+    """
+    having = [has_logprobs(sequence_id) for sequence_id in step.sequence_ids]
+    if sum(having) != len(step.logprobs):
+        raise ValueError(f"{len(step.logprobs)} log-probabilities for {sum(having)} tokens")
+    if not step.logprobs:
+        return ()
+    logprobs = map(_read_logprob, step.logprobs)
+    return tuple(next(logprobs) if has else None for has in having)
+
+
+def _read_logprob(message: pb.TokenLogprobs) -> TokenLogprob:
+    return TokenLogprob(
+        message.logprob, message.rank, tuple(zip(message.top_token_ids, message.top_logprobs, strict=True))
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +12,14 @@ from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 from tokenizers import decoders, models, pre_tokenizers
 
+from tests import fake_engine
+from tests.fake_engine import Engine, Row, Script, prompt_parts, rows_of
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.internal.v1 import worker_pb2_grpc
 from textserve.v1 import generation_pb2
 
 Context = aio.ServicerContext[Any, Any]
-Script = Callable[[pb.Submit], Iterable[int]]
-
-BOS, EOS = 0, 1
+EOS = fake_engine.EOS
 PATIENCE_S = 30.0
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -54,18 +54,15 @@ def says(*texts: str) -> Script:
     return lambda _submit: [token for text in texts for token in ids(text)]
 
 
+def says_each(*texts: str) -> Script:
+    """A script that gives each sequence of a worker the next text."""
+    remaining = iter(texts)
+    return lambda _submit: ids(next(remaining))
+
+
 def repeats_prompt(submit: pb.Submit) -> Iterator[int]:
     """A script: the prompt, again and again."""
     return itertools.cycle(submit.prompt_token_ids)
-
-
-@dataclass
-class Row:
-    """One running sequence."""
-
-    tokens: Iterator[int]
-    remaining: int
-    started: bool = False
 
 
 @dataclass
@@ -73,7 +70,11 @@ class Stream:
     """One gateway's Run stream."""
 
     outgoing: "asyncio.Queue[pb.RunResponse | None]" = field(default_factory=asyncio.Queue)
-    rows: dict[int, Row] = field(default_factory=dict[int, Row])
+    engine: Engine = field(default_factory=Engine)
+
+    @property
+    def rows(self) -> dict[int, Row]:
+        return self.engine.rows
 
     def send(self, message: pb.RunResponse) -> None:
         self.outgoing.put_nowait(message)
@@ -91,6 +92,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         runs_freely: bool = False,
         defaults: generation_pb2.GenerationConfig | None = None,
         chat_template: str = CHAT_TEMPLATE,
+        prompt_logprobs_limit: int | None = None,
         fingerprint: str = "fingerprint",
     ) -> None:
         self.script = script
@@ -117,6 +119,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             incarnation_id="incarnation",
             devices=["cpu"],
             tokenizer_sha256=hashlib.sha256(self.serialized).hexdigest(),
+            prompt_logprobs_limit=prompt_logprobs_limit or context_length,
         )
         self._steps = 0
         self._changed = asyncio.Event()
@@ -149,7 +152,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             self._steps += 1
             for stream in self.streams:
                 if stream.rows:
-                    stream.send(pb.RunResponse(step=self._step(stream)))
+                    stream.send(pb.RunResponse(step=stream.engine.step(self._steps)))
 
     def grant(self, limit: int) -> None:
         """Changes the room of the gateways."""
@@ -236,33 +239,12 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     def _submit(self, stream: Stream, submit: pb.Submit) -> None:
         self.submits.append(submit)
-        for sequence in submit.sequences:
-            limit = submit.generation_config.max_new_tokens
-            stream.rows[sequence.sequence_id] = Row(iter(self.script(submit)), remaining=limit)
+        stream.rows.update(rows_of(submit, self.script))
+        for part in prompt_parts(submit):
+            stream.send(part)
         if self.runs_freely:
             while stream.rows:
                 self.step()
-
-    def _step(self, stream: Stream) -> pb.Step:
-        step = pb.Step(step=self._steps)
-        for sequence_id, row in tuple(stream.rows.items()):
-            token = next(row.tokens, EOS)
-            step.sequence_ids.append(sequence_id)
-            step.token_ids.append(token)
-            row.remaining -= 1
-            if not row.started:
-                row.started = True
-                wait, prefill = Duration(nanos=1_000_000), Duration(nanos=2_000_000)
-                step.starts.add(sequence_id=sequence_id, wait=wait, prefill=prefill)
-            if reason := self._end(token, row):
-                step.finishes.add(sequence_id=sequence_id, reason=reason)
-                del stream.rows[sequence_id]
-        return step
-
-    def _end(self, token: int, row: Row) -> "pb.SequenceFinishReason.ValueType | None":
-        if token == EOS:
-            return pb.SEQUENCE_FINISH_REASON_END_OF_SEQUENCE
-        return pb.SEQUENCE_FINISH_REASON_LENGTH if row.remaining == 0 else None
 
     def _change(self) -> None:
         self._changed.set()

@@ -4,12 +4,17 @@ import logging
 
 from .config import Config
 from .engine import Engine, Memory
+from .layout import prefills_whole
 from .loading import LoadedModel
-from .memory import divide, free_bytes, probe_shapes
+from .memory import Room, budget, divide
 from .model_runner import ModelRunner
+from .probe import layer_layouts
 from .scheduler import Limits, Scheduler
 
 logger = logging.getLogger(__name__)
+
+_LOGPROB_BYTES = 64 * 2**20
+"""What the float32 logits of a chunk whose log-probabilities are reported may take."""
 
 
 def assemble(loaded: LoadedModel, config: Config) -> Engine:
@@ -17,23 +22,36 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
 
     Raises UnsupportedModelError if the model's layers, or the budget, do not allow it.
     """
-    shapes = probe_shapes(loaded.model)
-    budget = int(config.memory_gib * 2**30) or free_bytes(loaded.devices)
-    room = divide(shapes, budget=budget, max_rows=config.max_rows, model_context=loaded.facts.context_length)
-    logger.info(
-        "keys and values: %.1f MiB, %d rows of %d columns, at most %d tokens in a sequence",
-        room.bytes_total / 2**20,
-        room.rows,
-        room.columns,
-        room.context_length,
+    layouts = layer_layouts(loaded.model)
+    room = divide(
+        layouts,
+        budget=budget(layouts, gib=config.memory_gib, share=config.memory_share),
+        max_rows=config.max_rows,
+        model_context=loaded.facts.context_length,
     )
+    _log(room)
     limits = Limits(
-        max_rows=room.rows,
+        max_rows=room.max_rows,
         context_length=room.context_length,
-        group_tokens=room.context_length,
+        pool_tokens=room.tokens,
+        group_tokens=room.group_tokens,
         chunk_tokens=config.chunk_tokens,
         idle_chunk_tokens=4 * config.chunk_tokens,
+        logprob_chunk_tokens=max(1, min(config.chunk_tokens, _LOGPROB_BYTES // (4 * loaded.facts.vocab_size))),
+        prefills_whole=prefills_whole(layouts),
     )
-    runner = ModelRunner(loaded.model, takes_position_ids=loaded.takes_position_ids, device=loaded.input_device)
-    memory = Memory(shapes, room.rows, room.columns, loaded.input_device, loaded.pad_token_id)
-    return Engine(runner, Scheduler(limits, loaded.facts.eos_token_ids), memory)
+    runner = ModelRunner.for_model(loaded.model, loaded.input_device)
+    memory = Memory(layouts, loaded.input_device, loaded.pad_token_id)
+    return Engine(runner, Scheduler(limits), memory)
+
+
+def _log(room: Room) -> None:
+    logger.info(
+        "memory for keys, values and states: %.1f MiB, one pool of %s tokens for at most %d rows; "
+        "a prompt group of %s; at most %s tokens in a sequence",
+        room.bytes_total / 2**20,
+        f"{room.tokens:,}",
+        room.max_rows,
+        f"{room.group_tokens:,}",
+        f"{room.context_length:,}",
+    )

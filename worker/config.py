@@ -25,10 +25,24 @@ class Config:
     """How to quantize a checkpoint that is not quantized: NF4 or FP4 (4 bit), LLM.int8, or none."""
     double_quantization: bool = True
     """Whether the scales of 4-bit blocks are quantized, too."""
+    int8_threshold: float = 6.0
+    """Magnitude from which on LLM.int8 computes a column of a layer's input in 16 bit, for the whole batch if one row
+    reaches it. 0: never; then rows do not depend on each other."""
+    skip_modules: tuple[str, ...] = ()
+    """Linear layers that are not quantized, beside the head: a module's name, the end of a name, or a regular
+    expression for its beginning, as transformers' `llm_int8_skip_modules`. Of no effect on a quantized checkpoint."""
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Type of activations and unquantized weights; auto: bfloat16 where the device computes in it, else float32."""
     device_map: str = "auto"
-    """How accelerate places the model on devices."""
+    """How accelerate places the model on devices: auto, balanced, balanced_low_0, sequential, a device such as cpu or
+    cuda:0, or a JSON object that maps modules to GPU numbers, "cpu" or "disk"."""
+    max_memory: str = ""
+    """Most memory for weights on each device, of which a strategy of device_map makes use, such as
+    "0=20GiB,cpu=60GiB"; empty: what is free."""
+    offload_folder: str = ""
+    """Folder for weights that are offloaded to disk in another form than their checkpoint's."""
+    context_length: int = 0
+    """Most tokens of a sequence, prompt and output together; 0: the model's own limit."""
     listen: str = "127.0.0.1:0"
     """Address to serve: HOST:PORT, or unix:PATH."""
     threads: int = 0
@@ -38,6 +52,8 @@ class Config:
     memory_gib: float = 0.0
     """Memory for keys and values, in GiB; 0: 80 % of what is free on a GPU after loading, 25 % of what is free on
     a CPU, and never more than max_rows need."""
+    memory_share: float = 0.0
+    """Share of the device's free memory for keys and values, 0 to 1; 0: the defaults. Not beside memory_gib."""
     chunk_tokens: int = 256
     """Most prompt tokens read in one step while rows are running."""
     exit_with_stdin: bool = False

@@ -2,12 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 
 from textserve.internal.v1 import worker_pb2 as pb
 
-from .engine_thread import Emission
-from .messages import add_emissions
-from .sequence import Sequence
+from .engine_thread import Emission, PromptReport
+from .messages import add_emissions, prompt_logprobs
+from .sequence import Root, Sequence, reported
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A sequence that is here."""
+
+    sequence: Sequence
+    row_count: int
+    """Rows that it takes; those of a beam search are counted with its first candidate."""
 
 
 class Connection:
@@ -19,7 +29,7 @@ class Connection:
 
     def __init__(self, owner: int) -> None:
         self.owner = owner
-        self.sequences: dict[int, Sequence] = {}
+        self.sequences: dict[int, Submitted] = {}
         """What was submitted and has neither ended nor been cancelled, by sequence id."""
         self.queued_count = 0
         """What waits in the gateway's own queue, as it last said."""
@@ -32,7 +42,24 @@ class Connection:
 
     @property
     def demand(self) -> int:
-        return len(self.sequences) + self.queued_count
+        return sum(each.row_count for each in self.sequences.values()) + self.queued_count
+
+    def add(self, roots: Iterable[Root]) -> None:
+        """Takes in a submission. Raises ValueError if one of its sequence ids is in use, or comes twice."""
+        new: dict[int, Submitted] = {}
+        for root in roots:
+            spare = len(root.sequences)
+            for left, sequence in reversed(list(enumerate(reported(root.sequences)))):
+                if sequence.sequence_id in self.sequences or sequence.sequence_id in new:
+                    raise ValueError(f"sequence id {sequence.sequence_id} is in use")
+                row_count = 1 if left else spare
+                new[sequence.sequence_id] = Submitted(sequence, row_count)
+                spare -= row_count
+        self.sequences.update(new)
+
+    def drop(self, sequence_ids: Iterable[int]) -> list[Sequence]:
+        """Lets sequences go, and returns them; unknown ids are ignored."""
+        return [self.sequences.pop(each).sequence for each in sequence_ids if each in self.sequences]
 
     def grant(self, sequence_limit: int) -> None:
         """Sends the gateway's share of the room, if it changed."""
@@ -40,8 +67,11 @@ class Connection:
             self.sequence_limit = sequence_limit
             self.send(pb.RunResponse(credits=pb.Credits(sequence_limit=sequence_limit)))
 
-    def deliver(self, step: int, emissions: Iterable[Emission]) -> None:
-        """Sends what a step made; emissions for sequences that have been cancelled meanwhile are dropped."""
+    def deliver(self, step: int, emissions: Iterable[Emission], prompts: Iterable[PromptReport] = ()) -> None:
+        """Sends what a step made; what it made for sequences that have been cancelled meanwhile is dropped."""
+        for report in prompts:
+            if report.sequence_id in self.sequences:
+                self.send(prompt_logprobs(report))
         known = [emission for emission in emissions if emission.sequence_id in self.sequences]
         for emission in known:
             if emission.finish is not None:
@@ -76,9 +106,9 @@ class Connection:
             self._ready.clear()
             control, self._control = self._control, []
             step, self._step = self._step, None
-            if step is not None:
-                yield pb.RunResponse(step=step)
             for message in control:
                 yield message
+            if step is not None:
+                yield pb.RunResponse(step=step)
             if self._closed and not self._ready.is_set():
                 return

@@ -4,31 +4,38 @@ One thread owns it, and with it the model and every tensor. It knows sequences a
 the tokens travel, is not its business.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from .batch import Batch
+from .beam_search import BeamSearch
 from .group import PrefillGroup
+from .layout import Layout
 from .model_runner import ModelRunner
-from .sampling import Sampled, sample
-from .scheduler import Plan, Scheduler
-from .sequence import Sequence
-from .slab import LayerShape, Storage
+from .outcome import Outcome, Output, PromptPart
+from .plan import Chunk, Plan
+from .prompt_logprobs import prompt_parts
+from .sampling import Sampled, process, sample
+from .scheduler import Scheduler
+from .sequence import Beams, Sequence
+from .storage import Storage
 
+T = TypeVar("T")
 Sampler = Callable[[Tensor, Rows[Sequence]], Sampled]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The shape of the engine's memory."""
+    """The shape of the engine's memory; the scheduler's limits say how much of it there is."""
 
-    shapes: Rows[LayerShape]
-    rows: int
-    columns: int
+    layouts: Rows[Layout]
     device: torch.device
     pad_token_id: int
 
@@ -41,59 +48,149 @@ class Engine:
         self.scheduler = scheduler
         self.memory = memory
         self.sampler = sampler
-        self.batch = Batch(memory.shapes, memory.rows, memory.columns, memory.device)
+        limits = scheduler.limits
+        self.batch = Batch(Storage(memory.layouts, limits.pool_tokens, limits.max_rows), memory.device)
         self.group: PrefillGroup | None = None
-        self._group_storage = Storage(memory.shapes, scheduler.limits.group_tokens)
+        self._group_storage = Storage(memory.layouts, limits.group_tokens, limits.max_rows)
+        self._searches: WeakKeyDictionary[Beams, BeamSearch] = WeakKeyDictionary()
 
     def plan(self) -> Plan:
         """Returns what the next step will do. Every plan must be run."""
         return self.scheduler.schedule()
 
     @torch.inference_mode()
-    def run(self, plan: Plan) -> list[Sequence]:
-        """Carries out a plan: at most one token for each row. Returns the sequences that got a token, or failed."""
+    def run(self, plan: Plan) -> Outcome:
+        """Carries out a plan: at most one token for each row."""
         self._rearrange(plan)
         logits = []
+        parts: list[PromptPart] = []
         if plan.decoding:
             logits.append(self.runner.decode(self.batch, [sequence.output[-1] for sequence in plan.decoding]))
         if plan.chunk and self.group:
-            first = self.runner.prefill(self.group, plan.chunk)
+            first, parts = self._read(self.group, plan.chunk, plan)
             if plan.joining:
-                logits.append(first)
-                self.batch.concatenate(self.group)
-                self.group = None
-        if not logits:
-            return []
-        sampled = self.sampler(logits[0] if len(logits) == 1 else torch.cat(logits), plan.sampled)
-        self._clear_broken_rows(sampled.finite)
-        return self.scheduler.update(plan, sampled.tokens, sampled.finite)
+                logits.append(self._join(self.group, first, plan))
+        outputs = self._choose(torch.cat(logits), plan.sampled) if logits else []
+        self.scheduler.pressure.step_succeeded()
+        return Outcome(outputs, parts)
 
-    def step(self) -> list[Sequence]:
+    def step(self) -> Outcome:
         """Plans and runs one step."""
         return self.run(self.plan())
 
     @torch.inference_mode()
     def reset(self) -> list[Sequence]:
-        """Forgets all sequences and returns those that had not ended, after an error that left the batch undefined."""
+        """Forgets all sequences and returns those that had not ended, after an error that left the batch undefined.
+
+        Raises if the device is lost.
+        """
+        self._clear()
+        return self.scheduler.drop_all()
+
+    @torch.inference_mode()
+    def relieve(self, plan: Plan) -> list[Sequence]:
+        """Makes all sequences wait again, to be tried fewer at a time, after an allocation in a plan's step failed.
+
+        Returns those that failed, because fewer is not possible. Raises if the device is lost.
+        """
+        self._clear()
+        return self.scheduler.preempt_all(plan)
+
+    def _clear(self) -> None:
         self.batch.clear()
         self.group = None
-        return self.scheduler.drop_all()
+        if self.memory.device.type == "cuda":
+            torch.cuda.empty_cache()
+            # Errors of a device come late: this makes one that is still on its way appear here.
+            torch.cuda.synchronize()
 
     def _rearrange(self, plan: Plan) -> None:
         if plan.batch_rows is not None:
             self.batch.filter(plan.batch_rows)
+        if plan.view is not None:
+            self.batch.view(plan.view.rows, plan.view.columns)
         if self.group and plan.group_rows:
             self.group.filter(plan.group_rows)
         elif plan.group_rows is not None:
             self.group = None
         if plan.opening:
-            prompts = [sequence.prompt for sequence in plan.opening]
+            tokens = [root.tokens for root in plan.opening]
             memory = self.memory
             self.group = PrefillGroup(
-                self._group_storage, prompts, pad_token_id=memory.pad_token_id, device=memory.device
+                self._group_storage, tokens, pad_token_id=memory.pad_token_id, device=memory.device
             )
 
-    def _clear_broken_rows(self, finite: list[bool]) -> None:
-        for row, is_finite in enumerate(finite):
-            if not is_finite:
-                self.batch.slab.clear_row(row)
+    def _read(self, group: PrefillGroup, chunk: Chunk, plan: Plan) -> tuple[Tensor, list[PromptPart]]:
+        """Reads a chunk. Returns its last column's logits, and what is to be reported of the prompts in it."""
+        if not any(root.wants_prompt_logprobs for root in plan.reading):
+            return self.runner.prefill(group, chunk), []
+        logits = self.runner.prefill(group, chunk, all_positions=True)
+        return logits[:, -1], prompt_parts(logits, group, chunk, plan.reading)
+
+    def _join(self, group: PrefillGroup, logits: Tensor, plan: Plan) -> Tensor:
+        """Forks the group's rows into the batch. Returns the logits of their first tokens, one row for each fork."""
+        copies = [len(root.sequences) for root in plan.joining]
+        self.batch.concatenate(group, copies)
+        self.group = None
+        for beams in {row.beams for row in plan.joining_rows if row.beams}:
+            self._searches[beams] = _start(beams)
+        return logits.repeat_interleave(torch.tensor(copies, device=logits.device), dim=0)
+
+    def _choose(self, logits: Tensor, rows: list[Sequence]) -> list[Output]:
+        alone = [index for index, row in enumerate(rows) if row.beams is None]
+        searching: dict[Beams, list[int]] = defaultdict(list)
+        for index, row in enumerate(rows):
+            if row.beams:
+                searching[row.beams].append(index)
+        outputs = self._sample(logits if len(alone) == len(rows) else logits[alone], rows, alone) if alone else []
+        for beams, places in searching.items():
+            places.sort(key=lambda place: rows[place].beam_index)
+            outputs += self._search(beams, logits[places], [rows[place] for place in places], places)
+        return outputs
+
+    def _sample(self, logits: Tensor, rows: list[Sequence], places: list[int]) -> list[Output]:
+        """Gives the rows at these places their tokens."""
+        sequences = [rows[place] for place in places]
+        sampled = self.sampler(logits, sequences)
+        outputs = []
+        for index, (place, sequence) in enumerate(zip(places, sequences, strict=True)):
+            token = sampled.tokens[index] if sampled.finite[index] else None
+            logprob = sampled.logprobs[index] if sampled.logprobs else None
+            if token is None:
+                self.batch.clear_row(place)
+            if self.scheduler.update(sequence, token):
+                outputs.append(Output(sequence, _present(token), _present(logprob) if token is not None else ()))
+        return outputs
+
+    def _search(self, beams: Beams, logits: Tensor, rows: list[Sequence], places: list[int]) -> list[Output]:
+        """Moves a beam search on. Returns its candidates if it has ended."""
+        search = self._searches[beams]
+        log_probs = logits.float().log_softmax(dim=-1)
+        if log_probs.isnan().any():
+            for place in places:
+                self.batch.clear_row(place)
+            return [Output(candidate) for candidate in self.scheduler.fail_beams(beams)]
+        search.step(process(log_probs, rows))
+        if not search.is_done:
+            self.scheduler.advance_beams(beams, search.parents, search.outputs)
+            return []
+        results = [(hypothesis.tokens, hypothesis.score) for hypothesis in search.hypotheses()]
+        return [
+            Output(candidate, tuple(candidate.output)) for candidate in self.scheduler.conclude_beams(beams, results)
+        ]
+
+
+def _start(beams: Beams) -> BeamSearch:
+    parameters = beams.candidates[0].parameters
+    return BeamSearch(
+        num_beams=beams.num_beams,
+        num_return_sequences=len(beams.candidates),
+        length_penalty=beams.length_penalty,
+        early_stopping=beams.early_stopping,
+        max_new_tokens=parameters.max_new_tokens,
+        eos_token_ids=parameters.end_token_ids,
+    )
+
+
+def _present(value: T | None) -> tuple[T, ...]:
+    return () if value is None else (value,)

@@ -1,7 +1,7 @@
 """The thread that owns the engine: takes commands between steps, hands out what each step made.
 
-This is the only place where an error of a step is caught. The batch is undefined after one, so every sequence in it
-fails, and the engine starts again empty.
+This is the only place where an error of a step is caught. The batch is undefined after one. If memory could not be
+allocated, its sequences are computed again, fewer at a time; else they fail, and the engine starts again empty.
 """
 
 import logging
@@ -9,11 +9,15 @@ import queue
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from .allocation import is_out_of_memory
 from .engine import Engine
+from .outcome import Outcome, Output
 from .pace import Pace, Work
-from .sequence import Sequence, Status
+from .plan import Plan
+from .sampling import TokenLogprob
+from .sequence import Root, Sequence, Status, reported
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +40,26 @@ class Emission:
 
     owner: int
     sequence_id: int
-    token: int | None
-    """None if the sequence failed before it got one."""
-    start: Start | None
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each token, if asked for."""
+    start: Start | None = None
     """Set with the first token."""
-    finish: Status | None
+    finish: Status | None = None
     """Set with the last one."""
-    error: str
+    error: str = ""
+    score: float | None = None
+    """Set at the end of a beam search."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReport:
+    """Log-probabilities of a part of a sequence's prompt."""
+
+    owner: int
+    sequence_id: int
+    position: int
+    logprobs: list[TokenLogprob]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,7 @@ class StepReport:
 
     step: int
     emissions: list[Emission]
+    prompts: list[PromptReport] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +84,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Submit:
-    sequence: Sequence
+    root: Root
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +124,9 @@ class EngineThread:
         self._commands.put(None)
         self._thread.join()
 
-    def submit(self, sequence: Sequence) -> None:
-        """Queues a sequence; from now on it belongs to the thread."""
-        self._commands.put(_Submit(sequence))
+    def submit(self, root: Root) -> None:
+        """Queues a root; from now on it and its sequences belong to the thread."""
+        self._commands.put(_Submit(root))
 
     def cancel(self, sequences: Rows[Sequence]) -> None:
         """Drops sequences: their rows are free with the next step, and nothing more is delivered for them."""
@@ -119,15 +137,22 @@ class EngineThread:
             while self._obey():
                 self._guarded_step()
         except Exception:
-            logger.critical("the engine cannot go on", exc_info=True)
+            logger.critical("the engine cannot go on; this process must be replaced", exc_info=True)
             self._died()
 
     def _guarded_step(self) -> None:
+        plan = self._engine.plan()
+        if plan.is_empty:
+            return
         try:
-            self._step()
-        except Exception:
-            logger.exception("step %d failed; the sequences in it end", self.progress.step)
-            self._emit([], self._fail_all())
+            self._step(plan)
+        except Exception as error:
+            out_of_memory = is_out_of_memory(error)
+            logger.exception("step %d failed", self.progress.step)
+        else:
+            return
+        # Only now, because the traceback held what the step had allocated.
+        self._recover(plan, out_of_memory=out_of_memory)
 
     def _obey(self) -> bool:
         """Carries out all commands, waiting for one while there is nothing to do. False: the thread ends."""
@@ -137,61 +162,74 @@ class EngineThread:
             except queue.Empty:
                 return True
             match command:
-                case _Submit(sequence):
-                    self._submit(sequence)
+                case _Submit(root):
+                    self._submit(root)
                 case _Cancel(sequences):
                     self._engine.scheduler.cancel(sequences)
                 case None:
                     return False
 
-    def _submit(self, sequence: Sequence) -> None:
-        sequence.arrived_at = self._clock()
+    def _submit(self, root: Root) -> None:
+        sequences = reported(root.sequences)
+        for sequence in (*sequences, *root.sequences):
+            sequence.arrived_at = self._clock()
         try:
-            self._engine.scheduler.submit(sequence)
+            self._engine.scheduler.submit(root)
         except ValueError as error:
-            logger.warning("refused a sequence: %s", error)
-            sequence.fail("TOO_LONG")
-            self._emit([], [sequence])
+            logger.warning("refused: %s", error)
+            for sequence in sequences:
+                sequence.fail("TOO_LONG")
+            self._emit(Outcome([Output(sequence) for sequence in sequences]))
 
-    def _step(self) -> None:
-        plan = self._engine.plan()
-        if plan.is_empty:
-            return
+    def _step(self, plan: Plan) -> None:
         began = self._clock()
-        work = Work.of(plan, len(self._engine.scheduler.group) or len(plan.joining))
+        work = Work.of(plan)
         self.progress = Progress(self.progress.step + 1, began, self._pace.limit(work))
-        for sequence in plan.opening:
-            sequence.prefill_at = began
-        changed = self._engine.run(plan)
+        for sequence in reported(row for root in plan.opening for row in root.sequences):
+            sequence.prefill_at = sequence.prefill_at or began
+        outcome = self._engine.run(plan)
         self._pace.observe(work, self._clock() - began)
         self.progress = Progress(self.progress.step)
-        self._emit(plan.joining, changed)
+        self._emit(outcome)
 
-    def _fail_all(self) -> list[Sequence]:
+    def _recover(self, plan: Plan, *, out_of_memory: bool) -> None:
         self.progress = Progress(self.progress.step)
-        dropped = self._engine.reset()
-        for sequence in dropped:
-            sequence.fail("ENGINE_ERROR")
-        return dropped
+        if out_of_memory:
+            failed = self._engine.relieve(plan)
+            pressure = self._engine.scheduler.pressure
+            logger.warning("out of memory: now at most %d rows, and %d tokens a chunk", pressure.rows, pressure.tokens)
+        else:
+            failed = self._engine.reset()
+            for sequence in failed:
+                sequence.fail("ENGINE_ERROR")
+        self._emit(Outcome([Output(sequence) for sequence in failed]))
 
-    def _emit(self, started: Rows[Sequence], changed: Rows[Sequence]) -> None:
+    def _emit(self, outcome: Outcome) -> None:
         now = self._clock()
-        first = {id(sequence) for sequence in started}
-        emissions = [_emission(sequence, now if id(sequence) in first else None) for sequence in changed]
-        if emissions:
-            self._deliver(StepReport(self.progress.step, emissions))
+        emissions = [_emission(output, now) for output in outcome.outputs]
+        prompts = [
+            PromptReport(part.sequence.owner, part.sequence.sequence_id, part.position, part.logprobs)
+            for part in outcome.prompt_parts
+        ]
+        if emissions or prompts:
+            self._deliver(StepReport(self.progress.step, emissions, prompts))
 
 
-def _emission(sequence: Sequence, first_token_at: float | None) -> Emission:
-    start = None
-    if first_token_at is not None:
-        start = Start(sequence.prefill_at - sequence.arrived_at, first_token_at - sequence.prefill_at)
-    failed = sequence.status is Status.FAILED
+def _emission(output: Output, now: float) -> Emission:
+    sequence = output.sequence
     return Emission(
         owner=sequence.owner,
         sequence_id=sequence.sequence_id,
-        token=None if failed else sequence.output[-1],
-        start=start,
+        tokens=output.tokens,
+        logprobs=output.logprobs,
+        start=_start(sequence, now) if output.tokens and sequence.first_token_at is None else None,
         finish=sequence.status if sequence.is_finished else None,
         error=sequence.error,
+        score=sequence.score,
     )
+
+
+def _start(sequence: Sequence, now: float) -> Start:
+    sequence.first_token_at = now
+    prefill_at = sequence.prefill_at or now
+    return Start(prefill_at - sequence.arrived_at, now - prefill_at)

@@ -1,31 +1,76 @@
 """What is known of a loaded model, as gateways are told: plain values."""
 
-import hashlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from torch import nn
+logger = logging.getLogger(__name__)
 
-_SAMPLED_BYTES = 4096
+_LENGTH_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_sequence_length",
+    "max_target_positions",
+)
+_DEFAULT_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What the model's generation_config.json sets; None: nothing."""
+    """What the model's generation_config.json sets; None: nothing.
+
+    Names and meanings are transformers', but for `logit_bias`. `num_beams` is not among them: a default must not turn a
+    stream into a beam search, which has nothing to stream.
+    """
 
     max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
     do_sample: bool | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float | None = None
     repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
+    logit_bias: tuple[tuple[int, float], ...] | None = None
+    """Token ids and what is added to their logits: the entries of `sequence_bias` that are of one token."""
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    suppress_tokens: tuple[int, ...] | None = None
+    begin_suppress_tokens: tuple[int, ...] | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+    """Of several, the lowest: the one that greedy decoding takes."""
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["never"] | None = None
 
     @classmethod
     def of(cls, generation_config: Any) -> "GenerationDefaults":  # noqa: ANN401 - its attributes are dynamic
-        return cls(**{name: getattr(generation_config, name, None) for name in cls.__dataclass_fields__})
+        values = {name: _plain(getattr(generation_config, name, None)) for name in cls.__dataclass_fields__}
+        forced_eos = values["forced_eos_token_id"]
+        values["forced_eos_token_id"] = min(forced_eos) if isinstance(forced_eos, tuple) else forced_eos
+        values["logit_bias"] = _single_token_biases(getattr(generation_config, "sequence_bias", None))
+        return cls(**values)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """Returns lists as tuples, and empty ones as None: they set nothing."""
+    return (tuple(_plain(each) for each in value) or None) if isinstance(value, list | tuple) else value
+
+
+def _single_token_biases(sequence_bias: Any) -> tuple[tuple[int, float], ...] | None:  # noqa: ANN401 - a dict or pairs
+    if not sequence_bias:
+        return None
+    entries: Iterable[Any] = sequence_bias.items() if isinstance(sequence_bias, Mapping) else sequence_bias
+    biases = [(tuple(ids), float(bias)) for ids, bias in entries]
+    if longer := sum(len(ids) > 1 for ids, _ in biases):
+        logger.warning("generation_config.json biases %d sequences of several tokens: they are left out", longer)
+    return tuple((ids[0], bias) for ids, bias in biases if len(ids) == 1) or None
 
 
 @dataclass(frozen=True)
@@ -35,7 +80,7 @@ class ModelFacts:
     name: str
     architecture: str
     context_length: int
-    """Most tokens of one sequence that the model itself can take."""
+    """Most tokens of one sequence: the model's own limit, or less if the config says so."""
     vocab_size: int
     quantization: str
     quantized_share: float
@@ -43,6 +88,7 @@ class ModelFacts:
     defaults: GenerationDefaults
     eos_token_ids: tuple[int, ...]
     devices: tuple[str, ...]
+    """Those that compute, then "cpu" and "disk" if weights are offloaded there."""
 
 
 def eos_token_ids(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401 - dynamic attributes
@@ -55,38 +101,36 @@ def eos_token_ids(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:  #
     return tuple(ids) if isinstance(ids, list | tuple) else (int(ids),)
 
 
-def context_length(model_config: Any, tokenizer: Any) -> int:  # noqa: ANN401 - each family has its own config class
-    """Returns the most tokens that a model can take.
+def context_length(model_config: Any, tokenizer: Any, *, asked: int = 0) -> int:  # noqa: ANN401 - one class per family
+    """Returns the most tokens that a sequence may have: as many as are asked for, or, with 0, the model's own limit.
 
-    Raises ValueError if neither the model's configuration nor its tokenizer says.
+    Models without positions (state spaces, ALiBi) often name no limit. Then it is what the tokenizer says, else 2048,
+    and any may be asked for. Raises ValueError if more is asked for than the model can take.
     """
-    text_config = model_config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
-        length = getattr(text_config, name, None)
-        if isinstance(length, int) and length > 0:
-            return length
-    if tokenizer.model_max_length < 10**9:  # transformers' mark for "unknown" is far above
+    limit = _limit(model_config.get_text_config())
+    if limit is not None:
+        if asked > limit:
+            raise ValueError(f"--context-length {asked} is above the model's own {limit}")
+        return asked or limit
+    if not asked and tokenizer.model_max_length < 10**9:  # transformers' mark for "unknown" is far above
         return int(tokenizer.model_max_length)
-    raise ValueError("neither config.json nor the tokenizer gives the model's context length")
+    if not asked:
+        logger.warning("the model names no context length: taking %d; --context-length changes it", _DEFAULT_CONTEXT)
+    return asked or _DEFAULT_CONTEXT
 
 
-def fingerprint(model: nn.Module, quantization: str, compute_dtype: torch.dtype) -> str:
-    """Returns 16 hexadecimal digits that change with the weights, the quantization and the compute type.
-
-    A strided sample of 4 KiB of each tensor is hashed, so that it costs milliseconds on a model of any size. Call it
-    before the first forward pass: bitsandbytes re-packs 4-bit weights in it.
-    """
-    digest = hashlib.sha256(f"{quantization} {compute_dtype}".encode())
-    for name, tensor in _tensors(model):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
-        step = max(1, flat.numel() // _SAMPLED_BYTES)
-        digest.update(flat[::step].cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _limit(text_config: Any) -> int | None:  # noqa: ANN401 - as above
+    lengths = (getattr(text_config, name, None) for name in _LENGTH_NAMES)
+    length = next((length for length in lengths if isinstance(length, int) and length > 0), None)
+    return None if length is None else min([length, *_isolation_limits(text_config)])
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    # Not the parameters alone: the scales of quantized weights are among the rest.
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":  # offloaded to disk
-            yield name, tensor
+def _isolation_limits(text_config: Any) -> Iterator[int]:  # noqa: ANN401 - as above
+    """Yields lengths above which transformers would compute all rows of a batch differently, for the longest one."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":  # picks short or long factors for the whole batch
+        original = rope.get("original_max_position_embeddings")
+        original = original or getattr(text_config, "original_max_position_embeddings", None)
+        yield from [original] if original else []
+    if getattr(text_config, "attn_temperature_tuning", False):  # Llama 4 scales by columns, padding included
+        yield text_config.floor_scale - 1

@@ -1,20 +1,15 @@
-"""What the keys and values of a model need, and how many rows and columns a budget holds."""
+"""What the memory of a model's layers needs, and how many tokens and rows a budget holds."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import psutil
 import torch
-from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from .slab import LayerShape, bytes_per_token
+from .available import available_bytes
+from .layout import Layout, bytes_per_row, bytes_per_token
 
-_SLACK = 1.5
-"""Columns per token of the longest sequence: with fewer, the window would slide too often."""
-_LEAST_ROWS = 4
-_COLUMN_STEP = 64
+_LEAST_CONTEXT = 64
 _GPU_SHARE, _CPU_SHARE = 0.8, 0.25
 
 
@@ -24,84 +19,87 @@ class UnsupportedModelError(Exception):
 
 @dataclass(frozen=True)
 class Room:
-    """How the memory for keys and values is divided."""
+    """How the memory is divided."""
 
-    rows: int
-    columns: int
+    tokens: int
+    """Tokens of the running batch's pool: at least 1.5 contexts, at most that for each row."""
+    group_tokens: int
+    """Tokens of a prefill group: one longest prompt."""
+    max_rows: int
+    """Most rows of the batch, and of a group."""
     context_length: int
     """Most tokens of one sequence."""
     bytes_total: int
-    """Memory of the batch and of the largest prefill group."""
+    """Memory of the batch and of the prefill group."""
 
 
-def probe_shapes(model: Any) -> list[LayerShape]:  # noqa: ANN401 - transformers models share no useful static type
-    """Runs one token through the model and returns what each layer keeps of it.
+def budget(layouts: Sequence[Layout], *, gib: float, share: float) -> int:
+    """Returns how many bytes the layers' memory may take.
 
-    Raises UnsupportedModelError for layers that keep something else than keys and values for each token.
+    Args:
+        layouts: what each layer keeps, and on which device.
+        gib: the budget, in GiB; 0: a share of what is free.
+        share: that share, above 0, at most 1; 0: 80 % on a GPU, 25 % on a CPU. On several devices none is overrun.
     """
-    cache = DynamicCache(config=model.config)
-    _check_layers(cache, model)
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    with torch.inference_mode():
-        model(input_ids=token, attention_mask=torch.ones_like(token), past_key_values=cache, use_cache=True)
-    return [_shape(layer) for layer in cache.layers]
+    if gib:
+        return int(gib * 2**30)
+    needs: dict[torch.device, int] = defaultdict(int)
+    for layout in layouts:
+        for shape in (layout.tokens, *layout.states):
+            if shape is not None:
+                needs[shape.device] += shape.bytes
+    total = sum(needs.values())
+    return min(int((share or _share(device)) * free_bytes(device) * total / need) for device, need in needs.items())
 
 
-def _check_layers(cache: DynamicCache, model: Any) -> None:  # noqa: ANN401 - as above
-    for layer in cache.layers:
-        if type(layer) not in {DynamicLayer, DynamicSlidingWindowLayer}:
-            raise UnsupportedModelError(
-                f"{type(model).__name__} has layers of kind {type(layer).__name__}, whose state is not a key "
-                "and a value for each token; textserve does not serve such models yet"
-            )
+def free_bytes(device: torch.device) -> int:
+    """Returns how much memory a device has free; on a CPU, how much this process may still take."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()
 
 
-def _shape(layer: Any) -> LayerShape:  # noqa: ANN401 - the base class types keys and values as optional
-    keys: Tensor = layer.keys
-    values: Tensor = layer.values
-    return LayerShape(
-        key_heads=keys.shape[1],
-        key_dim=keys.shape[3],
-        value_heads=values.shape[1],
-        value_dim=values.shape[3],
-        dtype=keys.dtype,
-        device=keys.device,
+def _share(device: torch.device) -> float:
+    return _GPU_SHARE if device.type == "cuda" else _CPU_SHARE
+
+
+def divide(layouts: Sequence[Layout], *, budget: int, max_rows: int, model_context: int) -> Room:
+    """Divides a budget in bytes into tokens and rows.
+
+    One part holds the running batch, the other the prefill group. States of recurrent layers, which each row of either
+    has, take at most half of the budget, and fewer rows are served if that is not enough. The tokens of the batch are
+    as many as are left; if that is less than 1.5 contexts beside a group of one, the context is cut.
+
+    Raises UnsupportedModelError if not even a context of 64 tokens, or one row, fits.
+    """
+    row, token = bytes_per_row(layouts), bytes_per_token(layouts)
+    for_states = min(2 * max_rows * row, budget // 2 if token else budget)
+    rows = for_states // (2 * row) if row else max_rows
+    tokens = (budget - for_states) // token if token else _whole(model_context, max_rows)
+    context = min(model_context, _longest_context(tokens))
+    if rows < 1 or context < min(_LEAST_CONTEXT, model_context):
+        raise UnsupportedModelError(
+            f"{budget:,} bytes hold {tokens:,} tokens and the states of {rows} sequences, "
+            "too few for one; give more --memory-gib"
+        )
+    pool = min(tokens - context, rows * _slack(context))
+    return Room(
+        tokens=pool,
+        group_tokens=context,
+        max_rows=rows,
+        context_length=context,
+        bytes_total=(pool + context) * token + 2 * rows * row,
     )
 
 
-def free_bytes(devices: Sequence[torch.device]) -> int:
-    """Returns how much of the devices' free memory keys and values may take by default."""
-    gpus = [device for device in devices if device.type == "cuda"]
-    if gpus:
-        return int(_GPU_SHARE * sum(torch.cuda.mem_get_info(device)[0] for device in gpus))
-    return int(_CPU_SHARE * psutil.virtual_memory().available)
+def _slack(context: int) -> int:
+    """Returns 1.5 contexts: with fewer columns than that, the window would slide too often."""
+    return context + -(-context // 2)
 
 
-def divide(shapes: Sequence[LayerShape], *, budget: int, max_rows: int, model_context: int) -> Room:
-    """Divides a budget in bytes into rows and columns.
-
-    One part holds the running batch, rows of 1.5 times the context; the other the prefill group, one longest prompt.
-    What does not fit costs rows first, down to 4, then context. Raises UnsupportedModelError if not even 64 tokens fit.
-    """
-    tokens = budget // bytes_per_token(shapes)
-    rows = max_rows
-    while rows > _LEAST_ROWS and _needed(rows, model_context) > tokens:
-        rows -= 1
-    context = model_context
-    if _needed(rows, context) > tokens:
-        context = int((tokens - rows * _COLUMN_STEP) / (rows * _SLACK + 1))
-    if context < min(_COLUMN_STEP, model_context):
-        raise UnsupportedModelError(
-            f"{budget:,} bytes hold {tokens:,} tokens, too few for {rows} sequences; "
-            "give more --memory-gib or fewer --max-rows"
-        )
-    used = _needed(rows, context) * bytes_per_token(shapes)
-    return Room(rows=rows, columns=_columns(context), context_length=context, bytes_total=used)
+def _whole(context: int, rows: int) -> int:
+    return rows * _slack(context) + context
 
 
-def _columns(context: int) -> int:
-    return -(-int(context * _SLACK) // _COLUMN_STEP) * _COLUMN_STEP
-
-
-def _needed(rows: int, context: int) -> int:
-    return rows * _columns(context) + context
+def _longest_context(tokens: int) -> int:
+    """Returns the longest context of which 1.5 and a group of one are in so many tokens."""
+    context = tokens * 2 // 5
+    return context if _whole(context, 1) <= tokens else context - 1

@@ -1,22 +1,31 @@
 """Between protobuf and the engine's own objects. The messages of the API go no deeper than this."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from google.protobuf.duration_pb2 import Duration
 
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2
 
-from .engine_thread import Emission, Progress
+from .engine_thread import Emission, Progress, PromptReport
 from .facts import GenerationDefaults, ModelFacts
+from .sampling import TokenLogprob
 from .scheduler import Limits
-from .sequence import SamplingParameters, Sequence, Status
+from .sequence import Status
 from .tokenizer_files import TokenizerFiles
 
 _FINISH_REASONS = {
     Status.FINISHED_EOS: pb.SEQUENCE_FINISH_REASON_END_OF_SEQUENCE,
+    Status.FINISHED_STOP_TOKEN: pb.SEQUENCE_FINISH_REASON_STOP_TOKEN,
     Status.FINISHED_LENGTH: pb.SEQUENCE_FINISH_REASON_LENGTH,
     Status.FAILED: pb.SEQUENCE_FINISH_REASON_FAILED,
+}
+
+_EARLY_STOPPING: dict[bool | str, generation_pb2.EarlyStopping.ValueType] = {
+    False: generation_pb2.EARLY_STOPPING_HEURISTIC,
+    True: generation_pb2.EARLY_STOPPING_FIRST,
+    "never": generation_pb2.EARLY_STOPPING_NEVER,
 }
 
 
@@ -27,49 +36,13 @@ def duration(seconds: float) -> Duration:
     return message
 
 
-def sequence(submit: pb.Submit, *, owner: int, vocab_size: int) -> Sequence:
-    """Returns what a submission asks for.
-
-    Raises ValueError if the gateway sent what the engine could not survive. Gateways validate what callers send; this
-    only keeps a faulty one from harming the others.
-    """
-    if len(submit.sequences) != 1:
-        raise ValueError(f"{len(submit.sequences)} sequences in one submission")
-    prompt = list(submit.prompt_token_ids)
-    if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
-        raise ValueError("no prompt, or token ids out of range")
-    (candidate,) = submit.sequences
-    config = submit.generation_config
-    if config.max_new_tokens < 1 or config.top_k < 0 or candidate.seed < 0:
-        raise ValueError("max_new_tokens, top_k or seed out of range")
-    # Written so that NaN fails: a comparison with it is false.
-    if not (0 < config.temperature <= 100 or not config.do_sample) or not 0 < config.repetition_penalty <= 100:
-        raise ValueError("temperature or repetition_penalty out of range")
-    if not 0 < config.top_p <= 1 or not 0 <= config.min_p <= 1:
-        raise ValueError("top_p or min_p out of range")
-    return Sequence(candidate.sequence_id, prompt, _parameters(config, candidate.seed), owner)
-
-
-def _parameters(config: generation_pb2.GenerationConfig, seed: int) -> SamplingParameters:
-    return SamplingParameters(
-        max_new_tokens=config.max_new_tokens,
-        do_sample=config.do_sample,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        min_p=config.min_p,
-        repetition_penalty=config.repetition_penalty,
-        seed=seed,
-    )
-
-
 def add_emissions(step: pb.Step, number: int, emissions: Iterable[Emission]) -> None:
     """Appends what an engine step made to a message, which may hold earlier steps already."""
     step.step = number
     for emission in emissions:
-        if emission.token is not None:
-            step.sequence_ids.append(emission.sequence_id)
-            step.token_ids.append(emission.token)
+        step.sequence_ids.extend([emission.sequence_id] * len(emission.tokens))
+        step.token_ids.extend(emission.tokens)
+        step.logprobs.extend(map(_token_logprobs, emission.logprobs))
         if emission.start is not None:
             step.starts.add(
                 sequence_id=emission.sequence_id,
@@ -78,7 +51,26 @@ def add_emissions(step: pb.Step, number: int, emissions: Iterable[Emission]) -> 
             )
         if emission.finish is not None:
             reason = _FINISH_REASONS[emission.finish]
-            step.finishes.add(sequence_id=emission.sequence_id, reason=reason, error=emission.error)
+            step.finishes.add(
+                sequence_id=emission.sequence_id, reason=reason, error=emission.error, score=emission.score
+            )
+
+
+def prompt_logprobs(report: PromptReport) -> pb.RunResponse:
+    """Returns the log-probabilities of a part of a prompt."""
+    entries = [_token_logprobs(logprob) for logprob in report.logprobs]
+    return pb.RunResponse(
+        prompt_logprobs=pb.PromptLogprobs(sequence_id=report.sequence_id, position=report.position, logprobs=entries)
+    )
+
+
+def _token_logprobs(logprob: TokenLogprob) -> pb.TokenLogprobs:
+    return pb.TokenLogprobs(
+        logprob=logprob.logprob,
+        rank=logprob.rank,
+        top_token_ids=[token for token, _ in logprob.top],
+        top_logprobs=[value for _, value in logprob.top],
+    )
 
 
 def failure(sequence_id: int, error: str) -> pb.SequenceFinish:
@@ -113,19 +105,31 @@ def description(
         incarnation_id=incarnation_id,
         devices=facts.devices,
         tokenizer_sha256=tokenizer.sha256,
+        prompt_logprobs_limit=limits.logprob_chunk_tokens if limits.prefills_whole else limits.context_length,
+        pool_tokens=limits.pool_tokens,
     )
 
 
 def _defaults(defaults: GenerationDefaults) -> generation_pb2.GenerationConfig:
-    return generation_pb2.GenerationConfig(
-        max_new_tokens=defaults.max_new_tokens,
-        do_sample=defaults.do_sample,
-        temperature=defaults.temperature,
-        top_k=defaults.top_k,
-        top_p=defaults.top_p,
-        min_p=defaults.min_p,
-        repetition_penalty=defaults.repetition_penalty,
-    )
+    config = generation_pb2.GenerationConfig()
+    for name, value in asdict(defaults).items():
+        match name, value:
+            case _, None:
+                pass
+            case "bad_words_ids", words:
+                config.bad_words_ids.extend(generation_pb2.TokenSequence(ids=ids) for ids in words)
+            case "logit_bias", bias:
+                config.logit_bias.update(bias)
+            case "exponential_decay_length_penalty", (start_index, factor):
+                config.exponential_decay_length_penalty.start_index = start_index
+                config.exponential_decay_length_penalty.factor = factor
+            case "early_stopping", choice:
+                config.early_stopping = _EARLY_STOPPING[choice]
+            case _, tuple(ids):
+                getattr(config, name).extend(ids)
+            case _:
+                setattr(config, name, value)
+    return config
 
 
 def tokenizer_info(tokenizer: TokenizerFiles) -> pb.TokenizerInfo:

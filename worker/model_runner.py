@@ -4,6 +4,7 @@ Three things are always given explicitly, because a causal LM of transformers le
 left padding: the attention mask, the position ids, and which positions need logits.
 """
 
+import inspect
 from typing import Protocol
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from .batch import Batch
 from .group import PrefillGroup
-from .scheduler import Chunk
+from .plan import Chunk
+from .slab import Slab
 
 
 class CausalLM(Protocol):
@@ -31,35 +33,80 @@ class CausalLMOutput(Protocol):
 class ModelRunner:
     """Decode and prefill over one model."""
 
-    def __init__(self, model: CausalLM, *, takes_position_ids: bool, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: CausalLM,
+        *,
+        device: torch.device,
+        takes_position_ids: bool = True,
+        takes_logits_to_keep: bool = True,
+        takes_cache_params: bool = False,
+    ) -> None:
+        """Tells what the model's forward pass takes.
+
+        Args:
+            model: the transformers model.
+            device: where token ids go.
+            takes_position_ids: false for models that derive positions from the mask, or need none.
+            takes_logits_to_keep: false for models that always compute all logits.
+            takes_cache_params: true for Mamba's family, which has this name for `past_key_values`, and whose mask
+                covers only the tokens given.
+        """
         self.model = model
-        self.takes_position_ids = takes_position_ids
         self.device = device
+        self.takes_position_ids = takes_position_ids
+        self.takes_logits_to_keep = takes_logits_to_keep
+        self.takes_cache_params = takes_cache_params
+
+    @classmethod
+    def for_model(cls, model: torch.nn.Module, device: torch.device) -> "ModelRunner":
+        """Looks at the signature of the model's forward pass."""
+        names = inspect.signature(model.forward).parameters
+        return cls(
+            model,
+            device=device,
+            takes_position_ids="position_ids" in names,
+            takes_logits_to_keep="logits_to_keep" in names,
+            takes_cache_params="cache_params" in names,
+        )
 
     def decode(self, batch: Batch, tokens: list[int]) -> Tensor:
         """Feeds each row its newest token. Returns logits, [rows, vocabulary]."""
         batch.make_room()
         input_ids = torch.tensor(tokens, device=self.device)[:, None]
-        logits = self._forward(batch.slab.cache, input_ids, batch.attention_mask(), batch.position_ids())
+        logits = self._forward(batch.slab, input_ids, batch.attention_mask(), batch.position_ids())
         batch.advance()
-        return logits
+        return logits[:, -1]
 
-    def prefill(self, group: PrefillGroup, chunk: Chunk) -> Tensor:
-        """Reads a chunk of the group's columns. Returns its last column's logits, [rows that take part, vocabulary]."""
-        group.advance(chunk.begin)
+    def prefill(self, group: PrefillGroup, chunk: Chunk, *, all_positions: bool = False) -> Tensor:
+        """Reads a chunk of the group's columns.
+
+        Returns the logits of its last column for the rows that take part, [rows, vocabulary], or of all its columns,
+        [rows, columns, vocabulary].
+        """
+        group.skip_to(chunk.begin)
         given = group.chunk(chunk.begin, chunk.end)
-        logits = self._forward(group.slab.cache, given.input_ids, given.attention_mask, given.position_ids)
-        group.advance(chunk.end)
-        return logits
-
-    def _forward(self, cache: object, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
-        inputs: dict[str, object] = {"position_ids": position_ids} if self.takes_position_ids else {}
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **inputs,
+        logits = self._forward(
+            group.slab, given.input_ids, given.attention_mask, given.position_ids, all_positions=all_positions
         )
-        return output.logits[:, -1]
+        group.advance(chunk.end)
+        return logits if all_positions else logits[:, -1]
+
+    def _forward(
+        self,
+        slab: Slab,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        *,
+        all_positions: bool = False,
+    ) -> Tensor:
+        rows, columns = input_ids.shape
+        inputs: dict[str, object] = {"cache_params" if self.takes_cache_params else "past_key_values": slab.cache(rows)}
+        if self.takes_position_ids:
+            inputs["position_ids"] = position_ids
+        if self.takes_logits_to_keep:
+            inputs["logits_to_keep"] = 0 if all_positions else 1
+        mask = attention_mask[:, -columns:] if self.takes_cache_params else attention_mask
+        output = self.model(input_ids=input_ids, attention_mask=mask, use_cache=True, **inputs)
+        return output.logits

@@ -6,7 +6,7 @@ like a hang. Predictions are the recent maximum, which decays slowly.
 
 from dataclasses import dataclass
 
-from .scheduler import Plan
+from .plan import Plan
 
 _FACTOR = 10.0
 _LEAST_LIMIT_S = 3.0
@@ -22,9 +22,8 @@ class Work:
     prefill_tokens: int
 
     @classmethod
-    def of(cls, plan: Plan, group_size: int) -> "Work":
-        columns = plan.chunk.end - plan.chunk.begin if plan.chunk else 0
-        return cls(decodes=bool(plan.decoding), prefill_tokens=columns * group_size)
+    def of(cls, plan: Plan) -> "Work":
+        return cls(decodes=bool(plan.decoding), prefill_tokens=plan.prefill_tokens)
 
 
 class Pace:

@@ -1,14 +1,23 @@
 """Decides what the next engine step does. Pure: it knows counts and lengths, no tensors, clocks or threads.
 
-A sequence waits until rows are free, is prefilled in a left-padded group, chunk by chunk between decode steps, joins
-the running batch, and leaves it when it ends. There is one group at a time; it is served in order of arrival.
+A root waits until its rows fit into the memory, is prefilled in a left-padded group, chunk by chunk between decode
+steps, and forks into the running batch, whose rows leave it when they end. There is one group at a time; roots are
+served in order of arrival. Where a row grows wider than the memory allows, the youngest row of the lowest priority is
+preempted: it waits again, first in the queue, and is prefilled with what it has generated so far.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 
-from .sequence import Sequence, Status
+from .plan import Plan, compact
+from .pressure import Pressure
+from .reading import Reading
+from .sequence import Beams, Root, Sequence, Status, reported
+from .views import View, choose
+
+_LEAST_HEADROOM = 16
 
 
 @dataclass(frozen=True)
@@ -16,70 +25,49 @@ class Limits:
     """What the engine's memory and the model allow."""
 
     max_rows: int
-    """Most sequences in batch and group together."""
+    """Most rows in batch and group together."""
     context_length: int
     """Most tokens, prompt and output together, of one sequence."""
+    pool_tokens: int
+    """Tokens that the memory of the batch holds, padding included; at least context_length."""
     group_tokens: int
     """Most columns times rows of a prefill group; at least context_length."""
     chunk_tokens: int = 256
     """Most tokens of a prefill chunk while rows are running, who wait for it."""
     idle_chunk_tokens: int = 1024
     """Most tokens of a prefill chunk while no row is running."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Columns [begin, end) of the prefill group."""
-
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one step does, in this order; rows are counted as they are after the rows before."""
-
-    batch_rows: list[int] | None = None
-    """Rows of the batch that stay, in their new order; None: all stay."""
-    group_rows: list[int] | None = None
-    """Rows of the prefill group that stay; None: all stay. Empty: the group is dropped."""
-    opening: list[Sequence] = field(default_factory=list)
-    """Sequences of a new prefill group, longest prompt first."""
-    decoding: list[Sequence] = field(default_factory=list)
-    """The running rows, who get a token."""
-    chunk: Chunk | None = None
-    """Part of the group to prefill."""
-    joining: list[Sequence] = field(default_factory=list)
-    """The group, if the chunk completes it: it joins the batch, and gets its first tokens."""
-
-    @property
-    def sampled(self) -> list[Sequence]:
-        """Who gets a token, in the order of the logits' rows."""
-        return self.decoding + self.joining
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.decoding and self.chunk is None and self.batch_rows is None and self.group_rows is None
+    logprob_chunk_tokens: int = 128
+    """Most tokens of a prefill chunk with a prompt whose log-probabilities are reported."""
+    prefills_whole: bool = False
+    """Whether a group must be read in one chunk, because recurrent state cannot go on from one to the next."""
 
 
 class Scheduler:
-    """The queue, the group and the batch, as lists of sequences."""
+    """The queue, the group and the batch, as lists of roots and sequences."""
 
-    def __init__(self, limits: Limits, eos_token_ids: Collection[int]) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.eos_token_ids = frozenset(eos_token_ids)
-        self.waiting: deque[Sequence] = deque()
-        self.group: list[Sequence] = []
+        self.waiting: deque[Root] = deque()
+        self.reading = Reading()
         self.running: list[Sequence] = []
-        self._prefilled = 0
-        self._group_width = 0
+        self.view = View(0, 0)
+        self.pressure = Pressure(limits.max_rows, limits.idle_chunk_tokens)
+        self.preemptions = 0
+        """How often a row had to give way and wait again."""
+        self._sources: dict[int, int] = {}
+        """Rows whose memory is that of another row, since a beam search went on from there."""
 
-    def submit(self, sequence: Sequence) -> None:
-        """Queues a sequence. Raises ValueError if it can never fit, naming both numbers."""
-        needed = len(sequence.prompt) + sequence.parameters.max_new_tokens
+    def submit(self, root: Root) -> None:
+        """Queues a root. Raises ValueError if it can never fit, naming both numbers."""
+        first = root.sequences[0]
+        needed = len(first.prompt) + first.parameters.max_new_tokens
         if needed > self.limits.context_length:
             raise ValueError(f"{needed} tokens asked for, {self.limits.context_length} fit")
-        self.waiting.append(sequence)
+        if first.beams and not self._choose(len(root.sequences), needed):
+            raise ValueError(
+                f"{len(root.sequences)} beams of {needed} tokens asked for, {self.limits.pool_tokens} tokens fit"
+            )
+        self.waiting.append(root)
 
     def cancel(self, sequences: Iterable[Sequence]) -> None:
         """Marks sequences; the next plan drops them. Ended ones are left alone."""
@@ -89,92 +77,198 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting or self.group or self.running)
+        return bool(self.waiting or self.reading.roots or self.running)
 
     def schedule(self) -> Plan:
         """Returns the next step's plan, and moves the sequences as if it had been carried out."""
-        batch_rows, group_rows = self._drop_finished()
-        opening = self._open_group() if not self.group else []
-        chunk = self._next_chunk()
+        self._prune()
+        view = self.view
+        self._make_room()
+        batch_rows, group_rows = self._settle_batch(), self.reading.settle()
+        opening = [] if self.reading.roots else self._open_group()
+        chunk, reading = self.reading.next_chunk(self._budget()), self.reading.roots
         decoding = self.running
-        joining = self._advance_group(chunk) if chunk else []
-        return Plan(batch_rows, group_rows, opening, decoding, chunk, joining)
+        joining = self.reading.advance(chunk) if chunk else []
+        self.running = decoding + [row for root in joining for row in root.sequences]
+        changed = self.view if self.view != view else None
+        return Plan(batch_rows, group_rows, changed, opening, decoding, chunk, reading, joining)
 
-    def update(self, plan: Plan, tokens: list[int], finite: list[bool]) -> list[Sequence]:
-        """Gives each sampled sequence its token, or fails it if its logits were not finite.
+    def update(self, sequence: Sequence, token: int | None) -> bool:
+        """Gives a sampled sequence its token, or fails it if it is None: its logits were not finite.
 
-        Returns the sequences that got a token or failed, in the plan's order.
+        Returns whether that is to be reported: not if it has been cancelled meanwhile.
         """
-        for sequence, token, is_finite in zip(plan.sampled, tokens, finite, strict=True):
-            if sequence.is_finished:
-                continue
-            if is_finite:
-                sequence.append(token, self.eos_token_ids)
-            else:
-                sequence.fail("NON_FINITE_LOGITS")
-        return [sequence for sequence in plan.sampled if sequence.status is not Status.CANCELLED]
+        if sequence.is_finished:
+            return False
+        if token is None:
+            sequence.fail("NON_FINITE_LOGITS")
+        else:
+            sequence.append(token)
+        return True
+
+    def advance_beams(self, beams: Beams, parents: Rows[int], outputs: Rows[list[int]]) -> None:
+        """Puts new rows in the place of a beam search's rows: beam i goes on from what beam parents[i] was."""
+        places = [place for place, row in enumerate(self.running) if row.beams is beams]
+        places.sort(key=lambda place: self.running[place].beam_index)
+        rows = beams.rows()
+        running = list(self.running)
+        for place, row, parent, output in zip(places, rows, parents, outputs, strict=True):
+            row.output, row.status = output, Status.RUNNING
+            running[place] = row
+            self._sources[place] = places[parent]
+        self.running = running
+
+    def conclude_beams(self, beams: Beams, results: Rows[tuple[list[int], float]]) -> list[Sequence]:
+        """Gives the candidates of a beam search that has ended their tokens and scores; returns them."""
+        wanted = [candidate for candidate in beams.candidates if not candidate.is_finished]
+        for candidate, (tokens, score) in zip(beams.candidates, results, strict=True):
+            if candidate in wanted:
+                candidate.conclude(tokens, score)
+        return wanted
+
+    def fail_beams(self, beams: Beams) -> list[Sequence]:
+        """Fails the candidates of a beam search whose logits were not finite; returns them."""
+        wanted = [candidate for candidate in beams.candidates if not candidate.is_finished]
+        for candidate in wanted:
+            candidate.fail("NON_FINITE_LOGITS")
+        return wanted
+
+    def preempt_all(self, plan: Plan) -> list[Sequence]:
+        """Makes everything in the group and the batch wait again, after an allocation in the plan's step has failed.
+
+        Less is tried at once from then on. Returns the sequences that failed instead, because less is not possible.
+        """
+        rows = self._staying_rows()
+        failed: list[Sequence] = []
+        alone = len({id(row.beams or row) for row in rows}) == 1
+        if alone and (plan.prefill_tokens <= 1 or self.limits.prefills_whole):
+            failed = reported(rows)
+            for sequence in failed:
+                sequence.fail("OUT_OF_MEMORY")
+        self.pressure.allocation_failed(len(rows), plan.prefill_tokens)
+        for row in sorted(rows, key=_precedence, reverse=True):
+            self._preempt(row)
+        self._forget_rows()
+        return failed
 
     def drop_all(self) -> list[Sequence]:
         """Empties everything and returns what had not ended."""
-        dropped = [s for s in (*self.waiting, *self.group, *self.running) if not s.is_finished]
+        rows = [row for root in self.waiting for row in root.sequences] + self.reading.rows + self.running
         self.waiting.clear()
-        self.group, self.running, self._prefilled = [], [], 0
-        return dropped
+        self._forget_rows()
+        return [sequence for sequence in reported(rows) if not sequence.is_finished]
 
-    def _drop_finished(self) -> tuple[list[int] | None, list[int] | None]:
-        self.waiting = deque(s for s in self.waiting if not s.is_finished)
-        batch_rows = compact([not s.is_finished for s in self.running])
-        group_rows = [row for row, s in enumerate(self.group) if not s.is_finished]
-        group_changed = len(group_rows) < len(self.group)
-        if batch_rows is not None:
-            self.running = [self.running[row] for row in batch_rows]
-        self.group = [self.group[row] for row in group_rows]
-        return batch_rows, group_rows if group_changed else None
+    def _forget_rows(self) -> None:
+        self.running, self._sources = [], {}
+        self.reading = Reading()
+        self.view = View(0, 0)
 
-    def _open_group(self) -> list[Sequence]:
-        free = self.limits.max_rows - len(self.running)
-        chosen: list[Sequence] = []
-        width = 0
-        while self.waiting and len(chosen) < free:
-            wider = max(width, len(self.waiting[0].prompt))
-            if wider * (len(chosen) + 1) > self.limits.group_tokens:
-                break
-            width = wider
-            chosen.append(self.waiting.popleft())
-        chosen.sort(key=lambda s: len(s.prompt), reverse=True)
-        for sequence in chosen:
-            sequence.status = Status.PREFILLING
-        self.group, self._prefilled, self._group_width = chosen, 0, width
-        return chosen
+    def _prune(self) -> None:
+        """Drops what has ended from the queue, and from the roots of the group."""
+        self.waiting = deque(root for root in self.waiting if root.prune())
+        for root in self.reading.roots:
+            root.prune()
 
-    def _next_chunk(self) -> Chunk | None:
-        if not self.group:
+    def _staying_rows(self) -> list[Sequence]:
+        """Returns the rows of group and batch that have not ended and are not preempted."""
+        return [row for row in self.running + self.reading.rows if row.is_in_memory]
+
+    def _make_room(self) -> None:
+        """Sees to it that the group and the batch, each row one token longer, have a view; preempts rows if need be."""
+        while rows := self._staying_rows():
+            view = self._fitting(len(rows), max(row.length for row in rows))
+            if view:
+                self.view = view
+                return
+            self._preempt(max(rows, key=_precedence))
+
+    def _fitting(self, rows: int, width: int) -> View | None:
+        """Returns a view for so many rows and columns, the present one if it will do."""
+        return self.view if self.view.fits(rows, width) else self._choose(rows, width)
+
+    def _choose(self, rows: int, width: int) -> View | None:
+        if rows > self.limits.max_rows:
             return None
-        budget = self.limits.chunk_tokens if self.running else self.limits.idle_chunk_tokens
-        columns = max(1, budget // len(self.group))
-        # Where the longest prompt was cancelled, columns follow in which nobody has a token.
-        begin = max(self._prefilled, self._group_width - len(self.group[0].prompt))
-        return Chunk(begin, min(self._group_width, begin + columns))
+        return choose(self.limits.pool_tokens, rows, width, max_rows=self.limits.max_rows)
 
-    def _advance_group(self, chunk: Chunk) -> list[Sequence]:
-        """Counts in a chunk; returns the group if that completes it."""
-        self._prefilled = chunk.end
-        if chunk.end < self._group_width:
-            return []
-        joining, self.group = self.group, []
-        for sequence in joining:
-            sequence.status = Status.RUNNING
-        self.running = self.running + joining
-        return joining
+    def _preempt(self, row: Sequence) -> None:
+        """Makes a row wait again, with all others of its beam search or of its root in the group."""
+        if not row.is_in_memory:
+            return
+        self.preemptions += 1
+        root = next((root for root in self.reading.roots if row in root.sequences), None)
+        if root is None and row.beams:
+            root = Root(row.prompt, row.beams.rows())
+            self._retire(row.beams)
+        elif root is None:
+            root = Root(row.prompt + row.output, [row])
+        for sequence in root.sequences:
+            sequence.status = Status.WAITING
+        self.waiting.appendleft(root)
+
+    def _retire(self, beams: Beams) -> None:
+        for row in self.running:
+            if row.beams is beams:
+                row.status = Status.WAITING
+
+    def _settle_batch(self) -> list[int] | None:
+        """Drops rows that have ended or wait again; returns where each remaining row's memory is."""
+        order = compact([row.is_in_memory for row in self.running])
+        sources = [self._sources.get(row, row) for row in order]
+        unchanged = sources == list(range(len(self.running)))
+        self.running = [self.running[row] for row in order]
+        self._sources = {}
+        return None if unchanged else sources
+
+    def _open_group(self) -> list[Root]:
+        chosen: list[Root] = []
+        while self.waiting:
+            view = self._view_with([*chosen, self.waiting[0]])
+            if view is None and not self._divide_first(chosen):
+                break
+            if view:
+                self.view = view
+                chosen.append(self.waiting.popleft())
+        return self.reading.open(chosen)
+
+    def _view_with(self, group: list[Root]) -> View | None:
+        """Returns a view that holds the batch and a group, with room to grow; None if there is none."""
+        joining = [row for root in group for row in root.sequences]
+        rows = self.running + joining
+        width = max(len(root.tokens) for root in group)
+        first = len(group) == 1 and not self.running
+        indivisible = first and not group[0].is_divisible
+        if width * len(group) > self.limits.group_tokens or (len(rows) > self.pressure.rows and not indivisible):
+            return None
+        longest = max(row.length for row in rows)
+        return self._fitting(len(rows), longest + (1 if first else self._headroom(rows, longest)))
+
+    def _headroom(self, rows: Rows[Sequence], longest: int) -> int:
+        """Returns columns to keep free beside the longest row, so that who is let in is not soon preempted."""
+        remaining = max(row.parameters.max_new_tokens - len(row.output) for row in rows)
+        if any(row.beams for row in rows):
+            return min(remaining, self.limits.context_length - longest)  # one that gives way has to begin again
+        return min(remaining, max(_LEAST_HEADROOM, longest // 8))
+
+    def _divide_first(self, chosen: list[Root]) -> bool:
+        """Splits a root whose rows do not fit all at once even alone. Returns whether it did."""
+        root = self.waiting[0]
+        if chosen or self.running or not root.is_divisible:
+            return False
+        half = len(root.sequences) // 2
+        self.waiting.appendleft(Root(root.tokens, root.sequences[:half], root.prompt_logprobs, root.reported))
+        self.waiting[1] = Root(root.tokens, root.sequences[half:])
+        return True
+
+    def _budget(self) -> int | None:
+        limits = self.limits
+        if limits.prefills_whole:
+            return None
+        budget = min(self.pressure.tokens, limits.chunk_tokens if self.running else limits.idle_chunk_tokens)
+        reporting = any(root.wants_prompt_logprobs for root in self.reading.roots)
+        return min(budget, limits.logprob_chunk_tokens) if reporting else budget
 
 
-def compact(keep: list[bool]) -> list[int] | None:
-    """Returns which row to take for each remaining row, so that each leaving row is replaced by the last one.
-
-    None if all rows stay. Fewest moves: a row that stays keeps its place unless it fills a gap.
-    """
-    if all(keep):
-        return None
-    count = sum(keep)
-    movers = [row for row in range(len(keep) - 1, count - 1, -1) if keep[row]]
-    return [row if keep[row] else movers.pop(0) for row in range(count)]
+def _precedence(row: Sequence) -> tuple[int, float]:
+    """Orders rows by who gives way last: those of a higher priority, then older ones."""
+    return (-row.priority, row.arrived_at)

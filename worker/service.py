@@ -13,11 +13,11 @@ from google.protobuf.message import DecodeError
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.internal.v1 import worker_pb2_grpc
 
-from . import messages
+from . import messages, submission
 from .connection import Connection
 from .credits import share
 from .engine import Engine
-from .engine_thread import Clock, Emission, EngineThread, StepReport
+from .engine_thread import Clock, Emission, EngineThread, PromptReport, StepReport
 from .tokenizer_files import TokenizerFiles
 
 logger = logging.getLogger(__name__)
@@ -98,12 +98,15 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         self._loop.call_soon_threadsafe(self.engine_died.set)
 
     def _deliver(self, report: StepReport) -> None:
-        by_owner: dict[int, list[Emission]] = defaultdict(list)
+        emissions: dict[int, list[Emission]] = defaultdict(list)
+        prompts: dict[int, list[PromptReport]] = defaultdict(list)
         for emission in report.emissions:
-            by_owner[emission.owner].append(emission)
-        for owner, emissions in by_owner.items():
+            emissions[emission.owner].append(emission)
+        for prompt in report.prompts:
+            prompts[prompt.owner].append(prompt)
+        for owner in emissions.keys() | prompts.keys():
             if connection := self._connections.get(owner):
-                connection.deliver(report.step, emissions)
+                connection.deliver(report.step, emissions[owner], prompts[owner])
         if any(emission.finish is not None for emission in report.emissions):
             self._share_room()
             self._note_idle()
@@ -148,25 +151,31 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
 
     def _submit(self, connection: Connection, submit: pb.Submit) -> None:
         try:
-            sequence = messages.sequence(submit, owner=connection.owner, vocab_size=self.description.vocab_size)
+            roots = submission.roots(
+                submit,
+                owner=connection.owner,
+                vocab_size=self.description.vocab_size,
+                eos_token_ids=self.description.eos_token_ids,
+                max_rows=self.description.max_rows,
+            )
+            connection.add(roots)
         except ValueError as error:
             logger.warning("refused a submission: %s", error)
             for candidate in submit.sequences:
                 connection.finish(messages.failure(candidate.sequence_id, "INVALID_SUBMISSION"))
             return
-        connection.sequences[sequence.sequence_id] = sequence
         self._idle.clear()
-        self._engine.submit(sequence)
+        for root in roots:
+            self._engine.submit(root)
 
     def _cancel(self, connection: Connection, sequence_ids: Iterable[int]) -> None:
-        dropped = [connection.sequences.pop(i) for i in sequence_ids if i in connection.sequences]
-        self._engine.cancel(dropped)
+        self._engine.cancel(connection.drop(sequence_ids))
         self._share_room()
         self._note_idle()
 
     def _disconnect(self, connection: Connection) -> None:
         del self._connections[connection.owner]
-        self._engine.cancel(list(connection.sequences.values()))
+        self._engine.cancel(connection.drop(list(connection.sequences)))
         self._share_room()
         self._note_idle()
 

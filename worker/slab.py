@@ -1,168 +1,145 @@
-"""Preallocated keys and values for a left-padded batch, seen by transformers as an ordinary cache.
+"""The memory of a left-padded batch: a flat pool viewed as rows and columns, seen by transformers as a cache.
 
-A slab is one buffer of [rows, heads, columns, dimension] for keys and one for values in each layer, a view of storage
-that was allocated at start. All layers share a
-window of columns: `start` is the first column that any row uses, `end` the first one not yet written. Rows are aligned
-at `end`: the newest token of every row is in the same column, and a shorter row has padding to its left. What stands in
-the padding is masked, but always finite: 0 times NaN would be NaN.
+In each layer that keeps keys and values a slab is one buffer of [rows, heads, columns, dimension] for each, a view of
+flat storage that was allocated at start; in each recurrent layer, states for each row. All layers share a window of
+columns: `start` is the first column that any row uses, `end` the first one not yet written. Rows are aligned at `end`:
+the newest token of every row is in the same column, and a shorter row has padding to its left.
+
+Padding is masked, but 0 times NaN is NaN: so nothing outside the window is ever read, and what `copy_row`, `widen` and
+`clear` put into the window as padding is zero. Whatever an earlier row or an earlier view left in the storage can
+therefore not come under a mask. (What a model itself makes of pad tokens in a prefill group is not copied from there.)
+
+Copies of live columns are made row by row: beside the storage they take the memory of one row of one layer.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
-
-@dataclass
-class Window:
-    """The columns and rows in use, shared by all layers."""
-
-    rows: int = 0
-    start: int = 0
-    end: int = 0
-
-
-@dataclass(frozen=True)
-class LayerShape:
-    """What one layer keeps for one token."""
-
-    key_heads: int
-    key_dim: int
-    value_heads: int
-    value_dim: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def bytes_per_token(self) -> int:
-        values = self.key_heads * self.key_dim + self.value_heads * self.value_dim
-        return values * self.dtype.itemsize
-
-
-class Storage:
-    """Keys and values of a number of tokens in every layer, allocated once, to be viewed as rows and columns."""
-
-    def __init__(self, shapes: Sequence[LayerShape], tokens: int) -> None:
-        self.shapes = shapes
-        self.keys = [_flat(shape, tokens * shape.key_heads * shape.key_dim) for shape in shapes]
-        self.values = [_flat(shape, tokens * shape.value_heads * shape.value_dim) for shape in shapes]
-
-
-def _flat(shape: LayerShape, count: int) -> Tensor:
-    return torch.zeros(count, dtype=shape.dtype, device=shape.device)
-
-
-def _view(flat: Tensor, *sizes: int) -> Tensor:
-    """Returns the first elements as [rows, heads, columns, dimension]. RuntimeError if there are too few."""
-    return flat[: math.prod(sizes)].view(sizes)
-
-
-class SlabLayer(CacheLayerMixin):
-    """One layer's buffers. `update` writes at the window's end, in place, and returns the window."""
-
-    is_sliding = False
-    is_croppable = False
-
-    def __init__(self, keys: Tensor, values: Tensor, window: Window) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # transformers types no constructor
-        self.keys, self.values = keys, values
-        self.window = window
-        self.is_initialized = True
-
-    @property
-    def buffers(self) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None  # noqa: S101 - set for good in __init__; the base class types it as optional
-        assert self.values is not None  # noqa: S101 - the same
-        return self.keys, self.values
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Does nothing: the memory is there from the start."""
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Writes [rows, heads, new, dim] behind the window; returns the window with them. The window stays."""
-        rows, new = key_states.shape[0], key_states.shape[2]
-        start, end = self.window.start, self.window.end
-        keys, values = self.buffers
-        keys[:rows, :, end : end + new] = key_states
-        values[:rows, :, end : end + new] = value_states
-        return keys[:rows, :, start : end + new], values[:rows, :, start : end + new]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Returns the number of columns that a query sees, and the offset of the first."""
-        return self.get_seq_length() + query_length, 0
-
-    def get_seq_length(self) -> int:
-        """Returns the width of the window."""
-        return self.window.end - self.window.start
-
-    def get_max_length(self) -> int:
-        """Returns the number of columns."""
-        return self.buffers[0].shape[2]
+from .cache_layers import AttentionLayer, HybridLayer, RecurrentLayer, Window, cache_layer
+from .row_moves import SAVED, row_moves
+from .storage import Storage
 
 
 class Slab:
     """All layers' buffers and their window."""
 
     def __init__(self, storage: Storage, rows: int, columns: int) -> None:
-        """Views storage, of at least rows times columns tokens. What it held before is still there."""
-        self.rows, self.columns = rows, columns
+        """Views storage, of at least `rows` rows and rows times columns tokens. What it held before is still there."""
+        self.storage = storage
         self.window = Window()
-        self.layers = [
-            SlabLayer(
-                _view(keys, rows, shape.key_heads, columns, shape.key_dim),
-                _view(values, rows, shape.value_heads, columns, shape.value_dim),
-                self.window,
-            )
-            for shape, keys, values in zip(storage.shapes, storage.keys, storage.values, strict=True)
-        ]
-        self.cache = Cache(layers=list(self.layers))
+        self.layers = [cache_layer(layer, self.window) for layer in storage.layers]
+        self._cache = Cache(layers=list(self.layers))
+        self.rows = self.columns = 0
+        self.view(rows, columns, end=0)
 
-    def _buffers(self) -> list[Tensor]:
-        return [buffer for layer in self.layers for buffer in layer.buffers]
+    @property
+    def _attention_layers(self) -> list[AttentionLayer]:
+        return [layer for layer in self.layers if isinstance(layer, AttentionLayer)]
+
+    @property
+    def token_buffers(self) -> list[Tensor]:
+        """Keys and values of all layers, each [rows, heads, columns, dimension]."""
+        return [buffer for layer in self._attention_layers for buffer in layer.buffers]
+
+    @property
+    def state_buffers(self) -> list[Tensor]:
+        """States of all layers, each [rows of the storage, ...]."""
+        return [buffer for layer in self.storage.layers for states in layer.states for buffer in states.buffers]
+
+    def cache(self, rows: int) -> Cache:
+        """Returns what transformers is given for a forward pass of the first `rows` rows."""
+        for layer in self.layers:
+            if isinstance(layer, RecurrentLayer | HybridLayer):
+                layer.narrow(rows)
+        return self._cache
+
+    def view(self, rows: int, columns: int, *, end: int) -> None:
+        """Views the storage anew as rows and columns, the live ones kept, so that the window ends at `end`.
+
+        Raises ValueError if they do not fit.
+        """
+        window = self.window
+        if rows > self.storage.rows or rows * columns > self.storage.tokens:
+            raise ValueError(
+                f"{rows} rows of {columns} columns, but room for {self.storage.rows} of {self.storage.tokens} tokens"
+            )
+        if window.rows > rows or not window.width <= end <= columns:
+            raise ValueError(f"{window.rows} rows of {window.width} columns do not fit into {rows} of {columns}")
+        for layer in self._attention_layers:
+            before = layer.buffers
+            layer.view(rows, columns)
+            if (columns, end) != (self.columns, window.end):
+                for old, new in zip(before, layer.buffers, strict=True):
+                    _move(window, old, new, end)
+        self.rows, self.columns = rows, columns
+        window.start, window.end = end - window.width, end
 
     def move_window(self, end: int) -> None:
         """Copies the live columns so that the window ends at `end`."""
+        self.view(self.rows, self.columns, end=end)
+
+    def widen(self, start: int) -> None:
+        """Opens the window to the left, down to `start`, with zeros as padding."""
         window = self.window
-        width, start = window.end - window.start, window.start
-        target = end - width
-        for buffer in self._buffers():
-            live = buffer[: window.rows, :, start : start + width]
-            # Source and target may overlap.
-            buffer[: window.rows, :, target : target + width] = live.clone()
-        window.start, window.end = target, end
+        for buffer in self.token_buffers:
+            buffer[: window.rows, :, start : window.start].zero_()
+        window.start = start
 
     def take_rows(self, order: Sequence[int]) -> None:
-        """Makes row i what row order[i] was, within the window. order[i] >= i, so that no source is lost."""
-        window = self.window
-        for target, source in enumerate(order):
-            if source != target:
-                for buffer in self._buffers():
-                    buffer[target, :, window.start : window.end] = buffer[source, :, window.start : window.end]
-        window.rows = len(order)
+        """Makes row i what row order[i] was. Any order, repeats allowed, up to the number of rows."""
+        moves = list(row_moves(order))
+        for rows in self._live_rows():
+            saved = rows[:0]
+            for target, source in moves:
+                if target == SAVED:
+                    saved = rows[source].clone()
+                else:
+                    rows[target] = saved if source == SAVED else rows[source]
+        self.window.rows = len(order)
 
     def copy_row(self, row: int, source: "Slab", source_row: int, length: int) -> None:
-        """Copies the newest `length` columns of another slab's row to the end of this slab's window."""
-        for target, origin in zip(self._buffers(), source._buffers(), strict=True):  # noqa: SLF001 - the same class
-            columns = origin[source_row, :, source.window.end - length : source.window.end]
-            target[row, :, self.window.end - length : self.window.end] = columns
+        """Fills a row of the window with the newest `length` columns of another slab's row, behind zeros."""
+        start, end, source_end = self.window.start, self.window.end, source.window.end
+        for target, origin in zip(self.token_buffers, source.token_buffers, strict=True):
+            target[row, :, start : end - length].zero_()
+            target[row, :, end - length : end] = origin[source_row, :, source_end - length : source_end]
+        for target, origin in zip(self.state_buffers, source.state_buffers, strict=True):
+            target[row] = origin[source_row]
 
     def clear_row(self, row: int) -> None:
-        """Zeroes a row, for one that holds values that are not finite."""
-        for buffer in self._buffers():
+        """Zeroes a row."""
+        for buffer in (*self.token_buffers, *self.state_buffers):
             buffer[row].zero_()
 
     def clear(self) -> None:
-        """Zeroes everything and closes the window."""
-        for buffer in self._buffers():
+        """Zeroes all rows and closes the window."""
+        for buffer in self.token_buffers:
             buffer.zero_()
+        for buffer in self.state_buffers:
+            buffer[: self.rows].zero_()
+        self.close()
+
+    def close(self) -> None:
+        """Forgets all rows."""
         self.window.rows = self.window.start = self.window.end = 0
 
+    def _live_rows(self) -> Iterator[Tensor]:
+        """Yields what each buffer holds of the rows: the window's columns, or the states."""
+        window = self.window
+        for buffer in self.token_buffers:
+            yield buffer[:, :, window.start : window.end]
+        yield from self.state_buffers
 
-def bytes_per_token(shapes: Sequence[LayerShape]) -> int:
-    """Returns the memory of one token over all layers, in bytes."""
-    return sum(shape.bytes_per_token for shape in shapes)
+
+def _move(window: Window, old: Tensor, new: Tensor, end: int) -> None:
+    """Copies the live columns of each row from one view of a buffer to another, so that they end at `end`.
+
+    Rows get wider and move to the back: the last one first; or narrower, and to the front: the first one first. So no
+    row is overwritten before it was copied.
+    """
+    rows = range(window.rows)
+    for row in reversed(rows) if new.shape[2] > old.shape[2] else rows:
+        # A row's old and new place may overlap.
+        new[row, :, end - window.width : end] = old[row, :, window.start : window.end].clone()

@@ -4,7 +4,7 @@ The first forward pass re-packs 4-bit weights on a CPU and loads kernels on a GP
 """
 
 from .engine import Engine
-from .sequence import SamplingParameters, Sequence
+from .sequence import Root, SamplingParameters, Sequence
 
 _PROMPT_TOKENS = 16
 _NEW_TOKENS = 4
@@ -16,8 +16,9 @@ def warm_up(engine: Engine) -> None:
     new_tokens = min(_NEW_TOKENS, limits.context_length - 1)
     longest = limits.context_length - new_tokens
     for rows, prompt_tokens in ((1, limits.idle_chunk_tokens), (limits.max_rows, _PROMPT_TOKENS)):
+        prompt = [0] * min(prompt_tokens, longest)
         for row in range(rows):
             parameters = SamplingParameters(max_new_tokens=new_tokens, do_sample=row % 2 == 1)
-            engine.scheduler.submit(Sequence(row, [0] * min(prompt_tokens, longest), parameters))
+            engine.scheduler.submit(Root(prompt, [Sequence(row, prompt, parameters)]))
         while engine.scheduler.has_work:
             engine.step()

@@ -91,16 +91,17 @@ RECEIPT = generation_pb2.Receipt(
     seed=7,
     generation_config=generation_pb2.GenerationConfig(max_new_tokens=256, temperature=0),
     worker="worker-0",
+    attempt_count=1,
 )
 USAGE = generation_pb2.Usage(prompt_token_count=3, output_token_count=2)
 FINISHED = Event(
     finished=generation_pb2.StreamFinished(
-        finish_reason=generation_pb2.FINISH_REASON_END_OF_SEQUENCE, usage=USAGE, receipt=RECEIPT
+        finish_reason=generation_pb2.FINISH_REASON_END_OF_SEQUENCE, usage=USAGE, receipt=RECEIPT, seed=7
     )
 )
 ANSWER = Response(
     candidates=[
-        generation_pb2.Candidate(text=", green", finish_reason=generation_pb2.FINISH_REASON_END_OF_SEQUENCE),
+        generation_pb2.Candidate(text=", green", finish_reason=generation_pb2.FINISH_REASON_END_OF_SEQUENCE, seed=7),
     ],
     usage=USAGE,
     receipt=RECEIPT,

@@ -3,10 +3,28 @@
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from client import Candidate, Delta, FinishReason, Generation, GenerationConfig, Model, ServerError, Timing, Usage
+from client import (
+    Candidate,
+    Delta,
+    FinishReason,
+    Generation,
+    GenerationConfig,
+    Model,
+    ServerError,
+    Timing,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
 from client.convert import event_from, generation_from, models_from
+from client.events import PromptLogprobs
 from tests.client.scripted_server import ANSWER, RECEIPT, Event, Response
 from textserve.v1 import generation_pb2, model_pb2
+
+LOGPROB = generation_pb2.TokenLogprob(
+    token_id=5, logprob=-0.5, rank=2, text_offset=3, top=[generation_pb2.TopLogprob(token_id=9, logprob=-0.25)]
+)
+TOKEN_LOGPROB = TokenLogprob(5, -0.5, 2, 3, (TopLogprob(9, -0.25),))
 
 
 def test_a_zero_is_told_from_nothing_in_a_config() -> None:
@@ -32,8 +50,13 @@ def test_an_answer_is_converted_whole() -> None:
                 finish_reason=generation_pb2.FINISH_REASON_STOP_SEQUENCE,
                 stop_sequence="END",
                 token_ids=[4, 5],
+                logprobs=[LOGPROB, LOGPROB],
+                seed=7,
+                score=0,
             ),
-            generation_pb2.Candidate(text="two", candidate_index=1, finish_reason=generation_pb2.FINISH_REASON_LENGTH),
+            generation_pb2.Candidate(
+                text="two", candidate_index=1, finish_reason=generation_pb2.FINISH_REASON_LENGTH, seed=8
+            ),
         ],
         usage=generation_pb2.Usage(prompt_token_count=3, output_token_count=4),
         timing=generation_pb2.Timing(
@@ -41,12 +64,13 @@ def test_an_answer_is_converted_whole() -> None:
         ),
         receipt=RECEIPT,
         prompt_token_ids=[1, 2, 3],
+        prompt_logprobs=[LOGPROB],
     )
     generation = generation_from(response)
     assert generation == Generation(
         candidates=(
-            Candidate("one", FinishReason.STOP_SEQUENCE, "END", (4, 5)),
-            Candidate("two", FinishReason.LENGTH, "", ()),
+            Candidate("one", FinishReason.STOP_SEQUENCE, "END", (4, 5), 7, (TOKEN_LOGPROB, TOKEN_LOGPROB), 0.0),
+            Candidate("two", FinishReason.LENGTH, "", (), 8),
         ),
         usage=Usage(3, 4),
         timing=Timing(queue=0.001, prefill=1.0, decode=2.5, time_to_first_token=0.0),
@@ -55,7 +79,9 @@ def test_an_answer_is_converted_whole() -> None:
         seed=7,
         config=GenerationConfig(max_new_tokens=256, temperature=0.0),
         worker="worker-0",
+        attempt_count=1,
         prompt_token_ids=(1, 2, 3),
+        prompt_logprobs=(TOKEN_LOGPROB,),
     )
     # Its shortcuts are those of the first candidate.
     assert (generation.text, generation.finish_reason) == ("one", FinishReason.STOP_SEQUENCE)
@@ -67,9 +93,27 @@ def test_an_answer_without_a_candidate_is_the_servers_fault() -> None:
         generation_from(Response())
 
 
-def test_a_delta_keeps_its_text_ids_and_candidate() -> None:
-    message = Event(delta=generation_pb2.StreamDelta(text="né", token_ids=[1, 2], candidate_index=1))
-    assert event_from(message) == Delta("né", (1, 2), 1)
+def test_a_delta_is_converted_whole() -> None:
+    message = generation_pb2.StreamDelta(text="né", token_ids=[1, 2], candidate_index=1, logprobs=[LOGPROB])
+    assert len(message.ListFields()) == len(message.DESCRIPTOR.fields)
+    assert event_from(Event(delta=message)) == Delta("né", (1, 2), 1, (TOKEN_LOGPROB,))
+
+
+def test_log_probabilities_of_the_prompt_keep_their_position() -> None:
+    message = generation_pb2.StreamPromptLogprobs(position=9, logprobs=[LOGPROB])
+    assert event_from(Event(prompt_logprobs=message)) == PromptLogprobs(9, (TOKEN_LOGPROB,))
+
+
+def test_a_score_of_zero_is_told_from_none() -> None:
+    scored = Response(candidates=[generation_pb2.Candidate(score=0), generation_pb2.Candidate()])
+    assert [each.score for each in generation_from(scored).candidates] == [0.0, None]
+
+
+def test_an_early_stopping_of_a_newer_server_is_none() -> None:
+    config = generation_pb2.GenerationConfig.FromString(b"\xb8\x01\x63")  # early_stopping: 99
+    receipt = generation_pb2.Receipt(generation_config=config)
+    answer = generation_from(Response(candidates=[generation_pb2.Candidate()], receipt=receipt))
+    assert answer.config == GenerationConfig()
 
 
 def test_models_are_converted_whole() -> None:

@@ -26,7 +26,6 @@ from tests.client.scripted_server import (
     delta,
     hanging,
     never_answering,
-    telling,
 )
 from textserve.v1 import generation_pb2
 
@@ -160,21 +159,3 @@ def test_threads_share_a_client(server: ScriptedServer) -> None:
         for thread in threads:
             thread.join()
     assert sorted(texts) == ["a", "b", "c", "d"]
-
-
-def test_a_stream_and_a_call_give_the_same_answer(server: ScriptedServer, caller: Caller) -> None:
-    server.script = telling(*_events_of(ANSWER))
-    assert caller.read("hi").result == caller.generate("hi")
-
-
-def _events_of(answer: Response) -> list[generation_pb2.StreamGenerateResponse]:
-    candidate = answer.candidates[0]
-    finish = generation_pb2.StreamFinished(
-        finish_reason=candidate.finish_reason, usage=answer.usage, timing=answer.timing, receipt=answer.receipt
-    )
-    return [
-        STARTED,
-        delta(candidate.text[:3]),
-        delta(candidate.text[3:]),
-        generation_pb2.StreamGenerateResponse(finished=finish),
-    ]

@@ -4,12 +4,25 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message as ProtobufMessage
 
-from client import Candidate, Delta, Generation, GenerationConfig, Message, Model, Prompt, Timing, Usage
-from client.convert import FINISH_REASONS, generate_request
-from client.events import Finished, Started
+from client import (
+    Candidate,
+    Delta,
+    Generation,
+    GenerationConfig,
+    Message,
+    Model,
+    Prompt,
+    Timing,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+from client.convert import FINISH_REASONS, generation_from
+from client.events import Finished, PromptLogprobs, Started
+from client.request import EARLY_STOPPING, generate_request
 from tests.client.scripted_server import Request, Response
 from textserve.v1 import generation_pb2, model_pb2
 
@@ -26,6 +39,37 @@ CONFIG_SAMPLES: dict[str, Any] = {
     "min_p": 0.0,
     "repetition_penalty": 1.5,
     "seed": 0,
+    "typical_p": 0.5,
+    "epsilon_cutoff": 0.0,
+    "presence_penalty": -1.0,
+    "frequency_penalty": 0.0,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": ((1, 2), (3,)),
+    "logit_bias": ((0, 1.5), (7, -2.0)),
+    "allowed_token_ids": (4, 0),
+    "min_new_tokens": 0,
+    "stop_token_ids": (0, 9),
+    "ignore_eos": False,
+    "exponential_decay_length_penalty": (0, 1.5),
+    "num_beams": 1,
+    "length_penalty": 0.0,
+    "early_stopping": False,
+    "suppress_tokens": (1,),
+    "begin_suppress_tokens": (2,),
+    "forced_bos_token_id": 0,
+    "forced_eos_token_id": 0,
+    "num_return_sequences": 1,
+    "best_of": 3,
+    "max_time": 0.5,
+}
+OUTPUT_SAMPLES: dict[str, Any] = {
+    "echo": True,
+    "token_ids": True,
+    "skip_special_tokens": False,
+    "include_stop_sequence": True,
+    "logprobs": True,
+    "top_logprobs": 5,
+    "prompt_logprobs": True,
 }
 
 
@@ -33,29 +77,58 @@ def names(message: type[ProtobufMessage]) -> list[str]:
     return [each.name for each in message.DESCRIPTOR.fields]
 
 
-def test_every_sampling_parameter_of_the_protocol_is_an_option_of_generate() -> None:
+@pytest.mark.parametrize(("name", "value"), CONFIG_SAMPLES.items())
+def test_a_parameter_is_the_same_value_in_an_option_and_in_a_receipt(name: str, value: Any) -> None:
+    config = generate_request("hi", **{name: value}).generation_config
+    assert [field.name for field, _ in config.ListFields()] == [name]
+    receipt = generation_pb2.Receipt(generation_config=config)
+    answer = generation_from(Response(candidates=[generation_pb2.Candidate()], receipt=receipt))
+    assert answer.config == GenerationConfig(**{name: value})
+    # A zero is told from nothing.
+    assert answer.config != GenerationConfig()
+
+
+def test_every_parameter_of_the_protocol_is_an_option_of_generate() -> None:
     assert list(CONFIG_SAMPLES) == names(generation_pb2.GenerationConfig)
-    for name, value in CONFIG_SAMPLES.items():
-        set_fields = generate_request("hi", **{name: value}).generation_config.ListFields()
-        assert [(field.name, field_value) for field, field_value in set_fields] == [(name, value)]
 
 
-OUTPUT_SAMPLES = {"echo": True, "token_ids": True, "skip_special_tokens": False}
+def test_a_request_with_the_values_of_a_receipt_is_the_same_request() -> None:
+    request = generate_request("hi", **CONFIG_SAMPLES)
+    receipt = generation_pb2.Receipt(generation_config=request.generation_config)
+    config = generation_from(Response(candidates=[generation_pb2.Candidate()], receipt=receipt)).config
+    assert generate_request("hi", **dataclasses.asdict(config)) == request
+    assert len({config, GenerationConfig(**CONFIG_SAMPLES)}) == 1
+
+
+@pytest.mark.parametrize(("name", "value"), OUTPUT_SAMPLES.items())
+def test_an_output_option_is_an_option_of_generate(name: str, value: Any) -> None:
+    set_fields = generate_request("hi", **{name: value}).output_options.ListFields()
+    assert [(field.name, field_value) for field, field_value in set_fields] == [(name, value)]
 
 
 def test_every_output_option_of_the_protocol_is_an_option_of_generate() -> None:
     assert list(OUTPUT_SAMPLES) == names(generation_pb2.OutputOptions)
-    for name, value in OUTPUT_SAMPLES.items():
-        assert getattr(generate_request("hi", **{name: value}).output_options, name) is value  # type: ignore[arg-type]
 
 
 def test_every_field_of_the_request_can_be_reached_from_generate() -> None:
-    options: dict[str, Any] = {"model": "tutor", "stop": ["END"], "temperature": 1.0, "echo": True}
+    options: dict[str, Any] = {
+        "model": "tutor",
+        "stop": ["END"],
+        "temperature": 1.0,
+        "echo": True,
+        "truncate_prompt": 9,
+    }
     reached: set[str] = set()
     prompts: list[Prompt] = ["hi", [Message("user", "hi")], [1]]
     for prompt in prompts:
         reached |= {field.name for field, _ in generate_request(prompt, **options).ListFields()}
     assert reached == set(names(Request))
+
+
+def test_no_option_has_the_name_of_two_fields() -> None:
+    messages = (generation_pb2.GenerationConfig, generation_pb2.OutputOptions, generation_pb2.GenerateRequest)
+    of_all = [name for message in messages for name in names(message)]
+    assert len(of_all) == len(set(of_all))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +138,10 @@ def test_every_field_of_the_request_can_be_reached_from_generate() -> None:
         (Usage, generation_pb2.Usage),
         (Timing, generation_pb2.Timing),
         (Started, generation_pb2.StreamStarted),
+        (PromptLogprobs, generation_pb2.StreamPromptLogprobs),
         (Delta, generation_pb2.StreamDelta),
+        (TokenLogprob, generation_pb2.TokenLogprob),
+        (TopLogprob, generation_pb2.TopLogprob),
         (Model, model_pb2.Model),
         (Message, generation_pb2.ChatMessage),
     ],
@@ -84,23 +160,25 @@ def test_an_answer_and_its_stream_carry_everything_that_the_protocol_has() -> No
     # Its position in the tuple is its index.
     assert candidate == set(names(generation_pb2.Candidate)) - {"candidate_index"}
     finished = {each.name for each in dataclasses.fields(Finished)}
-    # Model and seed are those of `started`.
-    assert finished == (set(names(generation_pb2.StreamFinished)) - {"receipt"}) | receipt - {
-        "model",
-        "seed",
-    }
+    # Model and the request's seed are those of `started`.
+    assert finished == (set(names(generation_pb2.StreamFinished)) - {"receipt"}) | receipt - {"model"}
 
 
 def test_every_finish_reason_of_the_protocol_has_a_name_of_ours() -> None:
-    protocol = {name.removeprefix("FINISH_REASON_").lower(): number for name, number in reasons().items()}
+    protocol = {
+        name.lower(): number
+        for name, number in numbers(generation_pb2.FinishReason.DESCRIPTOR, "FINISH_REASON_").items()
+    }
     assert {reason.value: number for number, reason in FINISH_REASONS.items()} == protocol
 
 
-def reasons() -> dict[str, int]:
-    values = generation_pb2.FinishReason.DESCRIPTOR.values
-    return {each.name: each.number for each in values if each.name != "FINISH_REASON_UNSPECIFIED"}
+def test_every_early_stopping_of_the_protocol_has_a_value_of_ours() -> None:
+    assert set(EARLY_STOPPING.values()) == set(
+        numbers(generation_pb2.EarlyStopping.DESCRIPTOR, "EARLY_STOPPING_").values()
+    )
 
 
-def test_every_sampling_parameter_has_presence() -> None:
-    fields: list[FieldDescriptor] = list(generation_pb2.GenerationConfig.DESCRIPTOR.fields)
-    assert all(each.has_presence for each in fields)
+def numbers(enum: EnumDescriptor, prefix: str) -> dict[str, int]:
+    """The enum's values by name without their prefix, less the unspecified one."""
+    named = {each.name.removeprefix(prefix): each.number for each in enum.values}
+    return {name: number for name, number in named.items() if name != "UNSPECIFIED"}

@@ -1,12 +1,14 @@
 """Prompts and options become requests without loss."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 
-from client import Message, Prompt
-from client.convert import generate_request
+from client import EarlyStopping, GenerateOptions, Message, Prompt
+from client.request import generate_request
+from textserve.v1 import generation_pb2
 
 
 class Integer:
@@ -50,10 +52,71 @@ def test_an_empty_sequence_is_refused(prompt: Prompt) -> None:
         generate_request(prompt)
 
 
-@pytest.mark.parametrize("options", [{"seed": 2**63}, {"max_new_tokens": 2**31}, {"stop": "\udc80"}])
-def test_a_value_that_no_field_can_hold_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r".+"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 2**63),
+        ("max_new_tokens", 2**31),
+        ("stop", "\udc80"),
+        ("suppress_tokens", [2**31]),
+        ("logit_bias", {2**31: 1.0}),
+        ("exponential_decay_length_penalty", (1, 2, 3)),
+        ("early_stopping", "always"),
+        ("early_stopping", []),
+    ],
+)
+def test_a_value_that_no_field_can_hold_is_refused_by_name(name: str, value: object) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"^{name}: "):
         generate_request("hi", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("model", 5, "str"),
+        ("temperature", "warm", "float | None"),
+        ("max_new_tokens", 1.5, "int | None"),
+        ("echo", "yes", "bool"),
+        ("stop", 5, "str | Sequence[str]"),
+        ("stop_token_ids", "ab", "Sequence[int] | None"),
+        ("stop_token_ids", 5, "Sequence[int] | None"),
+        ("bad_words_ids", [1, 2], "Sequence[Sequence[int]] | None"),
+        ("logit_bias", {"5": 1.0}, "Mapping[int, float] | Sequence[tuple[int, float]] | None"),
+        ("exponential_decay_length_penalty", 5, "tuple[int, float] | None"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_the_type_that_is_wanted(
+    name: str, value: object, expected: str
+) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(TypeError, match=re.escape(f"{name} must be {expected}, not {value!r}")):
+        generate_request("hi", **options)
+
+
+def test_a_long_value_is_not_repeated_whole() -> None:
+    options: dict[str, Any] = {"suppress_tokens": ["x"] * 65_536}
+    with pytest.raises(TypeError) as caught:
+        generate_request("hi", **options)
+    assert len(str(caught.value)) < 200
+
+
+def test_biases_are_a_mapping_or_pairs() -> None:
+    mapping = generate_request("hi", logit_bias={7: -1.0, 5: 2.0})
+    assert mapping == generate_request("hi", logit_bias=[(5, 2.0), (7, -1.0)])
+    assert dict(mapping.generation_config.logit_bias) == {5: 2.0, 7: -1.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (False, generation_pb2.EARLY_STOPPING_HEURISTIC),
+        (True, generation_pb2.EARLY_STOPPING_FIRST),
+        ("never", generation_pb2.EARLY_STOPPING_NEVER),
+    ],
+)
+def test_early_stopping_has_the_three_values_of_transformers(value: EarlyStopping, expected: int) -> None:
+    assert generate_request("hi", early_stopping=value).generation_config.early_stopping == expected
 
 
 def test_a_misspelled_option_is_refused() -> None:
@@ -67,5 +130,6 @@ def test_one_stop_sequence_may_be_a_string(stop: str | Sequence[str], expected: 
     assert list(generate_request("hi", stop=stop).stop_sequences) == expected
 
 
-def test_no_sampling_parameter_is_sent_that_was_not_given() -> None:
-    assert not generate_request("hi").generation_config.ListFields()
+def test_nothing_is_sent_that_was_not_given() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(GenerateOptions.__annotations__)
+    assert generate_request("hi") == generate_request("hi", **nothing) == generation_pb2.GenerateRequest(text="hi")

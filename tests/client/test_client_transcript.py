@@ -4,8 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import Candidate, Delta, FinishReason, GenerationConfig, ServerError, Started, Timing, Usage
-from client.events import Finished
+from client import (
+    Candidate,
+    Delta,
+    FinishReason,
+    GenerationConfig,
+    ServerError,
+    Started,
+    Timing,
+    TokenLogprob,
+    Usage,
+)
+from client.events import Event, Finished, PromptLogprobs
 from client.transcript import Transcript
 
 STARTED = Started("tutor", seed=7, prompt_token_count=3, prompt_token_ids=(1, 2, 3))
@@ -16,17 +26,27 @@ def finished(candidate_index: int = 0, stop_sequence: str = "") -> Finished:
         candidate_index,
         FinishReason.STOP_SEQUENCE if stop_sequence else FinishReason.LENGTH,
         stop_sequence,
+        seed=7 + candidate_index,
         usage=Usage(3, 2),
         timing=Timing(0.1, 0.2, 0.3, 0.4),
         fingerprint="f00d",
         config=GenerationConfig(temperature=0.0),
         worker="worker-0",
+        attempt_count=2,
     )
+
+
+def logprob(token_id: int) -> TokenLogprob:
+    return TokenLogprob(token_id, -0.5, rank=1, text_offset=0)
 
 
 DELTAS = st.lists(
     st.builds(
-        Delta, st.text(), st.lists(st.integers(0, 99)).map(tuple), candidate_index=st.integers(min_value=0, max_value=2)
+        Delta,
+        st.text(),
+        st.lists(st.integers(0, 99)).map(tuple),
+        candidate_index=st.integers(0, 2),
+        logprobs=st.lists(st.builds(logprob, st.integers(0, 99))).map(tuple),
     )
 )
 
@@ -42,7 +62,14 @@ def test_candidates_are_their_deltas_joined_however_these_are_mixed(deltas: list
     for index, candidate in enumerate(transcript.result.candidates):
         own = [each for each in deltas if each.candidate_index == index]
         ids = [token_id for each in own for token_id in each.token_ids]
-        assert candidate == Candidate("".join(each.text for each in own), FinishReason.LENGTH, "", tuple(ids))
+        assert candidate == Candidate(
+            "".join(each.text for each in own),
+            FinishReason.LENGTH,
+            "",
+            tuple(ids),
+            seed=7 + index,
+            logprobs=tuple(logprob for each in own for logprob in each.logprobs),
+        )
 
 
 def test_the_result_has_what_start_and_finish_say() -> None:
@@ -53,7 +80,25 @@ def test_the_result_has_what_start_and_finish_say() -> None:
     assert (result.model, result.seed, result.prompt_token_ids) == ("tutor", 7, (1, 2, 3))
     assert (result.finish_reason, result.stop_sequence) == (FinishReason.STOP_SEQUENCE, "END")
     assert (result.usage, result.timing) == (Usage(3, 2), Timing(0.1, 0.2, 0.3, 0.4))
-    assert (result.fingerprint, result.config, result.worker) == ("f00d", GenerationConfig(temperature=0.0), "worker-0")
+    assert (result.fingerprint, result.config) == ("f00d", GenerationConfig(temperature=0.0))
+    assert (result.worker, result.attempt_count) == ("worker-0", 2)
+
+
+def test_the_prompts_log_probabilities_are_their_parts_joined() -> None:
+    transcript = Transcript()
+    parts = [PromptLogprobs(1, (logprob(4), logprob(5))), PromptLogprobs(3, (logprob(6),))]
+    events: list[Event] = [STARTED, *parts, finished()]
+    assert [transcript.receive(event) for event in events] == [None] * 4
+    assert transcript.result.prompt_logprobs == (logprob(4), logprob(5), logprob(6))
+
+
+@pytest.mark.parametrize("position", [0, 1, 3])
+def test_a_gap_or_a_repeat_in_the_prompts_log_probabilities_is_the_servers_fault(position: int) -> None:
+    transcript = Transcript()
+    transcript.receive(STARTED)
+    transcript.receive(PromptLogprobs(1, (logprob(4),)))
+    with pytest.raises(ServerError, match=f"position {position}"):
+        transcript.receive(PromptLogprobs(position, (logprob(5),)))
 
 
 def test_an_event_that_is_newer_than_the_client_changes_nothing() -> None:
@@ -81,9 +126,10 @@ def test_there_is_no_result_before_every_candidate_has_finished(events: list[Del
         transcript.end()
 
 
-def test_a_stream_that_begins_otherwise_is_the_servers_fault() -> None:
+@pytest.mark.parametrize("event", [Delta("a"), PromptLogprobs(1, (logprob(4),)), finished()])
+def test_a_stream_that_begins_otherwise_is_the_servers_fault(event: Delta | PromptLogprobs | Finished) -> None:
     with pytest.raises(ServerError, match="did not begin"):
-        Transcript().receive(Delta("a"))
+        Transcript().receive(event)
 
 
 def test_a_candidate_that_goes_on_after_its_finish_is_the_servers_fault() -> None:

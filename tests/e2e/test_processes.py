@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 
-from client import AsyncClient, TextserveError, UnavailableError
+from client import AsyncClient, FinishReason, Generation, TextserveError
 from examples.gateway_process import GatewayProcess
 
 WAIT_S = 60
@@ -22,27 +22,28 @@ async def gone(processes: list[psutil.Process]) -> bool:
     return not alive
 
 
-async def outcome(client: AsyncClient, started: asyncio.Event) -> str:
-    """Runs a long stream; returns the worker that finished it, or the reason why none did."""
-    try:
-        async with client.stream("Once upon a time", max_new_tokens=400, temperature=5.0, seed=1) as stream:
-            async for _ in stream:
-                started.set()
-            return stream.result.worker
-    except UnavailableError as error:
-        return error.reason
+async def result(client: AsyncClient, started: asyncio.Event) -> Generation:
+    """Runs a long stream to its end."""
+    async with client.stream("Once upon a time", max_new_tokens=400, temperature=5.0, seed=1) as stream:
+        text = ""
+        async for delta in stream:
+            started.set()
+            text += delta.text
+        assert text == stream.result.text
+        return stream.result
 
 
-async def test_a_killed_worker_ends_its_streams_alone_and_comes_back() -> None:
+async def test_streams_of_a_killed_worker_go_on_at_another_one_and_it_comes_back() -> None:
     async with GatewayProcess(["--workers", "2"]) as gateway, AsyncClient(gateway.address) as client:
         events = [asyncio.Event() for _ in range(4)]
-        streams = [asyncio.create_task(outcome(client, event)) for event in events]
+        streams = [asyncio.create_task(result(client, event)) for event in events]
         await asyncio.gather(*(event.wait() for event in events))
         victim, other = children(gateway)
         victim.kill()
-        outcomes = await asyncio.gather(*streams)
-        assert outcomes.count("WORKER_LOST") == 2
-        assert len({worker for worker in outcomes if worker != "WORKER_LOST"}) == 1
+        results = await asyncio.gather(*streams)
+        assert sorted(each.attempt_count for each in results) == [1, 1, 2, 2]
+        assert len({each.worker for each in results}) == 1
+        assert {each.finish_reason for each in results} <= {FinishReason.LENGTH, FinishReason.END_OF_SEQUENCE}
         assert (await client.generate("A, B, C", max_new_tokens=4)).text
         async with asyncio.timeout(WAIT_S):
             # A process comes back; nothing in this one could tell us.

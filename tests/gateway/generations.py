@@ -5,12 +5,13 @@ import itertools
 from gateway.detokenizer import Detokenizer
 from gateway.effective import resolve
 from gateway.generation import Generation
+from gateway.output_text import OutputText, Stopping
 from gateway.request import GenerationConfig, ModelFacts, OutputOptions
 from gateway.sequence import Sequence
-from gateway.stopping import StopMatcher
 from gateway.tokenizer import Tokenizer, TokenizerFacts
 from tests.fakes import EOS, TOKENIZER, ids
 
+_TEXT_ALONE = OutputOptions()
 _SEQUENCE_IDS = itertools.count(1)
 _TOKENIZER = Tokenizer.from_parts(
     TOKENIZER.to_str().encode(),
@@ -27,10 +28,18 @@ _FACTS = ModelFacts(
     generation_defaults=GenerationConfig(),
     eos_token_ids=(EOS,),
     tokenizer_sha256="h",
+    max_rows=8,
+    prompt_logprobs_limit=1000,
 )
 
 
-def generation(*stop_sequences: str, prompt: str = "ab", candidate_count: int = 1) -> Generation:
+def generation(
+    *stop_sequences: str,
+    prompt: str = "ab",
+    candidate_count: int = 1,
+    output: OutputOptions = _TEXT_ALONE,
+    stopping: Stopping | None = None,
+) -> Generation:
     """A generation that waits."""
     prompt_ids = ids(prompt)
     sequences = tuple(
@@ -38,12 +47,14 @@ def generation(*stop_sequences: str, prompt: str = "ab", candidate_count: int = 
             sequence_id=next(_SEQUENCE_IDS),
             candidate_index=index,
             seed=index,
-            detokenizer=Detokenizer(_TOKENIZER, prompt_ids, skip_special_tokens=True),
-            stop_matcher=StopMatcher(stop_sequences),
+            text=OutputText(
+                Detokenizer(_TOKENIZER, prompt_ids, skip_special_tokens=output.skip_special_tokens),
+                stopping or Stopping(sequences=stop_sequences),
+            ),
+            output=output,
             arrived_at=0.0,
-            keeps_token_ids=False,
         )
         for index in range(candidate_count)
     )
     config = resolve(GenerationConfig(), GenerationConfig(), room=500, seed=1)
-    return Generation(_FACTS, prompt_ids, "", config, OutputOptions(), sequences)
+    return Generation(_FACTS, prompt_ids, prompt if output.echo else "", config, output, sequences)

@@ -138,6 +138,39 @@ def text_of(messages: list[pb.StreamGenerateResponse]) -> str:
     return "".join(message.delta.text for message in messages if message.HasField("delta"))
 
 
+async def until_tokens(
+    messages: AsyncIterator[pb.StreamGenerateResponse], count: int
+) -> list[pb.StreamGenerateResponse]:
+    """Reads a stream with token ids until so many tokens of all its candidates have come."""
+    received: list[pb.StreamGenerateResponse] = []
+    while sum(len(message.delta.token_ids) for message in received) < count:
+        received.append(await anext(messages))
+    return received
+
+
+def candidates_of(messages: list[pb.StreamGenerateResponse]) -> list[pb.Candidate]:
+    """The candidates that a stream adds up to."""
+    candidates: dict[int, pb.Candidate] = {}
+    for message in messages:
+        match message.WhichOneof("event"):
+            case "delta":
+                delta = message.delta
+                candidate = candidates.setdefault(delta.candidate_index, pb.Candidate())
+                candidate.text += delta.text
+                candidate.token_ids.extend(delta.token_ids)
+                candidate.logprobs.extend(delta.logprobs)
+            case "finished":
+                end = message.finished
+                candidate = candidates.setdefault(end.candidate_index, pb.Candidate())
+                candidate.candidate_index = end.candidate_index
+                candidate.finish_reason = end.finish_reason
+                candidate.stop_sequence = end.stop_sequence
+                candidate.seed = end.seed
+            case _:
+                pass
+    return [candidates[index] for index in sorted(candidates)]
+
+
 @dataclass(frozen=True)
 class Failure:
     """A status with its details."""

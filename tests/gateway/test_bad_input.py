@@ -40,6 +40,35 @@ BAD: dict[str, tuple[pb.GenerateRequest, set[str]]] = {
     "negative token id": (pb.GenerateRequest(tokens=pb.TokenPrompt(ids=[-1])), {"tokens.ids[0]"}),
     "1000 stop sequences": (pb.GenerateRequest(text="ab", stop_sequences=["x"] * 1000), {"stop_sequences"}),
     "empty stop sequence": (pb.GenerateRequest(text="ab", stop_sequences=[""]), {"stop_sequences[0]"}),
+    "negative epsilon_cutoff": (asking(epsilon_cutoff=-0.1), {"generation_config.epsilon_cutoff"}),
+    "infinite max_time": (asking(max_time=math.inf), {"generation_config.max_time"}),
+    "unknown early_stopping": (asking(early_stopping=9), {"generation_config.early_stopping"}),
+    "more candidates than rows": (
+        asking(num_return_sequences=9, temperature=1.0),
+        {"generation_config.num_return_sequences"},
+    ),
+    "greedy candidates": (asking(num_return_sequences=2), {"generation_config.num_return_sequences"}),
+    "NaN bias": (
+        pb.GenerateRequest(text="ab", generation_config=pb.GenerationConfig(logit_bias={5: math.nan})),
+        {"generation_config.logit_bias[5]"},
+    ),
+    "a million suppressed tokens": (
+        pb.GenerateRequest(text="ab", generation_config=pb.GenerationConfig(suppress_tokens=[5] * 10**6)),
+        {"generation_config.suppress_tokens"},
+    ),
+    "an empty bad word": (
+        pb.GenerateRequest(text="ab", generation_config=pb.GenerationConfig(bad_words_ids=[pb.TokenSequence()])),
+        {"generation_config.bad_words_ids[0].ids"},
+    ),
+    "stop token out of range": (
+        pb.GenerateRequest(text="ab", generation_config=pb.GenerationConfig(stop_token_ids=[5, 10**6])),
+        {"generation_config.stop_token_ids[1]"},
+    ),
+    "truncated to nothing": (pb.GenerateRequest(text="ab", truncate_prompt=0), {"truncate_prompt"}),
+    "alternatives of nothing": (
+        pb.GenerateRequest(text="ab", output_options=pb.OutputOptions(top_logprobs=3)),
+        {"output_options.top_logprobs"},
+    ),
     "role that the template refuses": (
         pb.GenerateRequest(chat=pb.ChatPrompt(messages=[pb.ChatMessage(role="refused")])),
         {"chat.messages"},
@@ -77,6 +106,22 @@ async def test_a_bad_value_is_an_invalid_argument_that_names_its_field(name: str
     assert unary.code is stream.code is StatusCode.INVALID_ARGUMENT
     assert unary.fields == stream.fields == fields
     assert unary.reason == stream.reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (asking(num_beams=2), "generation_config.num_beams"),
+        (asking(best_of=2, temperature=1.0), "generation_config.best_of"),
+    ],
+)
+async def test_what_is_known_at_the_end_only_is_no_stream(asked: pb.GenerateRequest, field: str) -> None:
+    async with serving(FakeWorker(runs_freely=True)) as served:
+        failure = await failing(served.caller.stream(asked))
+        assert len((await served.caller.generate(asked)).candidates) == 1
+
+    assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "NOT_STREAMABLE")
+    assert failure.fields == {field}
 
 
 async def test_an_over_long_prompt_is_told_both_numbers() -> None:

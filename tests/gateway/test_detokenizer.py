@@ -111,6 +111,20 @@ def test_a_prompt_pushed_behind_an_empty_one_gives_the_whole_text(
     assert "".join(pushed(vocabulary, [], ids, skip=skip)) == vocabulary.tokenizer.decode(ids, skip_special_tokens=skip)
 
 
+@every_vocabulary
+@given(data=st.data(), skip=st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_forks_go_on_each_by_itself(vocabulary: Vocabulary, data: st.DataObject, *, skip: bool) -> None:
+    prompt, shared, one, other = (data.draw(vocabulary.ids()) for _ in range(4))
+    detokenizer = Detokenizer(vocabulary.tokenizer, prompt, skip_special_tokens=skip)
+    before = [detokenizer.push(token_id) for token_id in shared]
+    forks = [detokenizer.fork(), detokenizer.fork()]
+
+    for fork, output in zip(forks, (one, other), strict=True):
+        texts = [*before, *map(fork.push, output), fork.flush()]
+        assert texts == pushed(vocabulary, prompt, [*shared, *output], skip=skip)
+
+
 @given(output=BYTE_LEVEL.ids())
 @settings(max_examples=100, deadline=None)
 def test_byte_level_text_comes_with_its_last_byte(output: list[int]) -> None:

@@ -19,6 +19,7 @@ ALL = [
     errors.draining(),
     errors.deadline_exceeded(2, "queue"),
     errors.generation_failed("NON_FINITE_LOGITS"),
+    errors.poison_request(),
     errors.internal(),
 ]
 

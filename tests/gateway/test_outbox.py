@@ -1,7 +1,9 @@
 """What one turn of the event loop brings for a worker goes out together, submissions first."""
 
-from gateway.effective import EffectiveConfig
+from gateway.effective import EffectiveConfig, resolve
 from gateway.outbox import Outbox
+from gateway.request import GenerationConfig
+from tests.gateway.configs import EVERYTHING
 from tests.gateway.generations import generation
 
 
@@ -37,7 +39,9 @@ async def test_a_demand_that_the_worker_knows_is_not_told_again() -> None:
 
 async def test_a_submission_has_every_parameter_and_the_seed_of_its_sequence() -> None:
     outbox = Outbox()
-    outbox.submit(generation(candidate_count=2))
+    one = generation(candidate_count=2)
+    one.config = resolve(EVERYTHING, GenerationConfig(), room=500, seed=1)
+    outbox.submit(one)
 
     submit = (await anext(outbox.requests())).submit
 

@@ -1,9 +1,11 @@
-"""The least loaded worker with room is next."""
+"""The least loaded worker with room is next; the one that can make room soonest is held for what needs much."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing import WorkerLoad, pick
+from gateway.routing import WorkerLoad, pick, quietest, roomiest, rows_of
+from gateway.sequence import Status
+from tests.gateway.generations import generation
 
 LOADS = st.lists(
     st.builds(
@@ -18,11 +20,11 @@ LOADS = st.lists(
 
 
 @given(LOADS, st.integers(1, 3))
-def test_a_worker_is_found_if_and_only_if_one_has_room(loads: list[WorkerLoad], sequence_count: int) -> None:
-    picked = pick(loads, sequence_count)
+def test_a_worker_is_found_if_and_only_if_one_has_room(loads: list[WorkerLoad], row_count: int) -> None:
+    picked = pick(loads, row_count)
 
-    assert (picked is None) == all(load.outstanding + sequence_count > load.limit for load in loads)
-    assert picked is None or picked.outstanding + sequence_count <= picked.limit
+    assert (picked is None) == all(load.outstanding + row_count > load.limit for load in loads)
+    assert picked is None or picked.outstanding + row_count <= picked.limit
 
 
 def test_work_is_seen_relative_to_the_room() -> None:
@@ -37,3 +39,22 @@ def test_among_equals_the_one_that_served_less_is_next() -> None:
     other = WorkerLoad("other", outstanding=0, limit=8, served=4)
 
     assert pick([one, other], 1) is other
+
+
+@given(LOADS, st.integers(1, 9))
+def test_a_worker_is_held_if_and_only_if_one_may_have_that_many_rows(loads: list[WorkerLoad], row_count: int) -> None:
+    able = [load for load in loads if load.limit >= row_count]
+    roomy, quiet = roomiest(loads, row_count), quietest(loads, row_count)
+
+    assert (roomy in able, quiet in able) == (bool(able), bool(able))
+    assert roomy is None or roomy.room == max(load.room for load in able)
+    assert quiet is None or quiet.outstanding == min(load.outstanding for load in able)
+
+
+def test_candidates_that_have_ended_take_no_row() -> None:
+    one = generation(candidate_count=3)
+    assert rows_of(one) == 3
+
+    one.sequences[1].finish(Status.LENGTH)
+
+    assert rows_of(one) == 2

@@ -2,36 +2,9 @@
 
 import pytest
 
-from gateway.detokenizer import Detokenizer
-from gateway.sequence import Delta, Sequence, Status
-from gateway.stopping import StopMatcher
-from gateway.tokenizer import Tokenizer, TokenizerFacts
-from tests.fakes import EOS, TOKENIZER, ids
-
-FACTS = TokenizerFacts(chat_template="", special_tokens={}, clean_up_tokenization_spaces=False)
-
-
-def sequence(*stop_sequences: str, keeps_token_ids: bool = False) -> Sequence:
-    tokenizer = Tokenizer.from_parts(TOKENIZER.to_str().encode(), FACTS)
-    return Sequence(
-        sequence_id=1,
-        candidate_index=0,
-        seed=0,
-        detokenizer=Detokenizer(tokenizer, ids("prompt"), skip_special_tokens=True),
-        stop_matcher=StopMatcher(stop_sequences),
-        arrived_at=10.0,
-        keeps_token_ids=keeps_token_ids,
-    )
-
-
-def push(sequence: Sequence, text: str, now: float = 11.0) -> None:
-    for token_id in ids(text):
-        sequence.push(token_id, now)
-
-
-def taken(sequence: Sequence) -> str:
-    delta = sequence.take()
-    return delta.text if delta else ""
+from gateway.sequence import WHOLE, Delta, Status
+from tests.fakes import EOS, ids
+from tests.gateway.sequences import push, sequence, taken
 
 
 def test_deltas_since_the_last_take_are_merged() -> None:
@@ -104,8 +77,8 @@ def test_the_beginning_of_a_stop_sequence_is_held_back_until_it_is_none() -> Non
     assert taken(one) == "bcx"
 
 
-@pytest.mark.parametrize("status", [Status.END_OF_SEQUENCE, Status.LENGTH])
-def test_at_the_models_own_end_what_was_held_back_is_given_out(status: Status) -> None:
+@pytest.mark.parametrize("status", WHOLE)
+def test_at_an_end_that_nothing_would_follow_what_was_held_back_is_given_out(status: Status) -> None:
     one = sequence("bcd")
     push(one, "abc")
 
@@ -131,6 +104,59 @@ def test_a_stop_sequence_that_the_last_held_text_completes_goes_before_the_model
     one.finish(Status.LENGTH)
 
     assert (taken(one), one.status) == ("", Status.STOP_SEQUENCE)
+
+
+def test_a_stop_sequence_is_delivered_if_it_is_to_be_included_and_nothing_behind_it() -> None:
+    one = sequence("to", is_included=True)
+
+    push(one, "don't stop now")
+
+    assert (taken(one), one.status, one.stop_sequence) == ("don't sto", Status.STOP_SEQUENCE, "to")
+
+
+@pytest.mark.parametrize(("is_included", "text"), [(False, "ab"), (True, "abx")])
+def test_the_text_of_a_stop_token_is_delivered_only_if_it_is_to_be_included(is_included: bool, text: str) -> None:  # noqa: FBT001
+    one = sequence(stop_token_ids=frozenset(ids("x")), is_included=is_included, keeps_token_ids=True)
+    push(one, "abx")
+
+    one.finish(Status.STOP_TOKEN)
+
+    assert one.take() == Delta(text, tuple(ids("abx")))
+    assert one.status is Status.STOP_TOKEN
+
+
+def test_a_stop_token_does_not_complete_a_stop_sequence_that_it_would_not_be_part_of() -> None:
+    one = sequence("bx", stop_token_ids=frozenset(ids("x")))
+    push(one, "abx")
+
+    one.finish(Status.STOP_TOKEN)
+
+    assert (taken(one), one.status) == ("ab", Status.STOP_TOKEN)
+
+
+@pytest.mark.parametrize(("min_new_tokens", "text"), [(0, "a"), (1, "a"), (2, "ab"), (3, "abba"), (4, "abba")])
+def test_stop_sequences_are_looked_for_in_the_text_after_min_new_tokens(min_new_tokens: int, text: str) -> None:
+    one = sequence("b", min_new_tokens=min_new_tokens)
+
+    push(one, "abbab")
+
+    assert (taken(one), one.status) == (text, Status.STOP_SEQUENCE)
+
+
+def test_a_stop_sequence_that_begins_before_min_new_tokens_is_none() -> None:
+    one = sequence("ab", min_new_tokens=1)
+
+    push(one, "abab")
+
+    assert (taken(one), one.output_token_count) == ("ab", 4)
+
+
+def test_text_before_min_new_tokens_is_not_held_back() -> None:
+    one = sequence("abc", min_new_tokens=2)
+
+    push(one, "ab")
+
+    assert taken(one) == "ab"
 
 
 def test_nothing_follows_an_end() -> None:
@@ -162,6 +188,22 @@ def test_a_sequence_that_never_left_the_queue_has_only_queue_time() -> None:
     timing = sequence().timeline.timing(now=12.0)
 
     assert (timing.queue_s, timing.prefill_s, timing.decode_s, timing.time_to_first_token_s) == (2.0, 0.0, 0.0, 0.0)
+
+
+def test_a_sequence_that_goes_on_elsewhere_keeps_its_tokens_and_the_time_to_its_first() -> None:
+    one = sequence(keeps_token_ids=True)
+    one.submit(10.5)
+    one.start(wait_s=0.25, prefill_s=0.75)
+    push(one, "ab", now=11.5)
+    one.requeue()
+    one.submit(20.0)
+    one.start(wait_s=5.0, prefill_s=5.0)
+    push(one, "c", now=21.5)
+
+    assert one.output_token_ids == ids("abc")
+    assert taken(one) == "abc"
+    timing = one.timeline.timing(now=30.0)
+    assert (timing.queue_s, timing.prefill_s, timing.decode_s, timing.time_to_first_token_s) == (0.75, 0.75, 10.0, 1.5)
 
 
 def test_a_sequence_that_is_queued_again_waits_on() -> None:

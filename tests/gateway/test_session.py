@@ -1,16 +1,22 @@
 """A session hands tokens to their sequences and keeps account of what is outstanding."""
 
+from dataclasses import replace
+
+import pytest
+
+from gateway.logprobs import TokenLogprob
 from gateway.outbox import Outbox
+from gateway.request import OutputOptions
 from gateway.sequence import Status
 from gateway.session import Session
-from gateway.worker_messages import Finish, Start, Step
+from gateway.worker_messages import Finish, PromptLogprobs, Start, Step
 from tests.fakes import ids
 from tests.gateway.generations import generation
 
 
 def session(limit: int = 8) -> Session:
     made = Session("worker-0", Outbox())
-    made.sequence_limit = limit
+    made.row_limit = limit
     return made
 
 
@@ -87,24 +93,93 @@ async def test_a_candidate_that_fails_takes_its_generation_with_it() -> None:
     assert worker.load.outstanding == 0
 
 
-async def test_a_lost_worker_fails_what_it_ran() -> None:
+async def test_a_lost_worker_gives_back_what_has_not_ended_in_the_order_of_submission() -> None:
+    first, ended, half, worker = generation(), generation(), generation(candidate_count=2), session()
+    for one in (first, ended, half):
+        worker.submit(one, now=1.0)
+    worker.step(step(ended.sequences[0].sequence_id, "a", Status.LENGTH), now=2.0)
+    worker.step(step(half.sequences[0].sequence_id, "a", Status.LENGTH), now=2.0)
+
+    assert worker.close() == [first, half]
+    assert worker.load.outstanding == 0
+    assert not first.finished
+
+
+async def test_a_closed_session_takes_nothing() -> None:
+    one, worker = generation(), session()
+    worker.submit(one, now=1.0)
+    worker.close()
+
+    worker.step(step(one.sequences[0].sequence_id, "abc", Status.LENGTH), now=2.0)
+    worker.prompt_logprobs(PromptLogprobs(one.sequences[0].sequence_id, 1, (TokenLogprob(-1.0, 1),)))
+
+    assert one.output_token_count == 0
+    assert not one.finished
+    assert one.take_prompt_logprobs() is None
+
+
+async def test_what_has_ended_is_not_submitted_again() -> None:
+    one, worker = generation(candidate_count=3), session()
+    one.sequences[1].finish(Status.LENGTH)
+
+    worker.submit(one, now=1.0)
+
+    assert worker.load.outstanding == 2
+    assert one.sequences[1].status is Status.LENGTH
+
+
+async def test_nothing_is_submitted_twice_on_one_stream() -> None:
     one, worker = generation(), session()
     worker.submit(one, now=1.0)
 
-    assert worker.close("it died") == []
-    assert one.error
-    assert one.error.reason == "WORKER_LOST"
+    with pytest.raises(ValueError, match="already"):
+        worker.submit(one, now=2.0)
+    assert worker.load.outstanding == 1
+
+
+async def test_a_beam_search_takes_its_beams_until_all_of_it_has_ended() -> None:
+    one, worker = generation(candidate_count=2), session()
+    one.config = replace(one.config, num_beams=4)
+    first, second = (sequence.sequence_id for sequence in one.sequences)
+    worker.submit(one, now=1.0)
+    assert worker.load.outstanding == 4
+
+    finishes = (Finish(first, Status.LENGTH, "", -0.25), Finish(second, Status.END_OF_SEQUENCE, "", -0.5))
+    worker.step(Step([first, first, second], ids("abc"), finishes=finishes), now=2.0)
+
+    assert worker.load.outstanding == 0
+    assert [sequence.output_token_ids for sequence in one.sequences] == [ids("ab"), ids("c")]
+    assert [sequence.score for sequence in one.sequences] == [-0.25, -0.5]
+
+
+async def test_a_beam_search_that_is_dropped_frees_all_its_rows() -> None:
+    one, worker = generation(candidate_count=2), session()
+    one.config = replace(one.config, num_beams=4)
+    worker.submit(one, now=1.0)
+
+    worker.drop(one)
+
     assert worker.load.outstanding == 0
 
 
-async def test_a_worker_that_drained_gives_back_what_it_never_began() -> None:
-    begun, untouched, worker = generation(), generation(), session()
-    worker.submit(begun, now=1.0)
-    worker.submit(untouched, now=1.0)
-    worker.step(step(begun.sequences[0].sequence_id, "a"), now=2.0)
+async def test_merged_steps_hand_each_sequence_its_tokens_and_log_probabilities_in_order() -> None:
+    one, other, worker = generation(output=OutputOptions(logprobs=True)), generation(), session()
+    for each in (one, other):
+        worker.submit(each, now=1.0)
+    first, second = one.sequences[0].sequence_id, other.sequences[0].sequence_id
+    likely, unlikely = TokenLogprob(-0.25, 1), TokenLogprob(-4.0, 9)
+
+    worker.step(Step([first, second, first], ids("axb"), logprobs=(likely, None, unlikely)), now=2.0)
+
+    delta = one.sequences[0].take()
+    assert delta is not None
+    assert [token.logprob for token in delta.logprobs] == [likely, unlikely]
+    assert [token.token_id for token in delta.logprobs] == ids("ab")
+    assert other.sequences[0].output_token_ids == ids("x")
+
+
+async def test_a_worker_that_drains_has_no_room() -> None:
+    worker = session()
     worker.draining = True
 
     assert worker.load.limit == 0
-    assert worker.close("it has drained") == [untouched]
-    assert untouched.error is None
-    assert begun.error

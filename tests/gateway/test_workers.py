@@ -1,4 +1,4 @@
-"""Workers that share, die, hang, drain and lie."""
+"""Workers that share, come and go, hang, drain and lie."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from tests.gateway.serving import Served, failing, failure_of, request, serving,
 from textserve.internal.v1 import worker_pb2
 from textserve.v1 import generation_pb2 as pb
 
+IMPATIENT = Config(listen="127.0.0.1:0", worker_wait=0.0)
 Stream = aio.UnaryStreamCall[pb.GenerateRequest, pb.StreamGenerateResponse]
 
 
@@ -85,36 +86,6 @@ async def test_a_lowered_limit_holds_for_what_comes_and_a_raised_one_is_used_at_
         await served.nothing_runs()
 
 
-async def test_a_lost_worker_fails_its_streams_with_details_while_others_go_on() -> None:
-    async with serving(FakeWorker(), FakeWorker()) as served:
-        lost, other = await started(served, 2)
-        messages = aiter(lost)
-        assert (await anext(messages)).HasField("started")
-        served.workers[0].step()
-        assert (await anext(messages)).delta.text == "a"
-
-        await served.workers[0].die()
-
-        _, error = await to_the_end(messages)
-        failure = failure_of(error)
-        assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "WORKER_LOST")
-        assert failure.metadata == {"worker": "worker-0"}
-        assert failure.detail(error_details_pb2.RetryInfo)
-        served.workers[1].step(4)
-        assert text_of([message async for message in other]) == "abab"
-        await served.nothing_runs()
-
-
-async def test_a_unary_call_on_a_lost_worker_fails_with_details() -> None:
-    async with serving(FakeWorker()) as served:
-        call = served.caller.generation.Generate(request())
-        await served.worker.until(lambda: served.worker.row_count == 1)
-
-        await served.worker.die()
-
-        assert (await failing(call)).reason == "WORKER_LOST"
-
-
 async def test_a_worker_whose_process_has_ended_is_given_up_until_it_is_up_again() -> None:
     async with serving(FakeWorker(runs_freely=True)) as served:
         await served.worker.die()
@@ -147,7 +118,7 @@ async def test_a_worker_that_comes_back_is_found_again() -> None:
     ids=["silent", "hung engine", "another incarnation", "ends the stream", "mismatched step"],
 )
 async def test_a_worker_that_misbehaves_is_lost(misbehave: Callable[[Served], None], why: str) -> None:
-    async with serving(FakeWorker()) as served:
+    async with serving(FakeWorker(), config=IMPATIENT) as served:
         call = served.caller.generation.Generate(request())
         await served.worker.until(lambda: served.worker.row_count == 1)
 

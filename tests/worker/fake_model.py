@@ -4,8 +4,10 @@ It keeps its "attention" in the cache that it is given, so that a wrong mask, po
 token; and it can be told to go wrong.
 """
 
+import math
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
+from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +16,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from worker.engine import Engine, Memory
+from worker.layout import Layout, TokenShape
 from worker.model_runner import ModelRunner
 from worker.scheduler import Limits, Scheduler
-from worker.slab import LayerShape
+from worker.sequence import Root, SamplingParameters, Sequence
 
 VOCAB_SIZE = 96
 POISON = 95
@@ -24,8 +27,10 @@ POISON = 95
 POISON_LENGTH = 6
 EXPLOSIVE = 94
 """A forward pass over this token raises."""
-SHAPE = LayerShape(key_heads=1, key_dim=1, value_heads=1, value_dim=1, dtype=torch.float32, device=torch.device("cpu"))
-LIMITS = Limits(max_rows=4, context_length=64, group_tokens=64, chunk_tokens=8, idle_chunk_tokens=16)
+LAYOUT = Layout(TokenShape(1, 1, 1, 1, dtype=torch.float32, device=torch.device("cpu")))
+LIMITS = Limits(
+    max_rows=4, context_length=64, pool_tokens=4 * 96, group_tokens=64, chunk_tokens=8, idle_chunk_tokens=16
+)
 
 
 class ModelError(Exception):
@@ -41,27 +46,31 @@ class Output:
 
 @dataclass
 class FakeModel:
-    """Next token = a hash of the sum over tokens of token times (position + 1); `before` runs before each pass."""
+    """Next token = a hash of the sum over tokens of token times (position + 1)."""
 
     before: Callable[[], None] = lambda: None
+    """Runs before each pass."""
+    memory: float = math.inf
+    """Most tokens of one pass: more are an allocation that fails."""
 
     def __call__(self, **inputs: Any) -> Output:
         self.before()
         input_ids: Tensor = inputs["input_ids"]
         if (input_ids == EXPLOSIVE).any():
             raise ModelError("asked for")
+        if input_ids.numel() > self.memory:
+            raise torch.OutOfMemoryError("asked for")
         tokens = input_ids.float()[:, None, :, None]
         weighed = tokens * (inputs["position_ids"] + 1)[:, None, :, None]
         keys, values = inputs["past_key_values"].update(weighed, tokens, 0)
         mask: Tensor = inputs["attention_mask"]
-        length = mask.sum(dim=-1)
-        poisoned = ((values[:, 0, :, 0] == POISON) & (mask == 1)).any(dim=-1) & (length >= POISON_LENGTH)
+        poisoned = ((values[:, 0, :, 0] == POISON) & (mask == 1)).any(dim=-1) & (mask.sum(dim=-1) >= POISON_LENGTH)
         keys[poisoned, :, -1] = torch.nan
-        totals = (keys[:, 0, :, 0] * mask).sum(dim=-1)
-        broken = totals.isnan()
+        kept = inputs["logits_to_keep"] or input_ids.shape[1]
+        totals = (keys[:, 0, :, 0] * mask).cumsum(dim=-1)[:, -kept:]
         logits = one_hot(hashed(totals.nan_to_num().long()), VOCAB_SIZE).float()
-        logits[broken] = torch.nan
-        return Output(logits[:, None])
+        logits[totals.isnan()] = torch.nan
+        return Output(logits)
 
 
 def hashed(total: Any) -> Any:
@@ -69,7 +78,7 @@ def hashed(total: Any) -> Any:
     return 3 + (total * 31 + 7) % 90
 
 
-def expected(prompt: Sequence[int], count: int, eos: Collection[int] = ()) -> list[int]:
+def expected(prompt: Ids[int], count: int, eos: Collection[int] = ()) -> list[int]:
     """Returns the first `count` tokens that the model writes after a prompt, up to an end of sequence."""
     tokens = list(prompt)
     while len(tokens) < len(prompt) + count and not (len(tokens) > len(prompt) and tokens[-1] in eos):
@@ -77,14 +86,24 @@ def expected(prompt: Sequence[int], count: int, eos: Collection[int] = ()) -> li
     return tokens[len(prompt) :]
 
 
-def fake_engine(
-    model: FakeModel | None = None, *, limits: Limits = LIMITS, columns: int = 96, eos: Collection[int] = ()
-) -> Engine:
+def fake_engine(model: FakeModel | None = None, *, limits: Limits = LIMITS) -> Engine:
     """Returns an engine over the fake model."""
     device = torch.device("cpu")
-    runner = ModelRunner(model or FakeModel(), takes_position_ids=True, device=device)
-    memory = Memory([SHAPE], limits.max_rows, columns, device, pad_token_id=0)
-    return Engine(runner, Scheduler(limits, eos), memory)
+    runner = ModelRunner(model or FakeModel(), device=device)
+    return Engine(runner, Scheduler(limits), Memory([LAYOUT], device, pad_token_id=0))
+
+
+def sequence(
+    number: int, prompt: list[int], max_new_tokens: int, *, owner: int = 0, eos: Collection[int] = (), **changes: Any
+) -> Sequence:
+    """Returns a greedy sequence."""
+    parameters = SamplingParameters(max_new_tokens, eos_token_ids=frozenset(eos), **changes)
+    return Sequence(number, prompt, parameters, owner=owner, arrived_at=number)
+
+
+def root(*sequences: Sequence) -> Root:
+    """Returns the root of sequences that share a prompt."""
+    return Root(sequences[0].prompt + sequences[0].output, list(sequences))
 
 
 class Gate:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,17 +11,21 @@ import torch
 from torch import Tensor
 
 from worker.engine import Engine, Memory
-from worker.memory import probe_shapes
+from worker.layout import prefills_whole
 from worker.model_runner import ModelRunner
+from worker.plan import Plan
+from worker.probe import layer_layouts
 from worker.sampling import Sampled, sample
 from worker.scheduler import Limits, Scheduler
-from worker.sequence import SamplingParameters, Sequence
+from worker.sequence import Root, SamplingParameters, Sequence
 
 LOGITS_TOLERANCE = 1e-4
-LIMITS = Limits(max_rows=8, context_length=64, group_tokens=160, chunk_tokens=24, idle_chunk_tokens=48)
-COLUMNS = 96
+CONTEXT_LENGTH = 64
+MAX_ROWS = 6
+POOL_TOKENS = MAX_ROWS * CONTEXT_LENGTH
 EOS_TOKEN_IDS = (1, *range(20, 30))
 """Many, so that random models end some sequences by themselves."""
+_NO_TOKEN_ID = 1 << 20
 
 
 @dataclass
@@ -38,40 +43,95 @@ class Recorder:
             self.logits.setdefault(row.sequence_id, []).append(logits[index].float().clone())
             if row.sequence_id in self.forced:
                 tokens[index] = self.forced[row.sequence_id][len(row.output)]
-        return Sampled(tokens, sampled.finite)
+        return Sampled(tokens, sampled.finite, sampled.logprobs)
+
+
+@dataclass
+class Events:
+    """What a run went through. Equality shows little where nothing happened."""
+
+    padded_groups: int = 0
+    """Prefill groups whose rows had different lengths."""
+    chunked_groups: int = 0
+    """Prefill groups that were read in several chunks."""
+    joins: int = 0
+    """Groups that joined while others ran."""
+    departures: int = 0
+    """Steps in which rows left while others ran."""
+    slides: int = 0
+    """Slides of the window."""
+    reviews: int = 0
+    """New views of the memory as rows and columns."""
+    chunks: int = 0
+    """Chunks of the present group so far."""
+
+    def count(self, plan: Plan) -> None:
+        """Counts in what a plan does."""
+        if plan.opening:
+            self.chunks = 0
+            self.padded_groups += len({len(root.tokens) for root in plan.opening}) > 1
+        self.chunks += plan.chunk is not None
+        if plan.joining:
+            self.chunked_groups += self.chunks > 1
+            self.joins += bool(plan.decoding)
+        self.departures += bool(plan.batch_rows)
 
 
 def engine_for(model: Any, recorder: Recorder) -> Engine:
+    """Returns an engine with little memory, so that much happens in it."""
     device = torch.device("cpu")
-    memory = Memory(probe_shapes(model), LIMITS.max_rows, COLUMNS, device, pad_token_id=0)
-    runner = ModelRunner(model, takes_position_ids=True, device=device)
-    return Engine(runner, Scheduler(LIMITS, EOS_TOKEN_IDS), memory, sampler=recorder)
+    layouts = layer_layouts(model)
+    limits = Limits(
+        max_rows=MAX_ROWS,
+        context_length=CONTEXT_LENGTH,
+        pool_tokens=POOL_TOKENS,
+        group_tokens=160,
+        chunk_tokens=24,
+        idle_chunk_tokens=48,
+        prefills_whole=prefills_whole(layouts),
+    )
+    runner = ModelRunner.for_model(model, device)
+    return Engine(runner, Scheduler(limits), Memory(layouts, device, pad_token_id=0), sampler=recorder)
 
 
 def mixed_sequences(count: int, seed: int, *, vocab_size: int, **parameters: Any) -> list[Sequence]:
-    """Returns requests with prompts of 1 to 40 tokens and outputs of 1 to 24."""
+    """Returns requests with prompts of 1 to 40 tokens and outputs of 1 to 24, behind one that makes the window slide.
+
+    That one is short when it joins, and fills the context without an end: longer prompts that join shift it, and then
+    the right edge comes before its last token.
+    """
     rng = random.Random(seed)
+    sizes = [(rng.randint(1, 40), rng.randint(1, 24)) for _ in range(count - 1)]
+    end = frozenset(EOS_TOKEN_IDS)
     return [
         Sequence(
             sequence_id=number,
-            prompt=[rng.randrange(2, vocab_size) for _ in range(rng.randint(1, 40))],
-            parameters=SamplingParameters(max_new_tokens=rng.randint(1, 24), seed=number, **parameters),
+            prompt=[rng.randrange(2, vocab_size) for _ in range(prompt_tokens)],
+            parameters=SamplingParameters(
+                max_new_tokens=new_tokens, seed=number, eos_token_ids=end if number else frozenset(), **parameters
+            ),
         )
-        for number in range(count)
+        for number, (prompt_tokens, new_tokens) in enumerate([(2, CONTEXT_LENGTH - 2), *sizes])
     ]
 
 
-def run_with_random_arrivals(engine: Engine, sequences: Rows[Sequence], seed: int, cancelled: Rows[int] = ()) -> None:
+def run_with_random_arrivals(engine: Engine, sequences: Rows[Sequence], seed: int, cancelled: Rows[int] = ()) -> Events:
     """Submits the sequences at random times, cancels some while they run, and runs until all have ended."""
     rng = random.Random(seed)
     waiting = list(sequences)
     scheduler = engine.scheduler
+    events = Events()
     while waiting or scheduler.has_work:
         while waiting and rng.random() < 0.5:
-            scheduler.submit(waiting.pop(0))
+            sequence = waiting.pop(0)
+            scheduler.submit(Root(sequence.prompt, [sequence]))
         for sequence in (s for s in scheduler.running if s.sequence_id in cancelled and len(s.output) >= 2):
             scheduler.cancel([sequence])
-        engine.step()
+        plan = engine.plan()
+        events.count(plan)
+        engine.run(plan)
+    events.slides, events.reviews = engine.batch.slides, engine.batch.reviews
+    return events
 
 
 @dataclass(frozen=True)
@@ -89,7 +149,7 @@ def generate_alone(model: Any, sequence: Sequence) -> Alone:
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=sequence.parameters.max_new_tokens,
         do_sample=False,
-        eos_token_id=list(EOS_TOKEN_IDS),
+        eos_token_id=list(sequence.parameters.eos_token_ids) or _NO_TOKEN_ID,
         pad_token_id=0,
         output_logits=True,
         return_dict_in_generate=True,
@@ -97,23 +157,29 @@ def generate_alone(model: Any, sequence: Sequence) -> Alone:
     return Alone(output.sequences[0, prompt.shape[1] :].tolist(), [step[0].float() for step in output.logits])
 
 
+def generate_each_alone(model: Any, sequences: Rows[Sequence]) -> dict[int, Alone]:
+    """Returns what `generate()` makes of each sequence's prompt, by sequence."""
+    return {sequence.sequence_id: generate_alone(model, sequence) for sequence in sequences}
+
+
 def largest_difference(ours: Rows[Tensor], theirs: Rows[Tensor]) -> float:
-    """Returns the largest absolute difference of any logit of any step; NaN counts as infinite."""
+    """Returns the largest absolute difference of any logit of the steps that both have; NaN counts as infinite."""
     differences = [float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=False)]
     return max((float("inf") if math.isnan(d) else d for d in differences), default=0.0)
 
 
-def mismatches(model: Any, recorder: Recorder, sequences: Rows[Sequence]) -> list[str]:
-    """Compares each sequence with `generate()` on its prompt alone; a cancelled one as far as it came.
+def mismatches(recorder: Recorder, sequences: Rows[Sequence], alone: Mapping[int, Alone]) -> list[str]:
+    """Compares each sequence with what `generate()` makes of its prompt alone; a cancelled one as far as it came.
 
     Returns one line for each sequence whose tokens or logits differ.
     """
     lines = []
     for sequence in sequences:
-        alone = generate_alone(model, sequence)
-        difference = largest_difference(recorder.logits.get(sequence.sequence_id, []), alone.logits)
-        whole = sequence.status.name.startswith("FINISHED")
-        expected = alone.tokens if whole else alone.tokens[: len(sequence.output)]
-        if sequence.output != expected or difference > LOGITS_TOLERANCE:
+        theirs = alone[sequence.sequence_id]
+        steps = len(theirs.tokens) if sequence.status.name.startswith("FINISHED") else len(sequence.output)
+        recorded = recorder.logits.get(sequence.sequence_id, [])
+        difference = largest_difference(recorded, theirs.logits)
+        expected = theirs.tokens[:steps]
+        if len(recorded) != steps or sequence.output != expected or difference > LOGITS_TOLERANCE:
             lines.append(f"{sequence.sequence_id}: logits differ by {difference:.2g}, {sequence.output} != {expected}")
     return lines

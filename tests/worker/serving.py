@@ -21,11 +21,9 @@ from worker.tokenizer_files import TokenizerFiles
 ROWS = LIMITS.max_rows
 ROOM = ROWS + prefetch(ROWS)
 TOKENIZER = TokenizerFiles(b"t" * (3 << 20), "{{ x }}", {"bos_token": "<s>"}, clean_up_tokenization_spaces=False)
-DESCRIPTION = pb.DescribeResponse(model="fake", vocab_size=VOCAB_SIZE, incarnation_id="me")
+DESCRIPTION = pb.DescribeResponse(model="fake", vocab_size=VOCAB_SIZE, incarnation_id="me", max_rows=ROWS)
 LIMIT_S = 60
-GREEDY = generation_pb2.GenerationConfig(
-    do_sample=False, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0
-)
+GREEDY = generation_pb2.GenerationConfig(temperature=1.0, top_p=1.0, typical_p=1.0, repetition_penalty=1.0)
 
 
 def submission(number: int, prompt: list[int], max_new_tokens: int, **changes: Any) -> pb.RunRequest:

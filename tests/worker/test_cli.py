@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from worker.cli import EX_CONFIG, check, main, parser
+from worker.cli import EX_CONFIG, main, parser, quantize_parser
 from worker.config import Config
+from worker.flags import check
 
 OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
     "model": (["--model", "a/b"], "a/b"),
@@ -14,12 +15,18 @@ OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
     "revision": (["--revision", "r"], "r"),
     "quantization": (["--quantization", "int8"], "int8"),
     "double_quantization": (["--no-double-quantization"], False),
+    "int8_threshold": (["--int8-threshold", "0"], 0.0),
+    "skip_modules": (["--skip-modules", "q_proj, model.layers.0"], ("q_proj", "model.layers.0")),
     "compute_dtype": (["--compute-dtype", "float16"], "float16"),
     "device_map": (["--device-map", "cpu"], "cpu"),
+    "max_memory": (["--max-memory", "0=20GiB,cpu=60GiB"], "0=20GiB,cpu=60GiB"),
+    "offload_folder": (["--offload-folder", "/x"], "/x"),
+    "context_length": (["--context-length", "512"], 512),
     "listen": (["--listen", "unix:/x"], "unix:/x"),
     "threads": (["--threads", "3"], 3),
     "max_rows": (["--max-rows", "5"], 5),
     "memory_gib": (["--memory-gib", "0.5"], 0.5),
+    "memory_share": (["--memory-share", "0.3"], 0.3),
     "chunk_tokens": (["--chunk-tokens", "9"], 9),
     "exit_with_stdin": (["--exit-with-stdin"], True),
     "log_level": (["--log-level", "error"], "error"),
@@ -85,6 +92,18 @@ def test_a_bad_flag_ends_with_the_code_for_bad_configuration_and_one_line(
         ({"memory_gib": -0.5}, "--memory-gib"),
         ({"memory_gib": float("nan")}, "--memory-gib"),
         ({"memory_gib": float("inf")}, "--memory-gib"),
+        ({"memory_share": -0.1}, "--memory-share"),
+        ({"memory_share": 1.1}, "--memory-share"),
+        ({"memory_share": float("nan")}, "--memory-share"),
+        ({"memory_share": 0.5, "memory_gib": 1.0}, "--memory-gib"),
+        ({"context_length": -1}, "--context-length"),
+        ({"int8_threshold": -1.0}, "--int8-threshold"),
+        ({"int8_threshold": float("nan")}, "--int8-threshold"),
+        ({"int8_threshold": float("inf")}, "--int8-threshold"),
+        ({"device_map": "everywhere"}, "--device-map"),
+        ({"device_map": '{"model": "tape"}'}, "--device-map"),
+        ({"max_memory": "20GiB"}, "--max-memory"),
+        ({"max_memory": "0=20GiB", "device_map": "cpu"}, "--max-memory"),
         ({"drain_s": -1.0}, "--drain-s"),
         ({"drain_s": float("nan")}, "--drain-s"),
         ({"drain_s": float("inf")}, "--drain-s"),
@@ -108,6 +127,10 @@ def test_check_names_the_flag_that_is_out_of_range(changes: dict[str, Any], flag
         {},
         {"max_rows": 1, "chunk_tokens": 1},
         {"drain_s": 0.0, "memory_gib": 0.001},
+        {"memory_share": 1.0},
+        {"int8_threshold": 0.0, "context_length": 1, "skip_modules": ("lm_head",)},
+        {"device_map": '{"model": 0, "lm_head": "disk"}'},
+        {"device_map": "balanced", "max_memory": "0=20GiB,cpu=1.5GB"},
         {"listen": "unix:worker.sock"},
         {"listen": "unix:/a:b/worker.sock"},
         {"listen": "[::1]:65535"},
@@ -121,3 +144,22 @@ def test_check_finds_nothing_wrong_with_good_values(changes: dict[str, Any]) -> 
 def test_values_out_of_range_end_with_the_code_for_bad_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--max-rows", "0"]) == EX_CONFIG
     assert capsys.readouterr().err == "textserve-worker: --max-rows and --chunk-tokens must be at least 1\n"
+
+
+def test_the_quantize_command_has_the_flags_that_change_a_checkpoint_and_their_defaults() -> None:
+    given = vars(quantize_parser().parse_args(["a/b", "out"]))
+    assert (given.pop("model"), given.pop("out").name, given.pop("overwrite")) == ("a/b", "out", False)
+    assert given == {name: getattr(Config(), name) for name in given}
+    assert {"quantization", "double_quantization", "int8_threshold", "skip_modules", "compute_dtype"} < given.keys()
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["model"], ["model", "out", "--quantization", "int3"], ["model", "out", "--max-rows", "3"]], ids=str
+)
+def test_a_bad_quantize_command_ends_with_the_code_for_bad_configuration_and_one_line(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["quantize", *flags])
+    assert end.value.code == EX_CONFIG
+    assert capsys.readouterr().err.startswith("textserve-worker quantize: ")

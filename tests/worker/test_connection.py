@@ -7,21 +7,31 @@ import pytest
 
 from textserve.internal.v1 import worker_pb2 as pb
 from worker.connection import Connection
-from worker.engine_thread import Emission
+from worker.engine_thread import Emission, PromptReport
 from worker.messages import failure
-from worker.sequence import SamplingParameters, Sequence, Status
+from worker.sampling import TokenLogprob
+from worker.sequence import Beams, EarlyStopping, Root, SamplingParameters, Sequence, Status
 
 
 def connection(*sequence_ids: int) -> Connection:
     """Returns a connection that has submitted the given sequences."""
     result = Connection(owner=1)
     for number in sequence_ids:
-        result.sequences[number] = Sequence(number, [5], SamplingParameters(max_new_tokens=9))
+        result.add([root(number)])
     return result
 
 
+def root(*sequence_ids: int) -> Root:
+    return Root([5], [Sequence(number, [5], SamplingParameters(max_new_tokens=9)) for number in sequence_ids])
+
+
+def beam_root(num_beams: int, *sequence_ids: int) -> Root:
+    candidates = root(*sequence_ids).sequences
+    return Root([5], Beams(num_beams, 1.0, EarlyStopping.HEURISTIC, candidates).rows())
+
+
 def emission(sequence_id: int, token: int, finish: Status | None = None) -> Emission:
-    return Emission(owner=1, sequence_id=sequence_id, token=token, start=None, finish=finish, error="")
+    return Emission(owner=1, sequence_id=sequence_id, tokens=(token,), finish=finish)
 
 
 async def rest(messages: AsyncIterator[pb.RunResponse]) -> list[pb.RunResponse]:
@@ -55,7 +65,7 @@ async def test_a_gateway_that_keeps_up_gets_each_step_by_itself() -> None:
 
 async def test_tokens_of_sequences_that_were_cancelled_are_dropped() -> None:
     one = connection(1, 2)
-    del one.sequences[1]
+    one.drop([1])
     one.deliver(3, [emission(1, 10, Status.FINISHED_EOS), emission(2, 20)])
     one.close()
     (message,) = await rest(one.messages())
@@ -78,6 +88,33 @@ def test_an_ended_sequence_is_forgotten_and_counts_no_more_as_demand() -> None:
     assert one.demand == 6
 
 
+def test_a_beam_search_counts_as_its_beams_until_all_its_candidates_have_ended() -> None:
+    one = connection()
+    one.add([beam_root(5, 1, 2)])
+    assert one.demand == 5
+    one.deliver(3, [emission(1, 10, Status.FINISHED_LENGTH), emission(2, 10, Status.FINISHED_LENGTH)])
+    assert one.demand == 0
+
+
+@pytest.mark.parametrize("roots", [[root(1)], [root(3), root(2)], [root(4, 4)]], ids=["used", "second", "twice"])
+def test_a_sequence_id_that_is_in_use_is_refused_and_changes_nothing(roots: list[Root]) -> None:
+    one = connection(1, 2)
+    with pytest.raises(ValueError, match="is in use"):
+        one.add(roots)
+    assert list(one.sequences) == [1, 2]
+
+
+async def test_prompt_logprobs_come_before_the_tokens_and_only_for_what_is_here() -> None:
+    one = connection(1)
+    reports = [PromptReport(1, number, 1, [TokenLogprob(-0.5, 2, ((7, -0.25),))]) for number in (1, 9)]
+    one.deliver(3, [emission(1, 10)], reports)
+    one.close()
+    told, step = await rest(one.messages())
+    entry = pb.TokenLogprobs(logprob=-0.5, rank=2, top_token_ids=[7], top_logprobs=[-0.25])
+    assert told.prompt_logprobs == pb.PromptLogprobs(sequence_id=1, position=1, logprobs=[entry])
+    assert kinds([step]) == ["step"]
+
+
 async def test_the_grant_is_sent_only_when_it_changes() -> None:
     one = connection()
     for limit in (4, 4, 2, 2, 4):
@@ -93,8 +130,8 @@ async def test_closing_flushes_everything_and_then_ends() -> None:
     one.finish(failure(8, "INVALID_SUBMISSION"))
     one.close()
     messages = await rest(one.messages())
-    assert kinds(messages) == ["step", "draining"]
-    assert [finish.sequence_id for finish in messages[0].step.finishes] == [8]
+    assert kinds(messages) == ["draining", "step"]
+    assert [finish.sequence_id for finish in messages[1].step.finishes] == [8]
 
 
 async def test_what_is_delivered_while_the_last_messages_are_taken_is_flushed_too() -> None:

@@ -1,44 +1,74 @@
 """The engine over a fake model: every sequence gets its own tokens, whatever happens around it."""
 
 import random
+from collections.abc import Sequence as Rows
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.worker.fake_model import EXPLOSIVE, LIMITS, POISON, FakeModel, ModelError, expected, fake_engine
+from tests.worker.fake_model import (
+    EXPLOSIVE,
+    LIMITS,
+    POISON,
+    VOCAB_SIZE,
+    FakeModel,
+    ModelError,
+    expected,
+    fake_engine,
+    root,
+    sequence,
+)
 from tests.worker.tiny_models import tiny_llama
+from worker.batch import Batch
 from worker.engine import Engine, Memory
-from worker.memory import probe_shapes
 from worker.model_runner import ModelRunner
+from worker.outcome import Outcome
+from worker.probe import layer_layouts
 from worker.scheduler import Limits, Scheduler
-from worker.sequence import SamplingParameters, Sequence, Status
+from worker.sequence import Root, Sequence, Status
 from worker.warm_up import warm_up
 
 EOS = 17
+POOLS = [96, 128, 200, 384, 1000]
+ROOMY = replace(LIMITS, max_rows=8, context_length=96, group_tokens=96)
 
 
-def sequence(number: int, prompt: list[int], max_new_tokens: int) -> Sequence:
-    return Sequence(number, prompt, SamplingParameters(max_new_tokens=max_new_tokens))
+def random_roots(rng: random.Random, count: int, most_forks: int) -> list[Root]:
+    """Returns roots with prompts of 1 to 30 tokens, forked into up to `most_forks` sequences of 1 to 60 tokens."""
+    roots = []
+    for number in range(count):
+        prompt = [rng.randrange(1, 90) for _ in range(rng.randint(1, 30))]
+        forks = range(rng.randint(1, most_forks))
+        roots.append(root(*(sequence(100 * number + n, prompt, rng.randint(1, 60), eos=[EOS]) for n in forks)))
+    return roots
 
 
-def run_history(engine: Engine, seed: int, count: int) -> list[Sequence]:
-    """Submits `count` sequences at random times, and cancels some of them wherever they are."""
+def run_history(engine: Engine, roots: Rows[Root], seed: int, *, cancels: bool = True) -> list[Sequence]:
+    """Submits roots at random times, and cancels some of their sequences wherever they are; returns all sequences."""
     rng = random.Random(seed)
-    sequences = [
-        sequence(n, [rng.randrange(1, 90) for _ in range(rng.randint(1, 40))], rng.randint(1, 24)) for n in range(count)
-    ]
-    waiting = list(sequences)
+    waiting, present = list(roots), []
     while waiting or engine.scheduler.has_work:
         while waiting and rng.random() < 0.4:
-            engine.scheduler.submit(waiting.pop(0))
-        if rng.random() < 0.2:
-            scheduler = engine.scheduler
-            present = [*scheduler.group, *scheduler.running, *scheduler.waiting]
-            scheduler.cancel(rng.sample(present, min(1, len(present))))
-        engine.step()
-    return sequences
+            submitted = waiting.pop(0)
+            present += submitted.sequences
+            engine.scheduler.submit(submitted)
+        if cancels and rng.random() < 0.2:
+            engine.scheduler.cancel(rng.sample(present, min(1, len(present))))
+        run_step(engine)
+    return present
+
+
+def run_step(engine: Engine) -> Outcome:
+    """Runs a step, and recovers if memory cannot be allocated."""
+    plan = engine.plan()
+    try:
+        return engine.run(plan)
+    except torch.OutOfMemoryError:
+        assert engine.relieve(plan) == []
+        return Outcome()
 
 
 def run_to_the_end(engine: Engine) -> None:
@@ -46,28 +76,47 @@ def run_to_the_end(engine: Engine) -> None:
         engine.step()
 
 
-@given(st.integers(0, 10**9), st.sampled_from([16, 64, 128]), st.sampled_from([64, 70, 96, 200]))
-@settings(max_examples=40, deadline=None)
-def test_every_sequence_gets_its_own_tokens_in_any_history(seed: int, group_tokens: int, columns: int) -> None:
-    limits = Limits(4, 64, max(64, group_tokens), chunk_tokens=16, idle_chunk_tokens=group_tokens)
-    engine = fake_engine(limits=limits, columns=columns, eos=[EOS])
-    for each in run_history(engine, seed, 24):
+def check(sequences: Rows[Sequence]) -> None:
+    for each in sequences:
         alone = expected(each.prompt, each.parameters.max_new_tokens, [EOS])
         assert each.output == (alone[: len(each.output)] if each.status is Status.CANCELLED else alone)
+
+
+@given(st.integers(0, 10**9), st.sampled_from(POOLS), st.sampled_from([96, 200]), st.sampled_from([1, 6]))
+@settings(max_examples=40, deadline=None)
+def test_every_sequence_gets_its_own_tokens_in_any_history(seed: int, pool: int, group: int, most_forks: int) -> None:
+    engine = fake_engine(limits=replace(ROOMY, pool_tokens=pool, group_tokens=group))
+    check(run_history(engine, random_roots(random.Random(seed), 20, most_forks), seed))
+
+
+def test_the_histories_preempt_rows_view_the_pool_anew_and_slide() -> None:
+    engine = fake_engine(limits=replace(ROOMY, pool_tokens=200))
+    run_history(engine, random_roots(random.Random(1), 40, 3), 1)
+    assert engine.scheduler.preemptions > 0
+    assert engine.batch.reviews > 0
+    assert engine.batch.slides > 0
+
+
+@given(st.integers(0, 10**9), st.sampled_from([1, 3, 7]))
+@settings(max_examples=15, deadline=None)
+def test_with_too_little_memory_for_a_step_everything_is_computed_in_smaller_ones(seed: int, memory: int) -> None:
+    engine = fake_engine(FakeModel(memory=memory), limits=ROOMY)
+    check(run_history(engine, random_roots(random.Random(seed), 12, 3), seed))
+    assert engine.scheduler.preemptions > 0
 
 
 def test_the_longest_prompt_of_a_group_can_be_cancelled_while_it_is_read() -> None:
     model = tiny_llama()
     device = torch.device("cpu")
-    limits = Limits(max_rows=4, context_length=64, group_tokens=128, chunk_tokens=8, idle_chunk_tokens=8)
-    memory = Memory(probe_shapes(model), limits.max_rows, 96, device, pad_token_id=0)
-    runner = ModelRunner(model, takes_position_ids=True, device=device)
+    limits = Limits(4, 64, pool_tokens=384, group_tokens=128, chunk_tokens=8, idle_chunk_tokens=8)
+    memory = Memory(layer_layouts(model), device, pad_token_id=0)
+    runner = ModelRunner.for_model(model, device)
 
     def run(prompts: list[list[int]], *, cancel_longest: bool) -> list[int]:
-        engine = Engine(runner, Scheduler(limits, []), memory)
+        engine = Engine(runner, Scheduler(limits), memory)
         sequences = [sequence(number, prompt, 8) for number, prompt in enumerate(prompts)]
         for each in sequences:
-            engine.scheduler.submit(each)
+            engine.scheduler.submit(root(each))
         engine.step()
         engine.scheduler.cancel(sequences[:cancel_longest])
         run_to_the_end(engine)
@@ -82,12 +131,12 @@ def test_a_row_that_is_not_finite_fails_alone_and_leaves_nothing_to_its_successo
     neighbour, broken = sequence(0, [5, 6], 30), sequence(1, [POISON, 3], 20)
     successor = sequence(2, [9], 12)
     for each in (neighbour, broken):
-        engine.scheduler.submit(each)
+        engine.scheduler.submit(root(each))
     while not broken.is_finished:
         engine.step()
     assert (broken.status, broken.error) == (Status.FAILED, "NON_FINITE_LOGITS")
     assert len(broken.output) == 4
-    engine.scheduler.submit(successor)
+    engine.scheduler.submit(root(successor))
     run_to_the_end(engine)
     assert neighbour.output == expected(neighbour.prompt, 30)
     assert successor.output == expected(successor.prompt, 12)
@@ -97,7 +146,7 @@ def test_a_row_that_is_not_finite_in_its_prefill_fails_alone() -> None:
     engine = fake_engine()
     broken, neighbour = sequence(0, [POISON] * 9, 5), sequence(1, [5, 6], 12)
     for each in (broken, neighbour):
-        engine.scheduler.submit(each)
+        engine.scheduler.submit(root(each))
     run_to_the_end(engine)
     assert broken.status is Status.FAILED
     assert broken.output == []
@@ -108,18 +157,95 @@ def test_a_row_that_is_not_finite_in_its_prefill_fails_alone() -> None:
 def test_after_an_error_and_a_reset_the_engine_serves_as_if_new(steps_before: int) -> None:
     engine = fake_engine()
     running = sequence(0, list(range(3, 40)), 20)
-    engine.scheduler.submit(running)
+    engine.scheduler.submit(root(running))
     for _ in range(steps_before):
         engine.step()
     explosive = sequence(1, [EXPLOSIVE], 1)
-    engine.scheduler.submit(explosive)
+    engine.scheduler.submit(root(explosive))
     with pytest.raises(ModelError):
         run_to_the_end(engine)
     assert set(engine.reset()) == {running, explosive}
     following = sequence(2, [5, 6, 7], 10)
-    engine.scheduler.submit(following)
+    engine.scheduler.submit(root(following))
     run_to_the_end(engine)
     assert following.output == expected([5, 6, 7], 10)
+
+
+def test_a_sequence_goes_on_from_the_tokens_of_another_worker() -> None:
+    engine = fake_engine()
+    whole = expected([5, 6], 12)
+    resumed = sequence(0, [5, 6], 12)
+    resumed.output = whole[:7]
+    engine.scheduler.submit(root(resumed))
+    run_to_the_end(engine)
+    assert resumed.output == whole
+
+
+def reported(engine: Engine) -> list[tuple[int, int, int]]:
+    """Runs to the end; returns sequence, position and rank of each prompt token that was reported."""
+    entries = []
+    while engine.scheduler.has_work:
+        for part in engine.step().prompt_parts:
+            places = range(part.position, part.position + len(part.logprobs))
+            entries += [(part.sequence.sequence_id, n, e.rank) for n, e in zip(places, part.logprobs, strict=True)]
+    return entries
+
+
+def test_the_log_probabilities_of_a_prompt_come_once_for_each_token_but_the_first() -> None:
+    engine = fake_engine(limits=replace(LIMITS, idle_chunk_tokens=5, group_tokens=128))
+    likely = [5, *expected([5], 20)]
+    prompts = [likely, [7, 7, 7], [8]]
+    for number, prompt in enumerate(prompts):
+        engine.scheduler.submit(Root(prompt, [sequence(number, prompt, 3)], prompt_logprobs=0))
+    entries = reported(engine)
+    assert [(number, place) for number, place, _ in sorted(entries)] == [
+        (number, place) for number, prompt in enumerate(prompts) for place in range(1, len(prompt))
+    ]
+    assert {rank for number, _, rank in entries if number == 0} == {1}, "the tokens that the model would have written"
+    assert {rank for number, _, rank in entries if number == 1} == {2}, "all others are equally unlikely"
+
+
+def test_the_log_probabilities_of_a_prompt_are_not_told_twice_after_a_preemption() -> None:
+    engine = fake_engine(limits=replace(ROOMY, pool_tokens=115, chunk_tokens=1))
+    old, young = sequence(0, [5] * 30, 60), sequence(1, [6] * 40, 10)
+    engine.scheduler.submit(root(old))
+    while len(old.output) < 4:
+        engine.step()
+    engine.scheduler.submit(Root(young.prompt, [young], prompt_logprobs=0))
+    entries = reported(engine)
+    assert engine.scheduler.preemptions > 0
+    assert [place for _, place, _ in entries] == list(range(1, 40))
+
+
+def test_logits_of_a_whole_prompt_are_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = fake_engine(limits=replace(LIMITS, logprob_chunk_tokens=4, idle_chunk_tokens=64))
+    sizes: list[int] = []
+    prefill = engine.runner.prefill
+
+    def recorded(*args: object, **kwargs: object) -> torch.Tensor:
+        logits = prefill(*args, **kwargs)  # type: ignore[arg-type] # a spy
+        sizes.append(logits.numel())
+        return logits
+
+    monkeypatch.setattr(engine.runner, "prefill", recorded)
+    engine.scheduler.submit(Root([5] * 30, [sequence(0, [5] * 30, 1)], prompt_logprobs=2))
+    assert len(reported(engine)) == 29
+    assert max(sizes) == 4 * VOCAB_SIZE
+
+
+def test_the_memory_never_grows_beyond_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = fake_engine(limits=replace(ROOMY, pool_tokens=200))
+    view = Batch.view
+    views: list[tuple[int, int]] = []
+
+    def recorded(batch: Batch, rows: int, columns: int) -> None:
+        views.append((rows, columns))
+        view(batch, rows, columns)
+
+    monkeypatch.setattr(Batch, "view", recorded)
+    run_history(engine, random_roots(random.Random(3), 30, 3), 3)
+    assert all(rows * columns <= 200 for rows, columns in views)
+    assert all(buffer.untyped_storage().nbytes() == 200 * 4 for buffer in engine.batch.slab.token_buffers)
 
 
 def test_warming_up_leaves_an_idle_engine_that_still_counts_right() -> None:
@@ -127,7 +253,7 @@ def test_warming_up_leaves_an_idle_engine_that_still_counts_right() -> None:
     warm_up(engine)
     assert not engine.scheduler.has_work
     after = sequence(0, [5, 6, 7], 10)
-    engine.scheduler.submit(after)
+    engine.scheduler.submit(root(after))
     run_to_the_end(engine)
     assert after.output == expected([5, 6, 7], 10)
 

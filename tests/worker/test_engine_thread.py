@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from tests.worker.fake_model import EXPLOSIVE, LIMITS, POISON, FakeModel, Gate, expected, fake_engine
+from tests.worker.fake_model import EXPLOSIVE, LIMITS, POISON, FakeModel, Gate, expected, fake_engine, root, sequence
 from worker.engine import Engine
 from worker.engine_thread import Emission, EngineThread, StepReport
-from worker.sequence import SamplingParameters, Sequence, Status
+from worker.sequence import Root, Sequence, Status
 
 
 @dataclass
@@ -53,10 +53,11 @@ class Running:
 
 
 @contextmanager
-def running(*, max_rows: int = LIMITS.max_rows, held: bool = False) -> Iterator[Running]:
+def running(*, max_rows: int = LIMITS.max_rows, held: bool = False, memory: float = math.inf) -> Iterator[Running]:
     """Starts a thread over the fake model; if `held`, the gate is closed."""
     gate, clock = Gate(), Clock()
-    result = Running(fake_engine(FakeModel(gate), limits=replace(LIMITS, max_rows=max_rows)), gate, clock)
+    limits = replace(LIMITS, max_rows=max_rows)
+    result = Running(fake_engine(FakeModel(gate, memory), limits=limits), gate, clock)
     if not held:
         gate.allow(math.inf)
     result.thread.start()
@@ -67,18 +68,14 @@ def running(*, max_rows: int = LIMITS.max_rows, held: bool = False) -> Iterator[
         result.thread.stop()
 
 
-def sequence(number: int, prompt: list[int], max_new_tokens: int, owner: int = 0) -> Sequence:
-    return Sequence(number, prompt, SamplingParameters(max_new_tokens=max_new_tokens), owner)
-
-
 def tokens(emissions: list[Emission]) -> list[int]:
-    return [emission.token for emission in emissions if emission.token is not None]
+    return [token for emission in emissions for token in emission.tokens]
 
 
 def test_each_sequence_gets_its_tokens_in_order_and_one_start_and_one_finish() -> None:
     with running() as it:
         for number in range(6):
-            it.thread.submit(sequence(number, [number + 3] * (number + 1), 5 + number, owner=number % 2))
+            it.thread.submit(root(sequence(number, [number + 3] * (number + 1), 5 + number, owner=number % 2)))
         collected = it.until_end_of(*range(6))
     for number, emissions in collected.items():
         assert tokens(emissions) == expected([number + 3] * (number + 1), 5 + number)
@@ -89,8 +86,8 @@ def test_each_sequence_gets_its_tokens_in_order_and_one_start_and_one_finish() -
 
 def test_a_start_tells_how_long_the_sequence_waited_and_was_read() -> None:
     with running(max_rows=1, held=True) as it:
-        it.thread.submit(sequence(0, [5], 2))
-        it.thread.submit(sequence(1, [6], 1))
+        it.thread.submit(root(sequence(0, [5], 2)))
+        it.thread.submit(root(sequence(1, [6], 1)))
         for seconds in (1.0, 10.0, 100.0):
             it.gate.wait_until_held()
             it.clock.now += seconds
@@ -106,7 +103,7 @@ def test_a_start_tells_how_long_the_sequence_waited_and_was_read() -> None:
 def test_progress_shows_the_step_under_way_and_stands_still_while_idle() -> None:
     with running(held=True) as it:
         assert (it.thread.progress.step, it.thread.progress.began_at) == (0, None)
-        it.thread.submit(sequence(0, [5], 1))
+        it.thread.submit(root(sequence(0, [5], 1)))
         it.gate.wait_until_held()
         busy = it.thread.progress
         assert (busy.step, busy.began_at, busy.limit_s) == (1, 100.0, 600.0)
@@ -119,7 +116,7 @@ def test_progress_shows_the_step_under_way_and_stands_still_while_idle() -> None
 
 def test_the_limit_is_learnt_from_the_steps_before() -> None:
     with running(held=True) as it:
-        it.thread.submit(sequence(0, [5], 3))
+        it.thread.submit(root(sequence(0, [5], 3)))
         for _ in range(2):
             it.gate.wait_until_held()
             it.clock.now += 2.0
@@ -131,8 +128,8 @@ def test_the_limit_is_learnt_from_the_steps_before() -> None:
 def test_a_cancelled_row_is_free_with_the_next_step_and_nothing_more_is_reported_for_it() -> None:
     with running(max_rows=1, held=True) as it:
         first, second = sequence(0, [5], 50), sequence(1, [6], 1)
-        it.thread.submit(first)
-        it.thread.submit(second)
+        it.thread.submit(root(first))
+        it.thread.submit(root(second))
         it.gate.allow(3)
         for step in (1, 2, 3):
             assert it.report().step == step
@@ -149,41 +146,41 @@ def test_a_cancelled_row_is_free_with_the_next_step_and_nothing_more_is_reported
 def test_a_sequence_that_is_cancelled_at_once_is_never_run() -> None:
     with running(held=True) as it:
         holder, cancelled = sequence(0, [5], 1), sequence(1, [EXPLOSIVE], 1)
-        it.thread.submit(holder)
+        it.thread.submit(root(holder))
         it.gate.wait_until_held()
-        it.thread.submit(cancelled)
+        it.thread.submit(root(cancelled))
         it.thread.cancel([cancelled])
         it.gate.allow(math.inf)
         it.until_end_of(0)
-        it.thread.submit(sequence(2, [6], 1))
+        it.thread.submit(root(sequence(2, [6], 1)))
         assert it.until_end_of(2).keys() == {2}
 
 
 def test_cancelling_what_has_ended_or_was_cancelled_changes_nothing() -> None:
     with running() as it:
         ended = sequence(0, [5], 1)
-        it.thread.submit(ended)
+        it.thread.submit(root(ended))
         it.until_end_of(0)
         it.thread.cancel([ended, ended])
-        it.thread.submit(sequence(1, [6], 1))
+        it.thread.submit(root(sequence(1, [6], 1)))
         it.until_end_of(1)
         assert ended.status is Status.FINISHED_LENGTH
 
 
 def test_a_sequence_that_can_never_fit_fails_alone() -> None:
     with running() as it:
-        it.thread.submit(sequence(0, [5], 20))
-        it.thread.submit(sequence(1, [6], 10**9))
+        it.thread.submit(root(sequence(0, [5], 20)))
+        it.thread.submit(root(sequence(1, [6], 10**9)))
         collected = it.until_end_of(0, 1)
     (refusal,) = collected[1]
-    assert (refusal.finish, refusal.error, refusal.token) == (Status.FAILED, "TOO_LONG", None)
+    assert (refusal.finish, refusal.error, refusal.tokens) == (Status.FAILED, "TOO_LONG", ())
     assert tokens(collected[0]) == expected([5], 20)
 
 
 def test_a_row_that_is_not_finite_fails_alone_after_the_tokens_that_it_got() -> None:
     with running() as it:
-        it.thread.submit(sequence(0, [5], 20))
-        it.thread.submit(sequence(1, [POISON, 4], 20))
+        it.thread.submit(root(sequence(0, [5], 20)))
+        it.thread.submit(root(sequence(1, [POISON, 4], 20)))
         collected = it.until_end_of(0, 1)
     assert (collected[1][-1].finish, collected[1][-1].error) == (Status.FAILED, "NON_FINITE_LOGITS")
     assert tokens(collected[1]) == expected([POISON, 4], 4)
@@ -193,14 +190,48 @@ def test_a_row_that_is_not_finite_fails_alone_after_the_tokens_that_it_got() -> 
 def test_after_an_error_in_a_step_its_sequences_fail_and_the_next_ones_are_served() -> None:
     with running(max_rows=2, held=True) as it:
         for number, prompt in enumerate([[5], [EXPLOSIVE], [6]]):
-            it.thread.submit(sequence(number, prompt, 4))
+            it.thread.submit(root(sequence(number, prompt, 4)))
         it.gate.allow(math.inf)
         collected = it.until_end_of(0, 1, 2)
         assert {emissions[-1].error for emissions in collected.values()} == {"ENGINE_ERROR"}
         assert it.thread.progress.began_at is None
-        it.thread.submit(sequence(3, [5, 6, 7], 9))
+        it.thread.submit(root(sequence(3, [5, 6, 7], 9)))
         assert tokens(it.until_end_of(3)[3]) == expected([5, 6, 7], 9)
         assert it.deaths.empty()
+
+
+def test_after_a_failed_allocation_everybody_gets_all_tokens_and_one_start(caplog: pytest.LogCaptureFixture) -> None:
+    with running(memory=5) as it:
+        for number in range(8):
+            it.thread.submit(root(sequence(number, [number + 3] * 20, 30)))
+        collected = it.until_end_of(*range(8))
+    for number, emissions in collected.items():
+        assert tokens(emissions) == expected([number + 3] * 20, 30)
+        assert sum(emission.start is not None for emission in emissions) == 1
+    assert "out of memory: now at most" in caplog.text
+    assert it.deaths.empty()
+
+
+def test_what_cannot_be_allocated_even_alone_fails_and_the_process_lives() -> None:
+    with running(memory=0) as it:
+        it.thread.submit(root(sequence(0, [5] * 20, 3)))
+        (emission,) = it.until_end_of(0)[0]
+    assert (emission.finish, emission.error) == (Status.FAILED, "OUT_OF_MEMORY")
+    assert it.deaths.empty()
+
+
+def test_prompt_logprobs_are_reported_to_the_owner_before_the_first_token() -> None:
+    with running() as it:
+        reported = sequence(0, [5] * 20, 1, owner=7)
+        it.thread.submit(Root(reported.prompt, [reported], prompt_logprobs=1))
+        prompts = []
+        while not (report := it.report()).emissions:
+            prompts += report.prompts
+        prompts += report.prompts
+    assert {(each.owner, each.sequence_id) for each in prompts} == {(7, 0)}
+    assert prompts[0].position == 1
+    assert sum(len(each.logprobs) for each in prompts) == 19
+    assert all(len(entry.top) == 1 for each in prompts for entry in each.logprobs)
 
 
 @pytest.mark.parametrize("what", ["reset", "plan"])
@@ -212,13 +243,13 @@ def test_an_engine_that_cannot_be_reset_is_reported_dead(what: str, monkeypatch:
         monkeypatch.setattr(it.engine, "reset", broken)
         if what == "plan":
             monkeypatch.setattr(it.engine, "plan", broken)
-        it.thread.submit(sequence(0, [EXPLOSIVE], 1))
+        it.thread.submit(root(sequence(0, [EXPLOSIVE], 1)))
         assert it.deaths.get(timeout=60) is None
 
 
 def test_stopping_ends_the_thread_after_the_step_under_way() -> None:
     with running(held=True) as it:
-        it.thread.submit(sequence(0, [5], 50))
+        it.thread.submit(root(sequence(0, [5], 50)))
         it.gate.wait_until_held()
     steps = []
     while not it.reports.empty():

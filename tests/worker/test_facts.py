@@ -1,18 +1,16 @@
 """What a worker knows of its model."""
 
+import json
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
-from transformers import GPT2Config, LlamaConfig
+from transformers import BloomConfig, GenerationConfig, GPT2Config, LlamaConfig, Mamba2Config, MambaConfig
 
-from tests.worker.tiny_models import tiny_llama
-from worker.config import Config
-from worker.facts import GenerationDefaults, context_length, eos_token_ids, fingerprint
-from worker.loading import load
+from textserve.v1 import generation_pb2
+from worker.facts import GenerationDefaults, context_length, eos_token_ids
 
 UNKNOWN_LENGTH = SimpleNamespace(model_max_length=10**30)
 
@@ -35,20 +33,37 @@ def test_the_context_length_is_the_models(config: Any, expected: int) -> None:
     assert context_length(config, SimpleNamespace(model_max_length=5)) == expected
 
 
-def without_length() -> Any:
-    """A configuration that says nothing, as those of models with ALiBi."""
-    config = SimpleNamespace()
-    config.get_text_config = lambda: config
-    return config
+@pytest.mark.parametrize(("asked", "expected"), [(0, 77), (1, 1), (76, 76), (77, 77)])
+def test_a_shorter_context_can_be_asked_for(asked: int, expected: int) -> None:
+    config = LlamaConfig(max_position_embeddings=77)
+    assert context_length(config, UNKNOWN_LENGTH, asked=asked) == expected
 
 
-def test_the_context_length_is_the_tokenizers_where_the_model_says_nothing() -> None:
-    assert context_length(without_length(), SimpleNamespace(model_max_length=2048)) == 2048
+def test_a_longer_context_than_the_models_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match="--context-length 78 is above the model's own 77"):
+        context_length(LlamaConfig(max_position_embeddings=77), UNKNOWN_LENGTH, asked=78)
 
 
-def test_an_unknown_context_length_is_an_error() -> None:
-    with pytest.raises(ValueError, match="context length"):
-        context_length(without_length(), UNKNOWN_LENGTH)
+WITHOUT_LENGTH = pytest.mark.parametrize("config", [BloomConfig(), MambaConfig(), Mamba2Config()], ids=type)
+
+
+@WITHOUT_LENGTH
+def test_the_context_length_is_the_tokenizers_where_the_model_says_nothing(config: Any) -> None:
+    assert context_length(config, SimpleNamespace(model_max_length=1024)) == 1024
+
+
+@WITHOUT_LENGTH
+def test_a_model_without_a_limit_takes_any_context_that_is_asked_for(config: Any) -> None:
+    assert context_length(config, SimpleNamespace(model_max_length=1024), asked=9000) == 9000
+    assert context_length(config, UNKNOWN_LENGTH, asked=9000) == 9000
+
+
+@WITHOUT_LENGTH
+def test_where_nobody_names_a_context_length_it_is_2048_and_a_line_says_so(
+    config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert context_length(config, UNKNOWN_LENGTH) == 2048
+    assert "2048; --context-length" in caplog.text
 
 
 def test_defaults_are_what_is_set_and_nothing_else() -> None:
@@ -56,53 +71,79 @@ def test_defaults_are_what_is_set_and_nothing_else() -> None:
     assert GenerationDefaults.of(config) == GenerationDefaults(temperature=0.0, top_k=0, do_sample=False)
 
 
-def print_of(model: nn.Module) -> str:
-    return fingerprint(model, "none", torch.float32)
+def test_a_generation_config_that_sets_nothing_gives_no_default() -> None:
+    assert GenerationDefaults.of(GenerationConfig()) == GenerationDefaults()
 
 
-def test_equal_models_have_equal_fingerprints() -> None:
-    assert print_of(tiny_llama()) == print_of(tiny_llama())
-    assert len(print_of(tiny_llama())) == 16
-    int(print_of(tiny_llama()), 16)
+EVERYTHING: dict[str, Any] = {
+    "max_new_tokens": 5,
+    "min_new_tokens": 2,
+    "do_sample": True,
+    "temperature": 0.5,
+    "top_k": 3,
+    "top_p": 0.9,
+    "min_p": 0.25,
+    "typical_p": 0.75,
+    "epsilon_cutoff": 0.01,
+    "repetition_penalty": 1.5,
+    "no_repeat_ngram_size": 4,
+    "bad_words_ids": [[3], [4, 5]],
+    "sequence_bias": [[[6], 1.5], [[7, 8], -2.0], [[9], -1.0]],
+    "exponential_decay_length_penalty": [10, 1.25],
+    "suppress_tokens": [11, 12],
+    "begin_suppress_tokens": [13],
+    "forced_bos_token_id": 14,
+    "forced_eos_token_id": 15,
+    "length_penalty": 0.5,
+    "early_stopping": "never",
+}
+AS_TUPLES = {
+    "bad_words_ids": ((3,), (4, 5)),
+    "logit_bias": ((6, 1.5), (9, -1.0)),
+    "exponential_decay_length_penalty": (10, 1.25),
+    "suppress_tokens": (11, 12),
+    "begin_suppress_tokens": (13,),
+}
 
 
-def test_fingerprints_differ_with_weights_quantization_and_compute_type() -> None:
-    model = tiny_llama()
-    prints = {
-        print_of(model),
-        print_of(tiny_llama(seed=1)),
-        print_of(tiny_llama(num_hidden_layers=2)),
-        fingerprint(model, "nf4", torch.float32),
-        fingerprint(model, "none", torch.bfloat16),
-    }
-    assert len(prints) == 5
+def test_every_default_is_read_from_a_file_as_a_plain_value(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(EVERYTHING))
+    expected = GenerationDefaults(**{name: v for name, v in EVERYTHING.items() if name != "sequence_bias"} | AS_TUPLES)
+    assert GenerationDefaults.of(GenerationConfig.from_pretrained(tmp_path)) == expected
+    assert all(getattr(expected, field.name) is not None for field in fields(expected))
+    assert hash(expected)
 
 
-def test_the_scales_of_quantized_weights_count_too(llama_folder: Path) -> None:
-    scaled: Any = tiny_llama()
-    with torch.no_grad():
-        scaled.model.layers[1].mlp.up_proj.weight *= 2
-    scaled_folder = llama_folder.parent / "scaled"
-    scaled.save_pretrained(scaled_folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (scaled_folder / name).write_bytes((llama_folder / name).read_bytes())
-    ours, theirs = (load(Config(model=str(folder))).facts.fingerprint for folder in (llama_folder, scaled_folder))
-    assert ours != theirs
+def test_a_bias_on_several_tokens_is_left_out_with_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    defaults = GenerationDefaults.of(SimpleNamespace(sequence_bias={(1, 2): 3.0}))
+    assert defaults.logit_bias is None
+    assert "1 sequences of several tokens" in caplog.text
 
 
-def test_the_shapes_and_names_of_equal_bytes_count_too() -> None:
-    data = torch.arange(6.0)
-    shapes = [{"a": (2, 3)}, {"a": (3, 2)}, {"b": (2, 3)}]
-    modules = [
-        nn.ParameterDict({name: nn.Parameter(data.view(shape)) for name, shape in each.items()}) for each in shapes
-    ]
-    assert len({print_of(module) for module in modules}) == 3
+def test_of_several_forced_ends_the_lowest_is_taken_as_greedy_decoding_does() -> None:
+    assert GenerationDefaults.of(SimpleNamespace(forced_eos_token_id=[7, 5, 6])).forced_eos_token_id == 5
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.uint8])
-def test_tensors_of_any_type_and_shape_have_a_fingerprint(dtype: torch.dtype) -> None:
-    module = nn.Module()
-    for number, shape in enumerate([(), (0,), (1,), (3, 5), (5000, 3)]):
-        tensor = torch.ones(shape).to(dtype)
-        module.register_parameter(f"p{number}", nn.Parameter(tensor, requires_grad=False))
-    assert print_of(module) == print_of(module)
+@pytest.mark.parametrize("name", ["bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens"])
+def test_an_empty_list_sets_nothing(name: str) -> None:
+    assert GenerationDefaults.of(SimpleNamespace(**{name: []})) == GenerationDefaults()
+
+
+NOT_FROM_THE_MODEL = {
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "allowed_token_ids",
+    "stop_token_ids",
+    "ignore_eos",
+    "num_beams",
+    "num_return_sequences",
+    "best_of",
+    "max_time",
+}
+
+
+def test_the_defaults_are_the_fields_of_the_api_but_those_that_are_the_callers_alone() -> None:
+    of_api = set(generation_pb2.GenerationConfig.DESCRIPTOR.fields_by_name)
+    assert of_api - NOT_FROM_THE_MODEL == {field.name for field in fields(GenerationDefaults)}
+    assert of_api > NOT_FROM_THE_MODEL

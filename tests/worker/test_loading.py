@@ -1,15 +1,17 @@
 """What is loaded, and what is refused with a line that says why."""
 
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 from tests.worker.tiny_models import EOS, save_tiny_llama, tiny_llama, tiny_tokenizer
-from worker.config import Config
+from worker.config import Config, Quantization
 from worker.loading import LoadedModel, _own_name, load
 
 
@@ -33,8 +35,7 @@ def test_a_loaded_model_tells_what_it_is(llama_folder: Path) -> None:
     assert (facts.name, facts.architecture) == ("tiny-llama", "LlamaForCausalLM")
     assert (facts.context_length, facts.vocab_size) == (128, 320)
     assert facts.eos_token_ids == (EOS,)
-    assert facts.devices == tuple(str(device) for device in loaded.devices)
-    assert loaded.takes_position_ids
+    assert facts.devices == tuple({str(parameter.device) for parameter in loaded.model.parameters()})
     assert not loaded.model.training
 
 
@@ -76,7 +77,7 @@ def test_generation_defaults_are_those_of_the_models_own_file(folder: Path) -> N
     change(folder / "generation_config.json", do_sample=True, top_k=7, temperature=0.5)
     defaults = load_plainly(folder).facts.defaults
     assert (defaults.do_sample, defaults.top_k, defaults.temperature) == (True, 7, 0.5)
-    assert (defaults.top_p, defaults.min_p, defaults.repetition_penalty, defaults.max_new_tokens) == (None,) * 4
+    assert {value for value in vars(defaults).values() if value not in {True, 7, 0.5}} == {None}
 
 
 def test_pickled_weights_are_refused(folder: Path) -> None:
@@ -133,6 +134,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 MARKER = "a_model_ran_its_own_code"
+NO_CODE = "textserve runs no code from model folders"
 
 
 @pytest.fixture
@@ -153,7 +155,16 @@ def plant_code(folder: Path) -> None:
 def test_a_model_that_needs_its_own_code_is_refused_and_the_code_not_run(folder: Path) -> None:
     plant_code(folder)
     change(folder / "config.json", model_type="planted", architectures=["PlantedForCausalLM"])
-    with pytest.raises(ValueError, match="custom code"):
+    with pytest.raises(ValueError, match=NO_CODE):
+        load_plainly(folder)
+    assert not hasattr(sys, MARKER)
+
+
+@pytest.mark.usefixtures("agreeable")
+def test_a_tokenizer_that_needs_its_own_code_is_refused_and_the_code_not_run(folder: Path) -> None:
+    plant_code(folder)
+    change(folder / "tokenizer_config.json", tokenizer_class="Planted")
+    with pytest.raises(ValueError, match=NO_CODE):
         load_plainly(folder)
     assert not hasattr(sys, MARKER)
 
@@ -168,3 +179,66 @@ def test_code_beside_a_model_that_does_not_need_it_is_not_run(folder: Path) -> N
 @pytest.mark.parametrize(("model", "name"), [("org/model", "org/model"), (".", Path.cwd().name)])
 def test_a_model_is_served_under_its_hub_name_or_the_folders_last_part(model: str, name: str) -> None:
     assert _own_name(model) == name
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "mxfp4", "compressed-tensors", "never heard of"])
+def test_a_checkpoint_of_another_quantization_method_is_refused_by_name(folder: Path, method: str) -> None:
+    change(folder / "config.json", quantization_config={"quant_method": method, "bits": 4})
+    with pytest.raises(ValueError, match=f"quantized with {method}; textserve serves .* bitsandbytes to 4 or 8 bit"):
+        load_plainly(folder)
+
+
+def test_the_older_name_of_a_quantization_is_known_too(folder: Path) -> None:
+    change(folder / "config.json", compression_config={"quant_method": "compressed-tensors"})
+    with pytest.raises(ValueError, match="quantized with compressed-tensors"):
+        load_plainly(folder)
+
+
+@pytest.mark.parametrize("settings", [{"bits": 4}, {"quant_method": "bitsandbytes"}], ids=str)
+def test_a_quantization_that_tells_too_little_is_refused(folder: Path, settings: dict[str, Any]) -> None:
+    change(folder / "config.json", quantization_config=settings)
+    with pytest.raises(ValueError, match="its checkpoint is quantized with"):
+        load_plainly(folder)
+
+
+def test_the_context_can_be_shortened_and_not_lengthened(folder: Path) -> None:
+    assert load(Config(model=str(folder), context_length=100)).facts.context_length == 100
+    with pytest.raises(ValueError, match="129 is above the model's own 128"):
+        load(Config(model=str(folder), context_length=129))
+
+
+@pytest.mark.parametrize(("asked", "length"), [(0, 2048), (5000, 5000)])
+def test_a_state_space_model_needs_no_context_length(tmp_path: Path, asked: int, length: int) -> None:
+    config = MambaConfig(vocab_size=320, hidden_size=64, num_hidden_layers=1, state_size=4, use_mambapy=False)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    loaded = load(Config(model=str(tmp_path), quantization="none", context_length=asked))
+    assert loaded.facts.context_length == length
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_a_model_from_a_folder_is_loaded_without_the_network(
+    folder: Path, quantization: Quantization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **_: Any) -> None:
+        raise AssertionError(f"somebody wants to connect: {args}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert load(Config(model=str(folder), quantization=quantization)).facts.quantization == quantization
+
+
+@pytest.mark.parametrize(
+    ("device_map", "message"),
+    [
+        ('{"model": "cpu", "no.such.module": "cpu"}', "no.such.module"),
+        ('{"model.embed_tokens": "cpu", "model.layers": "cpu", "model.norm": "cpu"}', "no device for 1 weights"),
+        ("cuda:99", "names device cuda:99"),
+        ('{"": 99}', "names device 99"),
+    ],
+)
+def test_a_device_map_that_does_not_fit_model_or_machine_is_refused(
+    folder: Path, device_map: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(Config(model=str(folder), device_map=device_map))

@@ -1,87 +1,123 @@
-"""How a memory budget becomes rows and columns, and which models are refused."""
+"""How a memory budget becomes tokens and rows."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from transformers import MambaConfig, MambaForCausalLM
 
-from tests.worker.tiny_models import tiny_llama
-from worker.memory import UnsupportedModelError, divide, free_bytes, probe_shapes
-from worker.slab import LayerShape, Slab, Storage, bytes_per_token
+from worker.layout import Layout, RecurrentShape, StateShape, TokenShape, bytes_per_row, bytes_per_token, prefills_whole
+from worker.memory import Room, UnsupportedModelError, budget, divide
+from worker.storage import Storage
 
 CPU = torch.device("cpu")
-SHAPE = LayerShape(key_heads=2, key_dim=8, value_heads=2, value_dim=8, dtype=torch.bfloat16, device=CPU)
-SHAPES = [SHAPE] * 3
-TOKEN = bytes_per_token(SHAPES)
+ATTENTION = Layout(TokenShape(key_heads=2, key_dim=8, value_heads=1, value_dim=4, dtype=torch.bfloat16, device=CPU))
+RECURRENT = Layout(
+    states=(RecurrentShape(StateShape((16, 4), torch.bfloat16, CPU), StateShape((4, 2, 8), torch.float32, CPU)),)
+)
+NOTHING = Layout()
+MODELS = st.sampled_from([[ATTENTION] * 3, [RECURRENT, ATTENTION, NOTHING], [RECURRENT] * 2])
+BUDGETS = st.integers(0, 2_000_000)
+ROWS = st.integers(1, 64)
 CONTEXTS = st.integers(1, 5000)
 
 
-@given(st.integers(0, 40_000), st.integers(1, 64), CONTEXTS)
-def test_a_division_stays_within_its_budget_and_the_models_context(tokens: int, max_rows: int, context: int) -> None:
+def division(layouts: list[Layout], budget: int, max_rows: int, context: int) -> Room:
+    """Returns a division; budgets that hold nothing are no example."""
     try:
-        room = divide(SHAPES, budget=tokens * TOKEN, max_rows=max_rows, model_context=context)
+        return divide(layouts, budget=budget, max_rows=max_rows, model_context=context)
     except UnsupportedModelError:
-        return
-    assert room.bytes_total == (room.rows * room.columns + room.context_length) * TOKEN <= tokens * TOKEN
-    assert 1 <= room.rows <= max_rows
+        assume(False)
+        raise
+
+
+@given(MODELS, BUDGETS, ROWS, CONTEXTS)
+def test_a_division_stays_within_its_budget_and_the_models_context(
+    layouts: list[Layout], budget: int, max_rows: int, context: int
+) -> None:
+    room = division(layouts, budget, max_rows, context)
+    assert room.bytes_total <= budget
+    assert 1 <= room.max_rows <= max_rows
     assert min(64, context) <= room.context_length <= context
-    assert room.columns >= int(1.5 * room.context_length)
+    assert room.group_tokens == room.context_length
+    assert 1.5 * room.context_length <= room.tokens <= room.max_rows * (1.5 * room.context_length + 1)
 
 
-@given(st.integers(0, 40_000), st.integers(1, 64), CONTEXTS)
-def test_context_is_given_up_only_when_four_rows_are_left(tokens: int, max_rows: int, context: int) -> None:
-    try:
-        room = divide(SHAPES, budget=tokens * TOKEN, max_rows=max_rows, model_context=context)
-    except UnsupportedModelError:
-        assume(False)
-    if room.context_length < context:
-        assert room.rows == min(4, max_rows)
+@given(MODELS, BUDGETS, ROWS, CONTEXTS)
+def test_batch_and_group_take_the_memory_that_was_reckoned(
+    layouts: list[Layout], budget: int, max_rows: int, context: int
+) -> None:
+    room = division(layouts, budget, max_rows, context)
+    tokens = (room.tokens + room.group_tokens) * bytes_per_token(layouts)
+    assert room.bytes_total == tokens + 2 * room.max_rows * bytes_per_row(layouts)
 
 
-@given(st.integers(1, 64), CONTEXTS)
-def test_with_memory_enough_nothing_is_given_up(max_rows: int, context: int) -> None:
-    room = divide(SHAPES, budget=2**40, max_rows=max_rows, model_context=context)
-    assert (room.rows, room.context_length) == (max_rows, context)
+@given(MODELS, ROWS, CONTEXTS)
+def test_with_memory_enough_nothing_is_given_up(layouts: list[Layout], max_rows: int, context: int) -> None:
+    room = divide(layouts, budget=2**40, max_rows=max_rows, model_context=context)
+    assert (room.max_rows, room.context_length) == (max_rows, context)
+    assert room.tokens >= 1.5 * context * max_rows
 
 
-@given(st.integers(0, 39_000), st.integers(0, 1000), st.integers(1, 64), CONTEXTS)
-def test_more_memory_never_gives_less(tokens: int, more: int, max_rows: int, context: int) -> None:
-    try:
-        room = divide(SHAPES, budget=tokens * TOKEN, max_rows=max_rows, model_context=context)
-    except UnsupportedModelError:
-        assume(False)
-    richer = divide(SHAPES, budget=(tokens + more) * TOKEN, max_rows=max_rows, model_context=context)
-    assert (richer.rows, richer.context_length) >= (room.rows, room.context_length)
+@given(MODELS, BUDGETS, st.integers(0, 2000), ROWS, CONTEXTS)
+def test_more_memory_never_gives_less(
+    layouts: list[Layout], budget: int, more: int, max_rows: int, context: int
+) -> None:
+    room = division(layouts, budget, max_rows, context)
+    richer = division(layouts, budget + more, max_rows, context)
+    assert richer.max_rows >= room.max_rows
+    assert richer.context_length >= room.context_length
 
 
-def test_too_small_a_budget_is_refused_with_a_way_out() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"100 tokens.*--memory-gib.*--max-rows"):
-        divide(SHAPES, budget=100 * TOKEN, max_rows=8, model_context=2048)
+def test_a_small_budget_cuts_the_context_but_not_the_rows() -> None:
+    room = divide([ATTENTION], budget=1000 * bytes_per_token([ATTENTION]), max_rows=8, model_context=4000)
+    assert (room.tokens, room.group_tokens, room.context_length, room.max_rows) == (600, 400, 400, 8)
 
 
-def test_a_batch_takes_the_memory_that_was_reckoned() -> None:
-    room = divide(SHAPES, budget=2**40, max_rows=3, model_context=100)
-    slab = Slab(Storage(SHAPES, room.rows * room.columns), room.rows, room.columns)
-    taken = sum(buffer.nbytes for layer in slab.layers for buffer in layer.buffers)
-    assert room.bytes_total - taken == room.context_length * TOKEN
+def test_states_take_at_most_half_of_the_budget_and_cost_rows_beyond() -> None:
+    row = bytes_per_row([RECURRENT])
+    room = divide([RECURRENT, ATTENTION], budget=20 * row, max_rows=8, model_context=32)
+    assert room.max_rows == 5
 
 
-def test_probing_tells_heads_and_dimensions_of_each_layer() -> None:
-    shapes = probe_shapes(tiny_llama(num_hidden_layers=2))
-    assert shapes == [LayerShape(2, 16, 2, 16, torch.float32, CPU)] * 2
+@pytest.mark.parametrize("layouts", [[ATTENTION], [RECURRENT], [RECURRENT, ATTENTION]])
+def test_too_small_a_budget_is_refused_with_a_way_out(layouts: list[Layout]) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"^500 bytes hold .*--memory-gib$"):
+        divide(layouts, budget=500, max_rows=8, model_context=2048)
 
 
-def test_a_model_with_recurrent_state_is_refused_in_one_sentence() -> None:
-    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4))
-    with pytest.raises(UnsupportedModelError) as refusal:
-        probe_shapes(model)
-    text = str(refusal.value)
-    assert text.startswith("MambaForCausalLM has layers of kind LinearAttentionLayer")
-    assert "\n" not in text
+@pytest.mark.parametrize("layout", [ATTENTION, RECURRENT, NOTHING])
+def test_a_storage_takes_what_its_layouts_say(layout: Layout) -> None:
+    storage = Storage([layout], 10, 3)
+    tokens = [buffer for layer in storage.layers if layer.tokens for buffer in (layer.tokens.keys, layer.tokens.values)]
+    states = [buffer for layer in storage.layers for pair in layer.states for buffer in pair.buffers]
+    assert sum(buffer.nbytes for buffer in tokens) == 10 * bytes_per_token([layout])
+    assert sum(buffer.nbytes for buffer in states) == 3 * bytes_per_row([layout])
 
 
-def test_a_cpu_gives_a_quarter_of_its_free_memory() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 4000}))
-        assert free_bytes([CPU]) == 1000
+def test_models_with_a_recurrent_layer_read_prompts_whole() -> None:
+    assert prefills_whole([ATTENTION, RECURRENT])
+    assert not prefills_whole([ATTENTION, NOTHING])
+
+
+def test_a_budget_in_gib_is_taken_as_it_is() -> None:
+    assert budget([ATTENTION], gib=0.5, share=0.25) == 2**29
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1000), (0.5, 2000)])
+def test_by_default_a_cpu_gives_a_quarter_of_what_this_process_may_take(
+    share: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.memory.available_bytes", lambda: 4000)
+    assert budget([ATTENTION, RECURRENT], gib=0, share=share) == expected
+
+
+def test_no_device_of_several_is_overrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"meta": 1000, "cpu": 8000}
+    monkeypatch.setattr("worker.memory.free_bytes", lambda device: free[device.type])
+    tokens = ATTENTION.tokens
+    assert tokens is not None
+    elsewhere = Layout(replace(tokens, device=torch.device("meta")))
+    # A quarter of 1000 bytes on one of two equal devices, and as much on the other.
+    assert budget([ATTENTION, elsewhere], gib=0, share=0.25) == 500

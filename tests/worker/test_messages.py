@@ -1,6 +1,6 @@
 """The edge between protobuf and the engine: what comes in is checked, what goes out is complete."""
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,112 +8,19 @@ import pytest
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2
 from worker import messages
-from worker.engine_thread import Emission, Progress, Start
+from worker.engine_thread import Emission, Progress, PromptReport, Start
 from worker.facts import GenerationDefaults, ModelFacts
+from worker.sampling import TokenLogprob
 from worker.scheduler import Limits
-from worker.sequence import SamplingParameters, Status
+from worker.sequence import Status
 from worker.tokenizer_files import TokenizerFiles
 
 VOCAB_SIZE = 100
-CONFIG: dict[str, Any] = {
-    "max_new_tokens": 5,
-    "do_sample": True,
-    "temperature": 0.5,
-    "top_k": 3,
-    "top_p": 0.9,
-    "min_p": 0.25,
-    "repetition_penalty": 1.5,
-}
-NAN, INF = math.nan, math.inf
-
-
-def submit(*, prompt: list[int] | None = None, seed: int = 7, candidates: int = 1, **changes: Any) -> pb.Submit:
-    return pb.Submit(
-        sequences=[pb.SubmittedSequence(sequence_id=40 + n, seed=seed) for n in range(candidates)],
-        prompt_token_ids=[5, 6] if prompt is None else prompt,
-        generation_config=generation_pb2.GenerationConfig(**(CONFIG | changes)),
-    )
-
-
-def test_a_submission_becomes_a_sequence_with_every_parameter() -> None:
-    sequence = messages.sequence(submit(), owner=3, vocab_size=VOCAB_SIZE)
-    assert (sequence.sequence_id, sequence.owner, sequence.prompt) == (40, 3, [5, 6])
-    assert sequence.parameters == SamplingParameters(**CONFIG, seed=7)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"prompt": [0, VOCAB_SIZE - 1]},
-        {"seed": 0},
-        {"seed": 2**63 - 1},
-        {"max_new_tokens": 2**31 - 1},
-        {"top_k": 0},
-        {"top_k": 2**31 - 1},
-        {"top_p": 1.0},
-        {"top_p": 1e-9},
-        {"min_p": 0.0},
-        {"min_p": 1.0},
-        {"temperature": 1e-9},
-        {"temperature": 0.0, "do_sample": False},
-        {"repetition_penalty": 1e-3},
-    ],
-    ids=str,
-)
-def test_the_ends_of_each_range_are_taken(changes: dict[str, Any]) -> None:
-    messages.sequence(submit(**changes), owner=0, vocab_size=VOCAB_SIZE)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"prompt": []},
-        {"prompt": [5, -1]},
-        {"prompt": [5, VOCAB_SIZE]},
-        {"candidates": 0},
-        {"candidates": 2},
-        {"seed": -1},
-        {"max_new_tokens": 0},
-        {"max_new_tokens": -1},
-        {"top_k": -1},
-        {"temperature": 0.0},
-        {"temperature": -1.0},
-        {"temperature": NAN},
-        {"temperature": INF},
-        {"top_p": 0.0},
-        {"top_p": -0.5},
-        {"top_p": 1.1},
-        {"top_p": NAN},
-        {"top_p": INF},
-        {"min_p": -0.1},
-        {"min_p": 1.1},
-        {"min_p": NAN},
-        {"repetition_penalty": 0.0},
-        {"repetition_penalty": -1.0},
-        {"repetition_penalty": NAN},
-        {"repetition_penalty": INF},
-    ],
-    ids=str,
-)
-def test_what_is_out_of_range_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r".+"):
-        messages.sequence(submit(**changes), owner=0, vocab_size=VOCAB_SIZE)
-
-
-@pytest.mark.parametrize("name", CONFIG)
-def test_a_submission_that_lacks_a_parameter_whose_zero_is_out_of_range_is_refused(name: str) -> None:
-    message = submit()
-    message.generation_config.ClearField(name)  # type: ignore[arg-type] # the name of a field
-    if name in {"do_sample", "top_k", "min_p"}:
-        messages.sequence(message, owner=0, vocab_size=VOCAB_SIZE)
-        return
-    with pytest.raises(ValueError, match=name):
-        messages.sequence(message, owner=0, vocab_size=VOCAB_SIZE)
 
 
 def emission(sequence_id: int, **changes: Any) -> Emission:
-    given: dict[str, Any] = {"token": 9, "start": None, "finish": None, "error": ""}
-    return Emission(owner=0, sequence_id=sequence_id, **(given | changes))
+    given: dict[str, Any] = {"tokens": (9,)} | changes
+    return Emission(owner=0, sequence_id=sequence_id, **given)
 
 
 def test_a_step_lists_tokens_starts_and_finishes() -> None:
@@ -123,19 +30,35 @@ def test_a_step_lists_tokens_starts_and_finishes() -> None:
         17,
         [
             emission(1),
-            emission(2, token=8, start=Start(wait_s=0.25, prefill_s=1.5)),
-            emission(3, token=0, finish=Status.FINISHED_EOS),
-            emission(4, token=None, finish=Status.FAILED, error="NON_FINITE_LOGITS"),
+            emission(2, tokens=(8,), start=Start(wait_s=0.25, prefill_s=1.5)),
+            emission(3, tokens=(0, 4), finish=Status.FINISHED_EOS, score=-0.5),
+            emission(4, tokens=(), finish=Status.FAILED, error="NON_FINITE_LOGITS"),
         ],
     )
-    assert (step.step, list(step.sequence_ids), list(step.token_ids)) == (17, [1, 2, 3], [9, 8, 0])
+    assert (step.step, list(step.sequence_ids), list(step.token_ids)) == (17, [1, 2, 3, 3], [9, 8, 0, 4])
     (start,) = step.starts
     assert (start.sequence_id, start.wait.ToSeconds(), start.wait.nanos) == (2, 0, 250_000_000)
     assert start.prefill.ToMilliseconds() == 1500
     assert list(step.finishes) == [
-        pb.SequenceFinish(sequence_id=3, reason=pb.SEQUENCE_FINISH_REASON_END_OF_SEQUENCE),
+        pb.SequenceFinish(sequence_id=3, reason=pb.SEQUENCE_FINISH_REASON_END_OF_SEQUENCE, score=-0.5),
         pb.SequenceFinish(sequence_id=4, reason=pb.SEQUENCE_FINISH_REASON_FAILED, error="NON_FINITE_LOGITS"),
     ]
+
+
+def test_a_step_lists_the_log_probabilities_of_those_who_asked_in_the_order_of_the_tokens() -> None:
+    step = pb.Step()
+    one, other = TokenLogprob(-0.5, 1, ()), TokenLogprob(-2.0, 3, ((7, -0.25), (8, -1.0)))
+    messages.add_emissions(step, 1, [emission(1, logprobs=(one,)), emission(2), emission(3, logprobs=(other,))])
+    assert list(step.logprobs) == [
+        pb.TokenLogprobs(logprob=-0.5, rank=1),
+        pb.TokenLogprobs(logprob=-2.0, rank=3, top_token_ids=[7, 8], top_logprobs=[-0.25, -1.0]),
+    ]
+
+
+def test_the_longest_part_of_a_prompts_log_probabilities_is_under_1_mib() -> None:
+    most = TokenLogprob(-12.5, 100_000, tuple((2**17 + n, -13.5) for n in range(20)))
+    report = PromptReport(owner=0, sequence_id=2**40, position=2**20, logprobs=[most] * 256)
+    assert messages.prompt_logprobs(report).ByteSize() < 2**20
 
 
 def test_every_end_but_a_cancel_has_a_reason_of_its_own() -> None:
@@ -175,7 +98,7 @@ TOKENIZER = TokenizerFiles(b"{}", "{{ x }}", {"bos_token": "<s>"}, clean_up_toke
 
 
 def test_a_description_has_every_field_and_the_context_that_memory_holds() -> None:
-    limits = Limits(max_rows=8, context_length=1024, group_tokens=1024)
+    limits = Limits(max_rows=8, context_length=1024, pool_tokens=4096, group_tokens=1024)
     described = messages.description(FACTS, limits, TOKENIZER, "me")
     assert {field.name for field, _ in described.ListFields()} == set(described.DESCRIPTOR.fields_by_name)
     assert described.context_length == 1024
@@ -183,8 +106,34 @@ def test_a_description_has_every_field_and_the_context_that_memory_holds() -> No
 
 
 def test_defaults_that_are_zero_are_set_and_those_that_are_unset_are_not() -> None:
-    described = messages.description(FACTS, Limits(8, 1024, 1024), TOKENIZER, "me").generation_defaults
+    described = messages.description(FACTS, Limits(8, 1024, 4096, 1024), TOKENIZER, "me").generation_defaults
     assert {field.name for field, _ in described.ListFields()} == {"temperature", "top_k", "do_sample"}
+
+
+def test_every_default_that_a_model_may_set_is_described() -> None:
+    defaults = GenerationDefaults(
+        bad_words_ids=((5, 6), (7,)),
+        logit_bias=((3, -1.5),),
+        exponential_decay_length_penalty=(4, 1.5),
+        early_stopping="never",
+        suppress_tokens=(8, 9),
+        forced_eos_token_id=0,
+    )
+    described = messages.description(replace(FACTS, defaults=defaults), Limits(8, 9, 99, 9), TOKENIZER, "me")
+    assert described.generation_defaults == generation_pb2.GenerationConfig(
+        bad_words_ids=[generation_pb2.TokenSequence(ids=[5, 6]), generation_pb2.TokenSequence(ids=[7])],
+        logit_bias={3: -1.5},
+        exponential_decay_length_penalty=generation_pb2.ExponentialDecayLengthPenalty(start_index=4, factor=1.5),
+        early_stopping=generation_pb2.EARLY_STOPPING_NEVER,
+        suppress_tokens=[8, 9],
+        forced_eos_token_id=0,
+    )
+
+
+@pytest.mark.parametrize(("whole", "limit"), [(False, 1024), (True, 128)])
+def test_prompts_that_are_read_whole_can_report_as_many_tokens_as_one_chunk(*, whole: bool, limit: int) -> None:
+    limits = Limits(8, 1024, 4096, 1024, prefills_whole=whole)
+    assert messages.description(FACTS, limits, TOKENIZER, "me").prompt_logprobs_limit == limit
 
 
 def test_the_tokenizers_first_part_has_every_field() -> None:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.pace import Pace, Work
-from worker.scheduler import Chunk, Plan
-from worker.sequence import SamplingParameters, Sequence
+from worker.plan import Chunk, Plan
+from worker.sequence import Root, SamplingParameters, Sequence
 
 DECODE = Work(decodes=True, prefill_tokens=0)
 SECONDS = st.floats(0.001, 20)
@@ -49,6 +49,7 @@ def test_one_slow_step_is_forgotten_after_some_hundred_fast_ones() -> None:
 
 def test_the_work_of_a_plan_is_its_decode_and_its_chunk_times_the_rows_of_the_group() -> None:
     row = Sequence(0, [5], SamplingParameters(max_new_tokens=1))
-    assert Work.of(Plan(decoding=[row]), 0) == DECODE
-    assert Work.of(Plan(chunk=Chunk(4, 10)), 3) == Work(decodes=False, prefill_tokens=18)
-    assert Work.of(Plan(decoding=[row], chunk=Chunk(0, 2)), 1) == Work(decodes=True, prefill_tokens=2)
+    group = [Root([5] * 10, [row])] * 3
+    assert Work.of(Plan(decoding=[row])) == DECODE
+    assert Work.of(Plan(chunk=Chunk(4, 10), reading=group)) == Work(decodes=False, prefill_tokens=18)
+    assert Work.of(Plan(decoding=[row], chunk=Chunk(0, 2), reading=group[:1])) == Work(decodes=True, prefill_tokens=2)

@@ -1,29 +1,25 @@
 """The engine gives every request what `generate()` gives it alone; and this suite would notice if it did not."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.worker.parity import (
     Recorder,
     engine_for,
-    generate_alone,
+    generate_each_alone,
     largest_difference,
     mismatches,
     mixed_sequences,
     run_with_random_arrivals,
 )
+from tests.worker.planted_mistakes import MISTAKES, Mistake
 from tests.worker.tiny_models import VOCAB_SIZE, save_tiny_llama, tiny_llama
-from worker.batch import Batch
 from worker.config import Config
-from worker.group import PrefillGroup
 from worker.loading import load
 from worker.sequence import SamplingParameters, Sequence, Status
-from worker.slab import Slab
 
 REQUESTS = 64
 CANCELLED = range(5, REQUESTS, 9)
@@ -37,7 +33,7 @@ def compare(model: Any, *, seed: int = 1, requests: int = REQUESTS) -> list[str]
     sequences = mixed_sequences(requests, seed, vocab_size=VOCAB_SIZE)
     run_with_random_arrivals(engine_for(model, recorder), sequences, seed, CANCELLED)
     assert all(sequence.is_finished for sequence in sequences)
-    return mismatches(model, recorder, sequences)
+    return mismatches(recorder, sequences, generate_each_alone(model, sequences))
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +53,10 @@ def test_float32_tokens_and_logits_equal_generate_alone(float32_model: Any) -> N
 def test_the_compared_run_slides_cancels_and_ends_in_every_way(float32_model: Any) -> None:
     sequences = mixed_sequences(REQUESTS, 1, vocab_size=VOCAB_SIZE)
     engine = engine_for(float32_model, Recorder())
-    run_with_random_arrivals(engine, sequences, 1, CANCELLED)
+    events = run_with_random_arrivals(engine, sequences, 1, CANCELLED)
     assert {s.status for s in sequences} == {Status.CANCELLED, Status.FINISHED_EOS, Status.FINISHED_LENGTH}
-    assert engine.batch.slides > 0
+    assert events.slides > 0
+    assert events.reviews > 0
 
 
 def test_nf4_dequantized_to_float32_equals_generate_alone(nf4_folder: Path) -> None:
@@ -70,7 +67,7 @@ def test_nf4_dequantized_to_float32_equals_generate_alone(nf4_folder: Path) -> N
 def test_nf4_through_the_kernel_stays_within_its_tolerance(nf4_folder: Path) -> None:
     model = load(Config(model=str(nf4_folder))).model
     sequences = mixed_sequences(24, 3, vocab_size=VOCAB_SIZE)
-    alone = {sequence.sequence_id: generate_alone(model, sequence) for sequence in sequences}
+    alone = generate_each_alone(model, sequences)
     recorder = Recorder(forced={number: result.tokens for number, result in alone.items()})
     run_with_random_arrivals(engine_for(model, recorder), sequences, 3)
     for number, result in alone.items():
@@ -97,63 +94,9 @@ def test_different_seeds_give_different_texts(float32_model: Any) -> None:
     assert len({tuple(sequence.output) for sequence in sequences}) == 8
 
 
-def _without_padding_mask(batch: Batch) -> Tensor:
-    return torch.ones(len(batch.lengths), batch.width + 1, dtype=torch.long)
-
-
-def _positions_off_by_one(batch: Batch) -> Tensor:
-    return torch.tensor(batch.lengths)[:, None] + 1
-
-
-def _narrow_too_far(batch: Batch) -> None:
-    batch.slab.window.start = batch.slab.window.end - max(max(batch.lengths, default=0) - 1, 0)
-
-
-def _copy_nothing(*_: object) -> None:
-    """Leaves in a reused row what its last owner left there."""
-
-
-def _copy_one_column_off(slab: Slab, row: int, source: Slab, source_row: int, length: int) -> None:
-    original_copy(slab, row, source, source_row, length)
-    for layer in slab.layers:
-        for buffer in layer.buffers:
-            buffer[row] = buffer[row].roll(1, dims=1)
-
-
-def _group_without_padding_mask(group: PrefillGroup, begin: int, end: int) -> Any:
-    given = original_chunk(group, begin, end)
-    return type(given)(given.input_ids, torch.ones_like(given.attention_mask), given.position_ids)
-
-
-def _group_positions_count_padding(group: PrefillGroup, begin: int, end: int) -> Any:
-    given = original_chunk(group, begin, end)
-    columns = torch.arange(begin, end).expand_as(given.position_ids)
-    return type(given)(given.input_ids, given.attention_mask, columns)
-
-
-def _take_wrong_rows(slab: Slab, order: list[int]) -> None:
-    slab.window.rows = len(order)
-
-
-original_copy = Slab.copy_row
-original_chunk = PrefillGroup.chunk
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "mistake"),
-    [
-        pytest.param(Batch, "attention_mask", _without_padding_mask, id="no padding mask"),
-        pytest.param(Batch, "position_ids", _positions_off_by_one, id="positions off by one"),
-        pytest.param(Batch, "_narrow", _narrow_too_far, id="window off by one"),
-        pytest.param(Slab, "copy_row", _copy_nothing, id="stale state in a reused row"),
-        pytest.param(Slab, "copy_row", _copy_one_column_off, id="row one column off"),
-        pytest.param(Slab, "take_rows", _take_wrong_rows, id="leaving row not replaced"),
-        pytest.param(PrefillGroup, "chunk", _group_without_padding_mask, id="no padding mask in prefill"),
-        pytest.param(PrefillGroup, "chunk", _group_positions_count_padding, id="prefill positions count padding"),
-    ],
-)
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_the_suite_notices_a_planted_mistake(
-    owner: type, name: str, mistake: Callable[..., Any], float32_model: Any, monkeypatch: pytest.MonkeyPatch
+    mistake: Mistake, float32_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owner, name, mistake)
+    monkeypatch.setattr(mistake.owner, mistake.attribute, mistake.replacement)
     assert compare(float32_model, requests=24) != []

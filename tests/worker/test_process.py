@@ -14,12 +14,12 @@ from typing import IO, Any
 
 import grpc
 import pytest
-from transformers import GenerationConfig, MambaConfig, MambaForCausalLM
+from transformers import GenerationConfig, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
+from tests.worker.serving import submission
 from tests.worker.tiny_models import VOCAB_SIZE, save_tiny_llama, tiny_tokenizer
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.internal.v1 import worker_pb2_grpc
-from textserve.v1 import generation_pb2
 from worker.cli import EX_CONFIG, main
 
 ROOT = Path(__file__).parents[2]
@@ -111,12 +111,7 @@ class Run:
         self.channel.close()
 
     def submit(self, max_new_tokens: int) -> None:
-        config = generation_pb2.GenerationConfig(
-            max_new_tokens=max_new_tokens, temperature=1.0, top_p=1.0, repetition_penalty=1.0
-        )
-        sequences = [pb.SubmittedSequence(sequence_id=1)]
-        submit = pb.Submit(sequences=sequences, prompt_token_ids=[5, 6], generation_config=config)
-        self.requests.put(pb.RunRequest(submit=submit))
+        self.requests.put(submission(1, [5, 6], max_new_tokens))
 
     def read(self, most_tokens: float = float("inf")) -> None:
         """Reads to the end of the stream, or until there are as many tokens."""
@@ -198,12 +193,10 @@ def test_a_missing_folder_is_named_as_the_reason(tmp_path: Path, capsys: pytest.
 def test_a_model_that_cannot_be_served_is_refused_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=64, num_hidden_layers=1, state_size=4)
-    MambaForCausalLM(config).save_pretrained(tmp_path)
-    tokenizer = tiny_tokenizer()
-    tokenizer.model_max_length = 1024
-    tokenizer.save_pretrained(tmp_path)
-    assert "MambaForCausalLM" in refusal(["--model", str(tmp_path), "--quantization", "none"], capsys)
+    config = OpenAIGPTConfig(vocab_size=VOCAB_SIZE, n_embd=64, n_layer=1, n_head=2)
+    OpenAIGPTLMHeadModel(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert "OpenAIGPTLMHeadModel" in refusal(["--model", str(tmp_path), "--quantization", "none"], capsys)
 
 
 def test_a_reason_of_many_lines_becomes_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoConfig, GPT2Config, LlamaConfig
 
-from tests.worker.tiny_models import save_tiny_llama, tiny_tokenizer
+from tests.worker.tiny_models import save_tiny_llama
 from worker import quantization
 from worker.bitsandbytes_offline import bnb
 from worker.config import Config, Quantization
 from worker.loading import LoadedModel, load
-from worker.quantization import awkward_layers, fits_cpu_kernel, quantization_config
+from worker.quantization import awkward_layers, fits_cpu_kernel, quantization_config, skeleton
+from worker.weights import compute_dtype
 
-AWKWARD = {"intermediate_size": 172, "num_hidden_layers": 2, "attention_bias": True}
+AWKWARD: dict[str, Any] = {"intermediate_size": 172, "num_hidden_layers": 2, "attention_bias": True}
 AWKWARD_NAMES = {f"model.layers.{layer}.mlp.{part}_proj" for layer in (0, 1) for part in ("gate", "up", "down")}
 PRETEND = Callable[[bool], None]
 
@@ -38,18 +39,6 @@ def four_bit_layers(loaded: LoadedModel) -> dict[str, Any]:
     return {name: module for name, module in layers if isinstance(module, bnb.nn.Linear4bit)}
 
 
-def save(loaded: LoadedModel, folder: Path) -> Path:
-    loaded.model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
-def logits(loaded: LoadedModel) -> torch.Tensor:
-    with torch.inference_mode():
-        output: torch.Tensor = loaded.model(torch.tensor([[5, 6, 7, 8]])).logits
-    return output
-
-
 @pytest.mark.parametrize(
     ("in_features", "out_features", "fits"),
     [(64, 32, True), (128, 96, True), (64, 172, False), (172, 64, False), (32, 32, False), (64, 16, False)],
@@ -65,9 +54,7 @@ def test_awkward_layers_are_found_in_both_kinds_of_linear_layer() -> None:
         hidden_size=64, intermediate_size=172, num_hidden_layers=1, num_attention_heads=4, vocab_size=64
     )
     gpt2 = GPT2Config(n_embd=64, n_inner=96, n_layer=1, n_head=4, vocab_size=64)
-    with torch.device("meta"):
-        from_llama = awkward_layers(AutoModelForCausalLM.from_config(llama))
-        from_gpt2 = awkward_layers(AutoModelForCausalLM.from_config(gpt2))
+    from_llama, from_gpt2 = awkward_layers(skeleton(llama)), awkward_layers(skeleton(gpt2))
     assert {name.rpartition(".")[2] for name in from_llama} == {"gate_proj", "up_proj", "down_proj"}
     assert from_gpt2 == ["transformer.h.0.mlp.c_proj"]
 
@@ -76,10 +63,8 @@ def test_awkward_layers_are_found_in_both_kinds_of_linear_layer() -> None:
 def test_layers_are_left_out_by_name_only_where_the_kernel_is_used(
     awkward_folder: Path, *, uses_cpu_kernel: bool
 ) -> None:
-    wanted, left_out = quantization_config(
-        Config(), AutoConfig.from_pretrained(awkward_folder), dtype=torch.float32, uses_cpu_kernel=uses_cpu_kernel
-    )
-    assert wanted is not None
+    model = skeleton(AutoConfig.from_pretrained(awkward_folder))
+    wanted, left_out = quantization_config(Config(), model, dtype=torch.float32, uses_cpu_kernel=uses_cpu_kernel)
     assert set(left_out) == (AWKWARD_NAMES if uses_cpu_kernel else set())
     assert set(wanted.llm_int8_skip_modules or ()) == {"lm_head", *left_out}
     assert wanted.bnb_4bit_compute_dtype is torch.float32
@@ -129,13 +114,18 @@ def test_a_cpu_computes_in_bfloat16_where_its_kernel_does(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     pretend(has_kernel)
-    assert quantization_dtype() is dtype
+    assert compute_dtype(Config()) is dtype
 
 
-def quantization_dtype() -> torch.dtype:
-    from worker.loading import compute_dtype
-
-    return compute_dtype(Config())
+def test_a_gpu_that_is_not_used_does_not_set_the_compute_type(
+    pretend: PRETEND, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    pretend(False)
+    assert compute_dtype(Config(device_map="cpu")) is torch.float32
+    assert compute_dtype(Config(device_map='{"": "cpu"}')) is torch.float32
+    assert compute_dtype(Config(device_map="auto")) is torch.bfloat16
 
 
 def test_int8_quantizes_all_linear_layers_but_the_head(llama_folder: Path) -> None:
@@ -152,73 +142,59 @@ def test_without_quantization_nothing_is_quantized(llama_folder: Path) -> None:
     assert four_bit_layers(loaded) == {}
 
 
-def test_a_quantized_checkpoint_is_taken_as_it_is_whatever_the_flag_says(llama_folder: Path, tmp_path: Path) -> None:
-    original = load(Config(model=str(llama_folder), quantization="fp4", compute_dtype="float32"))
-    folder = save(original, tmp_path)
-    again = load(Config(model=str(folder), quantization="int8", compute_dtype="float32"))
-    assert again.facts.quantization == "fp4"
-    assert again.facts.quantized_share == original.facts.quantized_share
-    ours, theirs = four_bit_layers(again), four_bit_layers(original)
-    assert ours.keys() == theirs.keys()
-    for name, layer in ours.items():
-        assert torch.equal(layer.weight.data, theirs[name].weight.data)
-
-
-@pytest.mark.parametrize(("saved", "asked"), [("float32", "bfloat16"), ("bfloat16", "float32")])
-def test_the_types_of_a_quantized_checkpoint_are_overridden(
-    llama_folder: Path, tmp_path: Path, saved: Any, asked: Any
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize(
+    ("skipped", "names"),
+    [
+        (("model.layers.1",), [f"model.layers.{layer}." for layer in (0, 2)]),
+        (("q_proj", ".*mlp"), ["k_proj", "v_proj", "o_proj"]),
+        ((r"model\.layers\.[01]",), ["model.layers.2."]),
+    ],
+    ids=str,
+)
+def test_modules_can_be_left_alone_by_name_by_end_of_name_and_by_pattern(
+    llama_folder: Path, kind: Quantization, skipped: tuple[str, ...], names: list[str]
 ) -> None:
-    folder = save(load(Config(model=str(llama_folder), compute_dtype=saved)), tmp_path)
-    again = load(Config(model=str(folder), compute_dtype=asked))
-    dtype = getattr(torch, asked)
-    assert {layer.compute_dtype for layer in four_bit_layers(again).values()} == {dtype}
-    assert {p.dtype for p in again.model.parameters() if not isinstance(p, bnb.nn.Params4bit)} == {dtype}
-    assert logits(again).isfinite().all()
+    loaded = load(Config(model=str(llama_folder), quantization=kind, skip_modules=skipped))
+    layers = linear_layers(loaded)
+    chosen = {name for name in layers if any(part in name for part in names) and name != "lm_head"}
+    quantized = {name for name, layer in layers.items() if type(layer) is not nn.Linear}
+    assert quantized == chosen
+    assert 0 < len(chosen) < 21
 
 
-def test_weights_that_their_class_wants_in_float32_stay_so() -> None:
-    model = nn.ModuleDict({"router": nn.Linear(4, 4), "other": nn.Linear(4, 4)})
-    model._keep_in_fp32_modules = ["router"]  # type: ignore[assignment] # as transformers' classes have it
-    quantization.set_compute_dtype(model, torch.bfloat16)
-    assert {name: p.dtype for name, p in model.named_parameters() if name.endswith("weight")} == {
-        "router.weight": torch.float32,
-        "other.weight": torch.bfloat16,
-    }
+def linear_layers(loaded: LoadedModel) -> dict[str, nn.Module]:
+    return {name: module for name, module in loaded.model.named_modules() if isinstance(module, nn.Linear)}
 
 
-def test_awkward_layers_of_a_quantized_checkpoint_are_dequantized(
-    awkward_folder: Path, pretend: PRETEND, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("nonsense", "no linear layer has such a name"), ("model.norm", "no linear layer"), ("(", "--skip-modules")],
+)
+def test_unknown_modules_are_refused_by_name(llama_folder: Path, pattern: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        load(Config(model=str(llama_folder), skip_modules=("q_proj", pattern)))
+    assert pattern in str(error.value)
+
+
+OUTLIER = 100.0
+
+
+@pytest.mark.parametrize("threshold", [0.0, 6.0])
+def test_int8_rows_depend_on_their_neighbours_unless_the_threshold_is_0(llama_folder: Path, threshold: float) -> None:
+    config = Config(model=str(llama_folder), quantization="int8", int8_threshold=threshold, compute_dtype="float32")
+    layer = load(config).model.model.layers[0].self_attn.q_proj
+    quiet = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
+    loud = quiet.clone()
+    loud[0, 5] = OUTLIER
+    with torch.inference_mode():
+        alone, beside = layer(quiet), layer(torch.cat([quiet, loud]))[:1]
+    assert torch.equal(alone, beside) is (threshold == 0)
+
+
+@pytest.mark.parametrize(("threshold", "says"), [(0.0, False), (6.0, True)])
+def test_a_line_says_that_int8_rows_depend_on_each_other(
+    llama_folder: Path, caplog: pytest.LogCaptureFixture, threshold: float, *, says: bool
 ) -> None:
-    pretend(False)
-    original = load(Config(model=str(awkward_folder)))
-    assert set(four_bit_layers(original)) > AWKWARD_NAMES
-    folder = save(original, tmp_path)
-    pretend(True)
-    loaded = load(Config(model=str(folder), compute_dtype="float32"))
-    assert "6 layers are not quantized" in caplog.text
-    assert not AWKWARD_NAMES & set(four_bit_layers(loaded))
-    for name in AWKWARD_NAMES:
-        source, plain = original.model.get_submodule(name), loaded.model.get_submodule(name)
-        wanted = bnb.functional.dequantize_4bit(source.weight.data, source.weight.quant_state)
-        assert type(plain) is nn.Linear
-        assert torch.equal(plain.weight, wanted)
-
-
-def test_a_dequantized_layer_keeps_its_bias() -> None:
-    layer = bnb.nn.Linear4bit(64, 48, bias=True, compute_dtype=torch.float32, quant_type="nf4").to("cpu")
-    model = nn.Sequential(layer)
-    inputs = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
-    weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    assert quantization.dequantize_awkward_layers(model, torch.float32) == ("0",)
-    assert torch.equal(model[0](inputs), nn.functional.linear(inputs, weight, layer.bias))
-
-
-@pytest.mark.parametrize("has_kernel", [True, False])
-def test_a_model_with_awkward_shapes_runs_on_this_machine_whatever_it_has(
-    awkward_folder: Path, tmp_path: Path, pretend: PRETEND, *, has_kernel: bool
-) -> None:
-    has_kernel_here = quantization.cpu_has_4bit_kernel()
-    pretend(has_kernel)
-    folder = save(load(Config(model=str(awkward_folder))), tmp_path)
-    pretend(has_kernel_here)
-    assert logits(load(Config(model=str(folder)))).isfinite().all()
+    load(Config(model=str(llama_folder), quantization="int8", int8_threshold=threshold))
+    assert ("outlier columns (from 6 on) over the whole batch" in caplog.text) is says

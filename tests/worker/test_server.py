@@ -13,9 +13,8 @@ import grpc
 import pytest
 
 from tests.worker.fake_model import EXPLOSIVE, FakeModel, Gate, fake_engine
-from textserve.internal.v1 import worker_pb2 as pb
+from tests.worker.serving import submission
 from textserve.internal.v1 import worker_pb2_grpc
-from textserve.v1 import generation_pb2
 from worker import server as server_module
 from worker.config import Config
 from worker.facts import GenerationDefaults, ModelFacts
@@ -76,12 +75,6 @@ async def test_a_drain_ends_with_its_time_or_a_second_signal(
     assert "before everything that ran had finished" in caplog.text
 
 
-def submission(token: int) -> pb.RunRequest:
-    config = generation_pb2.GenerationConfig(max_new_tokens=9, temperature=1.0, top_p=1.0, repetition_penalty=1.0)
-    sequences = [pb.SubmittedSequence(sequence_id=1)]
-    return pb.RunRequest(submit=pb.Submit(sequences=sequences, prompt_token_ids=[token], generation_config=config))
-
-
 async def ready_address(capsys: pytest.CaptureFixture[str]) -> str:
     """Waits for the ready line, and returns the address in it."""
     async with asyncio.timeout(LIMIT_S):
@@ -104,7 +97,7 @@ async def test_a_lost_device_ends_serve_with_an_error(
     async with grpc.aio.insecure_channel(await ready_address(capsys)) as channel:
         stub: Any = worker_pb2_grpc.WorkerServiceStub(channel)
         call = stub.Run()
-        await call.write(submission(EXPLOSIVE))
+        await call.write(submission(1, [EXPLOSIVE], 9))
         with pytest.raises(EngineDiedError):
             await asyncio.wait_for(serving, LIMIT_S)
 
@@ -117,7 +110,7 @@ async def test_the_first_signal_drains_and_serve_returns(
     async with grpc.aio.insecure_channel(await ready_address(capsys)) as channel:
         stub: Any = worker_pb2_grpc.WorkerServiceStub(channel)
         call = stub.Run()
-        await call.write(submission(5))
+        await call.write(submission(1, [5], 9))
         await asyncio.to_thread(gate.wait_until_held)
         with caplog.at_level(logging.INFO, logger="worker"):
             signal.raise_signal(signal.SIGTERM)

@@ -110,7 +110,7 @@ async def test_a_gateway_that_leaves_has_its_sequences_dropped_and_its_neighbour
         await staying.until_ended(9)
         staying.check(9, [6, 7], 8)
         await until(lambda: not worker.engine.scheduler.has_work)
-        assert [s.status for s in of_both] == [Status.CANCELLED] * 3 + [Status.FINISHED_LENGTH]
+        assert [s.sequence.status for s in of_both] == [Status.CANCELLED] * 3 + [Status.FINISHED_LENGTH]
 
 
 async def leave(gateway: Gateway, how: str) -> None:

@@ -45,10 +45,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
 
 
-def save_tiny_llama(folder: Path, **overrides: Any) -> Path:
-    """Saves a tiny Llama with its tokenizer as a transformers folder, and returns the folder."""
+def save_tiny_llama(folder: Path, *, tokenizer: PreTrainedTokenizerFast | None = None, **overrides: Any) -> Path:
+    """Saves a tiny Llama with a tokenizer as a transformers folder, and returns the folder."""
     model = tiny_llama(**overrides)
     model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS)
     model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
     return folder

@@ -25,45 +25,61 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtextserve/v1/generation.proto\x12\x0ctextserve.v1\x1a\x1egoogle/protobuf/duration.proto\"\x99\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x18.textserve.v1.ChatPromptH\x00\x12+\n\x06tokens\x18\x04 \x01(\x0b\x32\x19.textserve.v1.TokenPromptH\x00\x12\x39\n\x11generation_config\x18\x05 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x16\n\x0estop_sequences\x18\x06 \x03(\t\x12\x33\n\x0eoutput_options\x18\x07 \x01(\x0b\x32\x1b.textserve.v1.OutputOptionsB\x08\n\x06prompt\"9\n\nChatPrompt\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.textserve.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xc0\x02\n\x10GenerationConfig\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tdo_sample\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x42\x11\n\x0f_max_new_tokensB\x0c\n\n_do_sampleB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"j\n\rOutputOptions\x12\x0c\n\x04\x65\x63ho\x18\x01 \x01(\x08\x12\x11\n\ttoken_ids\x18\x02 \x01(\x08\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"\xcb\x01\n\x10GenerateResponse\x12+\n\ncandidates\x18\x01 \x03(\x0b\x32\x17.textserve.v1.Candidate\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.textserve.v1.Usage\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.textserve.v1.Timing\x12&\n\x07receipt\x18\x04 \x01(\x0b\x32\x15.textserve.v1.Receipt\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\x05\"\x8f\x01\n\tCandidate\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x31\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x1a.textserve.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\x05\"\xaf\x01\n\x16StreamGenerateResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.textserve.v1.StreamStartedH\x00\x12*\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x19.textserve.v1.StreamDeltaH\x00\x12\x30\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1c.textserve.v1.StreamFinishedH\x00\x42\x07\n\x05\x65vent\"b\n\rStreamStarted\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\x05\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\x05\"G\n\x0bStreamDelta\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\"\xe5\x01\n\x0eStreamFinished\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x31\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1a.textserve.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x03 \x01(\t\x12\"\n\x05usage\x18\x04 \x01(\x0b\x32\x13.textserve.v1.Usage\x12$\n\x06timing\x18\x05 \x01(\x0b\x32\x14.textserve.v1.Timing\x12&\n\x07receipt\x18\x06 \x01(\x0b\x32\x15.textserve.v1.Receipt\"?\n\x05Usage\x12\x1a\n\x12prompt_token_count\x18\x01 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x02 \x01(\x05\"\xc1\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x86\x01\n\x07Receipt\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x39\n\x11generation_config\x18\x04 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x0e\n\x06worker\x18\x05 \x01(\t*\xc4\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x46INISH_REASON_END_OF_SEQUENCE\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x05\x32\xb7\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.textserve.v1.GenerateRequest\x1a\x1e.textserve.v1.GenerateResponse\x12W\n\x0eStreamGenerate\x12\x1d.textserve.v1.GenerateRequest\x1a$.textserve.v1.StreamGenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtextserve/v1/generation.proto\x12\x0ctextserve.v1\x1a\x1egoogle/protobuf/duration.proto\"\xcb\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x18.textserve.v1.ChatPromptH\x00\x12+\n\x06tokens\x18\x04 \x01(\x0b\x32\x19.textserve.v1.TokenPromptH\x00\x12\x39\n\x11generation_config\x18\x05 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x16\n\x0estop_sequences\x18\x06 \x03(\t\x12\x33\n\x0eoutput_options\x18\x07 \x01(\x0b\x32\x1b.textserve.v1.OutputOptions\x12\x1c\n\x0ftruncate_prompt\x18\x08 \x01(\x05H\x01\x88\x01\x01\x42\x08\n\x06promptB\x12\n\x10_truncate_prompt\"9\n\nChatPrompt\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.textserve.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\x80\x0b\n\x10GenerationConfig\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tdo_sample\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x16\n\ttypical_p\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x1b\n\x0e\x65psilon_cutoff\x18\n \x01(\x01H\t\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0b \x01(\x01H\n\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0c \x01(\x01H\x0b\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\r \x01(\x05H\x0c\x88\x01\x01\x12\x32\n\rbad_words_ids\x18\x0e \x03(\x0b\x32\x1b.textserve.v1.TokenSequence\x12\x41\n\nlogit_bias\x18\x0f \x03(\x0b\x32-.textserve.v1.GenerationConfig.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x10 \x03(\x05\x12\x1b\n\x0emin_new_tokens\x18\x11 \x01(\x05H\r\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x12 \x03(\x05\x12\x17\n\nignore_eos\x18\x13 \x01(\x08H\x0e\x88\x01\x01\x12U\n exponential_decay_length_penalty\x18\x14 \x01(\x0b\x32+.textserve.v1.ExponentialDecayLengthPenalty\x12\x16\n\tnum_beams\x18\x15 \x01(\x05H\x0f\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x16 \x01(\x01H\x10\x88\x01\x01\x12\x33\n\x0e\x65\x61rly_stopping\x18\x17 \x01(\x0e\x32\x1b.textserve.v1.EarlyStopping\x12\x17\n\x0fsuppress_tokens\x18\x18 \x03(\x05\x12\x1d\n\x15\x62\x65gin_suppress_tokens\x18\x19 \x03(\x05\x12 \n\x13\x66orced_bos_token_id\x18\x1a \x01(\x05H\x11\x88\x01\x01\x12 \n\x13\x66orced_eos_token_id\x18\x1b \x01(\x05H\x12\x88\x01\x01\x12!\n\x14num_return_sequences\x18\x1c \x01(\x05H\x13\x88\x01\x01\x12\x14\n\x07\x62\x65st_of\x18\x1d \x01(\x05H\x14\x88\x01\x01\x12\x15\n\x08max_time\x18\x1e \x01(\x01H\x15\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x11\n\x0f_max_new_tokensB\x0c\n\n_do_sampleB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x0c\n\n_typical_pB\x11\n\x0f_epsilon_cutoffB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x17\n\x15_no_repeat_ngram_sizeB\x11\n\x0f_min_new_tokensB\r\n\x0b_ignore_eosB\x0c\n\n_num_beamsB\x11\n\x0f_length_penaltyB\x16\n\x14_forced_bos_token_idB\x16\n\x14_forced_eos_token_idB\x17\n\x15_num_return_sequencesB\n\n\x08_best_ofB\x0b\n\t_max_time\"\x1c\n\rTokenSequence\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"D\n\x1d\x45xponentialDecayLengthPenalty\x12\x13\n\x0bstart_index\x18\x01 \x01(\x05\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\"\xca\x01\n\rOutputOptions\x12\x0c\n\x04\x65\x63ho\x18\x01 \x01(\x08\x12\x11\n\ttoken_ids\x18\x02 \x01(\x08\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x1d\n\x15include_stop_sequence\x18\x04 \x01(\x08\x12\x10\n\x08logprobs\x18\x05 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x06 \x01(\x05\x12\x17\n\x0fprompt_logprobs\x18\x07 \x01(\x08\x42\x16\n\x14_skip_special_tokens\"\x80\x02\n\x10GenerateResponse\x12+\n\ncandidates\x18\x01 \x03(\x0b\x32\x17.textserve.v1.Candidate\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.textserve.v1.Usage\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.textserve.v1.Timing\x12&\n\x07receipt\x18\x04 \x01(\x0b\x32\x15.textserve.v1.Receipt\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\x05\x12\x33\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\"\xe9\x01\n\tCandidate\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x31\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x1a.textserve.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\x05\x12,\n\x08logprobs\x18\x06 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\x12\x0c\n\x04seed\x18\x07 \x01(\x03\x12\x12\n\x05score\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_score\"{\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x13\n\x0btext_offset\x18\x04 \x01(\x05\x12%\n\x03top\x18\x05 \x03(\x0b\x32\x18.textserve.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\xee\x01\n\x16StreamGenerateResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.textserve.v1.StreamStartedH\x00\x12*\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x19.textserve.v1.StreamDeltaH\x00\x12\x30\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1c.textserve.v1.StreamFinishedH\x00\x12=\n\x0fprompt_logprobs\x18\x04 \x01(\x0b\x32\".textserve.v1.StreamPromptLogprobsH\x00\x42\x07\n\x05\x65vent\"b\n\rStreamStarted\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\x05\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\x05\"u\n\x0bStreamDelta\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\"V\n\x14StreamPromptLogprobs\x12\x10\n\x08position\x18\x01 \x01(\x05\x12,\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\"\xf3\x01\n\x0eStreamFinished\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x31\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1a.textserve.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x03 \x01(\t\x12\"\n\x05usage\x18\x04 \x01(\x0b\x32\x13.textserve.v1.Usage\x12$\n\x06timing\x18\x05 \x01(\x0b\x32\x14.textserve.v1.Timing\x12&\n\x07receipt\x18\x06 \x01(\x0b\x32\x15.textserve.v1.Receipt\x12\x0c\n\x04seed\x18\x07 \x01(\x03\"?\n\x05Usage\x12\x1a\n\x12prompt_token_count\x18\x01 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x02 \x01(\x05\"\xc1\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9d\x01\n\x07Receipt\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x39\n\x11generation_config\x18\x04 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\x15\n\rattempt_count\x18\x06 \x01(\x05*\x81\x01\n\rEarlyStopping\x12\x1e\n\x1a\x45\x41RLY_STOPPING_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45\x41RLY_STOPPING_HEURISTIC\x10\x01\x12\x18\n\x14\x45\x41RLY_STOPPING_FIRST\x10\x02\x12\x18\n\x14\x45\x41RLY_STOPPING_NEVER\x10\x03*\x80\x02\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x46INISH_REASON_END_OF_SEQUENCE\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x05\x12\x1c\n\x18\x46INISH_REASON_STOP_TOKEN\x10\x06\x12\x1c\n\x18\x46INISH_REASON_TIME_LIMIT\x10\x07\x32\xb7\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.textserve.v1.GenerateRequest\x1a\x1e.textserve.v1.GenerateResponse\x12W\n\x0eStreamGenerate\x12\x1d.textserve.v1.GenerateRequest\x1a$.textserve.v1.StreamGenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'textserve.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2261
-  _globals['_FINISHREASON']._serialized_end=2457
+  _globals['_GENERATIONCONFIG_LOGITBIASENTRY']._loaded_options = None
+  _globals['_GENERATIONCONFIG_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_EARLYSTOPPING']._serialized_start=4147
+  _globals['_EARLYSTOPPING']._serialized_end=4276
+  _globals['_FINISHREASON']._serialized_start=4279
+  _globals['_FINISHREASON']._serialized_end=4535
   _globals['_GENERATEREQUEST']._serialized_start=80
-  _globals['_GENERATEREQUEST']._serialized_end=361
-  _globals['_CHATPROMPT']._serialized_start=363
-  _globals['_CHATPROMPT']._serialized_end=420
-  _globals['_CHATMESSAGE']._serialized_start=422
-  _globals['_CHATMESSAGE']._serialized_end=466
-  _globals['_TOKENPROMPT']._serialized_start=468
-  _globals['_TOKENPROMPT']._serialized_end=494
-  _globals['_GENERATIONCONFIG']._serialized_start=497
-  _globals['_GENERATIONCONFIG']._serialized_end=817
-  _globals['_OUTPUTOPTIONS']._serialized_start=819
-  _globals['_OUTPUTOPTIONS']._serialized_end=925
-  _globals['_GENERATERESPONSE']._serialized_start=928
-  _globals['_GENERATERESPONSE']._serialized_end=1131
-  _globals['_CANDIDATE']._serialized_start=1134
-  _globals['_CANDIDATE']._serialized_end=1277
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=1280
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1455
-  _globals['_STREAMSTARTED']._serialized_start=1457
-  _globals['_STREAMSTARTED']._serialized_end=1555
-  _globals['_STREAMDELTA']._serialized_start=1557
-  _globals['_STREAMDELTA']._serialized_end=1628
-  _globals['_STREAMFINISHED']._serialized_start=1631
-  _globals['_STREAMFINISHED']._serialized_end=1860
-  _globals['_USAGE']._serialized_start=1862
-  _globals['_USAGE']._serialized_end=1925
-  _globals['_TIMING']._serialized_start=1928
-  _globals['_TIMING']._serialized_end=2121
-  _globals['_RECEIPT']._serialized_start=2124
-  _globals['_RECEIPT']._serialized_end=2258
-  _globals['_GENERATIONSERVICE']._serialized_start=2460
-  _globals['_GENERATIONSERVICE']._serialized_end=2643
+  _globals['_GENERATEREQUEST']._serialized_end=411
+  _globals['_CHATPROMPT']._serialized_start=413
+  _globals['_CHATPROMPT']._serialized_end=470
+  _globals['_CHATMESSAGE']._serialized_start=472
+  _globals['_CHATMESSAGE']._serialized_end=516
+  _globals['_TOKENPROMPT']._serialized_start=518
+  _globals['_TOKENPROMPT']._serialized_end=544
+  _globals['_GENERATIONCONFIG']._serialized_start=547
+  _globals['_GENERATIONCONFIG']._serialized_end=1955
+  _globals['_GENERATIONCONFIG_LOGITBIASENTRY']._serialized_start=1530
+  _globals['_GENERATIONCONFIG_LOGITBIASENTRY']._serialized_end=1578
+  _globals['_TOKENSEQUENCE']._serialized_start=1957
+  _globals['_TOKENSEQUENCE']._serialized_end=1985
+  _globals['_EXPONENTIALDECAYLENGTHPENALTY']._serialized_start=1987
+  _globals['_EXPONENTIALDECAYLENGTHPENALTY']._serialized_end=2055
+  _globals['_OUTPUTOPTIONS']._serialized_start=2058
+  _globals['_OUTPUTOPTIONS']._serialized_end=2260
+  _globals['_GENERATERESPONSE']._serialized_start=2263
+  _globals['_GENERATERESPONSE']._serialized_end=2519
+  _globals['_CANDIDATE']._serialized_start=2522
+  _globals['_CANDIDATE']._serialized_end=2755
+  _globals['_TOKENLOGPROB']._serialized_start=2757
+  _globals['_TOKENLOGPROB']._serialized_end=2880
+  _globals['_TOPLOGPROB']._serialized_start=2882
+  _globals['_TOPLOGPROB']._serialized_end=2929
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=2932
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=3170
+  _globals['_STREAMSTARTED']._serialized_start=3172
+  _globals['_STREAMSTARTED']._serialized_end=3270
+  _globals['_STREAMDELTA']._serialized_start=3272
+  _globals['_STREAMDELTA']._serialized_end=3389
+  _globals['_STREAMPROMPTLOGPROBS']._serialized_start=3391
+  _globals['_STREAMPROMPTLOGPROBS']._serialized_end=3477
+  _globals['_STREAMFINISHED']._serialized_start=3480
+  _globals['_STREAMFINISHED']._serialized_end=3723
+  _globals['_USAGE']._serialized_start=3725
+  _globals['_USAGE']._serialized_end=3788
+  _globals['_TIMING']._serialized_start=3791
+  _globals['_TIMING']._serialized_end=3984
+  _globals['_RECEIPT']._serialized_start=3987
+  _globals['_RECEIPT']._serialized_end=4144
+  _globals['_GENERATIONSERVICE']._serialized_start=4538
+  _globals['_GENERATIONSERVICE']._serialized_end=4721
 # @@protoc_insertion_point(module_scope)

@@ -20,6 +20,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _EarlyStopping:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EarlyStoppingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EarlyStopping.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EARLY_STOPPING_UNSPECIFIED: _EarlyStopping.ValueType  # 0
+    """The default."""
+    EARLY_STOPPING_HEURISTIC: _EarlyStopping.ValueType  # 1
+    """When the best running beam would not do better if it ended now. (transformers' False.)"""
+    EARLY_STOPPING_FIRST: _EarlyStopping.ValueType  # 2
+    """At once. (transformers' True.)"""
+    EARLY_STOPPING_NEVER: _EarlyStopping.ValueType  # 3
+    """When no running beam can do better at any length. (transformers' "never".)"""
+
+class EarlyStopping(_EarlyStopping, metaclass=_EarlyStoppingEnumTypeWrapper):
+    """EarlyStopping says when beam search ends, once there are num_beams finished candidates."""
+
+EARLY_STOPPING_UNSPECIFIED: EarlyStopping.ValueType  # 0
+"""The default."""
+EARLY_STOPPING_HEURISTIC: EarlyStopping.ValueType  # 1
+"""When the best running beam would not do better if it ended now. (transformers' False.)"""
+EARLY_STOPPING_FIRST: EarlyStopping.ValueType  # 2
+"""At once. (transformers' True.)"""
+EARLY_STOPPING_NEVER: EarlyStopping.ValueType  # 3
+"""When no running beam can do better at any length. (transformers' "never".)"""
+Global___EarlyStopping: _TypeAlias = EarlyStopping  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -38,6 +66,10 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """The caller cancelled. It sees its own library's CANCELLED; the reason is for logs and metrics."""
     FINISH_REASON_DEADLINE: _FinishReason.ValueType  # 5
     """The deadline passed. The caller sees its own library's DEADLINE_EXCEEDED; the reason is for logs and metrics."""
+    FINISH_REASON_STOP_TOKEN: _FinishReason.ValueType  # 6
+    """One of the request's stop_token_ids came up."""
+    FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 7
+    """max_time has passed."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """FinishReason says why a candidate ended."""
@@ -54,6 +86,10 @@ FINISH_REASON_CANCELLED: FinishReason.ValueType  # 4
 """The caller cancelled. It sees its own library's CANCELLED; the reason is for logs and metrics."""
 FINISH_REASON_DEADLINE: FinishReason.ValueType  # 5
 """The deadline passed. The caller sees its own library's DEADLINE_EXCEEDED; the reason is for logs and metrics."""
+FINISH_REASON_STOP_TOKEN: FinishReason.ValueType  # 6
+"""One of the request's stop_token_ids came up."""
+FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 7
+"""max_time has passed."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -69,12 +105,17 @@ class GenerateRequest(_message.Message):
     GENERATION_CONFIG_FIELD_NUMBER: _builtins.int
     STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
     OUTPUT_OPTIONS_FIELD_NUMBER: _builtins.int
+    TRUNCATE_PROMPT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as ListModels reports it. Empty: the model that this gateway serves. An unknown name is
     NOT_FOUND / MODEL_NOT_FOUND.
     """
     text: _builtins.str
     """Plain text. Encoded with the special tokens that the model's tokenizer adds by itself (such as a BOS token)."""
+    truncate_prompt: _builtins.int
+    """Keeps the last tokens of the prompt, at most this many, and drops those before, at least 1. Default: the prompt is
+    kept whole, and refused if it is too long.
+    """
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
         """Chat messages, rendered with the model's own chat template. INVALID_ARGUMENT if the model has none."""
@@ -91,8 +132,9 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def stop_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that end the generation as soon as one of them is complete; no character of it is delivered. At most 16, each
-        of 1 to 256 bytes of UTF-8; more is INVALID_ARGUMENT. Matched on the output's text, inside and across tokens.
+        """Texts that end the generation as soon as one of them is complete; no character of it is delivered, unless
+        output_options.include_stop_sequence is set. At most 16, each of 1 to 256 bytes of UTF-8; more is INVALID_ARGUMENT,
+        and so is any with beam search. Matched on the output's text, inside and across tokens, from min_new_tokens on.
         """
 
     @_builtins.property
@@ -109,13 +151,19 @@ class GenerateRequest(_message.Message):
         generation_config: Global___GenerationConfig | None = ...,
         stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
         output_options: Global___OutputOptions | None = ...,
+        truncate_prompt: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "generation_config", b"generation_config", "output_options", b"output_options", "prompt", b"prompt", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt", "chat", b"chat", "generation_config", b"generation_config", "output_options", b"output_options", "prompt", b"prompt", "text", b"text", "tokens", b"tokens", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "generation_config", b"generation_config", "model", b"model", "output_options", b"output_options", "prompt", b"prompt", "stop_sequences", b"stop_sequences", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt", "chat", b"chat", "generation_config", b"generation_config", "model", b"model", "output_options", b"output_options", "prompt", b"prompt", "stop_sequences", b"stop_sequences", "text", b"text", "tokens", b"tokens", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__truncate_prompt: _TypeAlias = _typing.Literal["truncate_prompt"]  # noqa: Y015
+    _WhichOneofArgType__truncate_prompt: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt"]  # noqa: Y015
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "tokens"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__truncate_prompt) -> _WhichOneofReturnType__truncate_prompt | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
@@ -202,6 +250,26 @@ class GenerationConfig(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LogitBiasEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     DO_SAMPLE_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
@@ -210,13 +278,36 @@ class GenerationConfig(_message.Message):
     MIN_P_FIELD_NUMBER: _builtins.int
     REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    TYPICAL_P_FIELD_NUMBER: _builtins.int
+    EPSILON_CUTOFF_FIELD_NUMBER: _builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
+    NO_REPEAT_NGRAM_SIZE_FIELD_NUMBER: _builtins.int
+    BAD_WORDS_IDS_FIELD_NUMBER: _builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: _builtins.int
+    ALLOWED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    MIN_NEW_TOKENS_FIELD_NUMBER: _builtins.int
+    STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    IGNORE_EOS_FIELD_NUMBER: _builtins.int
+    EXPONENTIAL_DECAY_LENGTH_PENALTY_FIELD_NUMBER: _builtins.int
+    NUM_BEAMS_FIELD_NUMBER: _builtins.int
+    LENGTH_PENALTY_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_FIELD_NUMBER: _builtins.int
+    SUPPRESS_TOKENS_FIELD_NUMBER: _builtins.int
+    BEGIN_SUPPRESS_TOKENS_FIELD_NUMBER: _builtins.int
+    FORCED_BOS_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    FORCED_EOS_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    NUM_RETURN_SEQUENCES_FIELD_NUMBER: _builtins.int
+    BEST_OF_FIELD_NUMBER: _builtins.int
+    MAX_TIME_FIELD_NUMBER: _builtins.int
     max_new_tokens: _builtins.int
     """Most tokens to generate, at least 1. Default: the model's own, else 256. An explicit value that does not fit into
     the context behind the prompt is INVALID_ARGUMENT; a default is clipped to it, and the receipt shows the result.
     """
     do_sample: _builtins.bool
     """Whether to sample (true) or to take the likeliest token (false, greedy). Default: true if the request sets a
-    temperature above 0, top_k, top_p or min_p; else as the model's generation_config.json says.
+    temperature above 0, top_k, top_p, min_p, typical_p or epsilon_cutoff; else as the model's generation_config.json
+    says; false with num_beams above 1.
     """
     temperature: _builtins.float
     """Divides the logits before sampling, from 0 to 100. 0 means greedy, and contradicts do_sample = true
@@ -241,8 +332,93 @@ class GenerationConfig(_message.Message):
     seed: _builtins.int
     """Seed of the random numbers, from 0 to 2^63 - 1. The number of a token depends on the seed and the token's index
     alone, so that a request repeats whatever else runs beside it. Default: chosen by the server, below 2^53, and
-    reported.
+    reported. Candidate 0 has this seed; those of the others are derived from it, and reported with them.
     """
+    typical_p: _builtins.float
+    """Samples among the tokens whose information content is closest to the expected one, the fewest with this
+    probability together (locally typical sampling), above 0, at most 1; 1 switches it off. Default: the model's own,
+    else 1.
+    """
+    epsilon_cutoff: _builtins.float
+    """Samples among the tokens with at least this probability, from 0 to below 1; 0 switches it off. Default: the model's
+    own, else 0.
+    """
+    presence_penalty: _builtins.float
+    """Subtracted from the logit of each token that the output already has, from -100 to 100; 0 switches it off.
+    Default: 0. The prompt does not count.
+    """
+    frequency_penalty: _builtins.float
+    """Subtracted from a token's logit once for each time that the output already has it, from -100 to 100; 0 switches it
+    off. Default: 0. The prompt does not count.
+    """
+    no_repeat_ngram_size: _builtins.int
+    """No sequence of this many tokens comes twice in prompt and output, at least 0; 0 switches it off. Default: the
+    model's own, else 0.
+    """
+    min_new_tokens: _builtins.int
+    """Least tokens to generate, at least 0 and at most max_new_tokens: until then no token that ends the sequence may come
+    up, and no stop sequence is looked for. Default: the model's own, else 0.
+    """
+    ignore_eos: _builtins.bool
+    """Goes on after the model's end-of-sequence tokens, which then are tokens like others. Default: false."""
+    num_beams: _builtins.int
+    """Beam search with this many beams, at least 1; 1 switches it off. Each takes a row of a worker: more than it has is
+    INVALID_ARGUMENT, as is a stream, a stop sequence, do_sample = true, or more than the worker's memory holds at
+    once (both numbers are named). The answer comes at the end. Default: 1.
+    """
+    length_penalty: _builtins.float
+    """Exponent of the length by which a beam's score is divided, from -100 to 100: above 0 favours long texts. Default: 1."""
+    early_stopping: Global___EarlyStopping.ValueType
+    """When beam search ends. Default: EARLY_STOPPING_HEURISTIC."""
+    forced_bos_token_id: _builtins.int
+    """The token that follows a prompt of a single token. Default: the model's own, else none."""
+    forced_eos_token_id: _builtins.int
+    """The token to end with when max_new_tokens are reached. Default: the model's own, else none."""
+    num_return_sequences: _builtins.int
+    """How many candidates to return, at least 1. Each takes a row of a worker: more than it has is INVALID_ARGUMENT, as
+    is more than one if neither sampling nor beam search makes them differ, or more than num_beams. Default: 1.
+    """
+    best_of: _builtins.int
+    """How many candidates to generate, of which the num_return_sequences with the highest mean log-probability are
+    returned, best first. INVALID_ARGUMENT below num_return_sequences, with beam search, above a worker's rows, or, if
+    above num_return_sequences, on a stream. Default: num_return_sequences.
+    """
+    max_time: _builtins.float
+    """Time budget in seconds, from the request's arrival, above 0: then the generation ends with what there is, and
+    FINISH_REASON_TIME_LIMIT. Default: none.
+    """
+    @_builtins.property
+    def bad_words_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenSequence]:
+        """Sequences of token ids that must not come up: the token that would complete one is left out. At most 1,024, each
+        of 1 to 64 ids of the vocabulary. Default: the model's own.
+        """
+
+    @_builtins.property
+    def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
+        """Added to the logits of single tokens, by token id, each from -1,000 to 1,000. At most 1,024 entries."""
+
+    @_builtins.property
+    def allowed_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only these token ids, and those that end a sequence, may come up. At most 65,536. Default: all."""
+
+    @_builtins.property
+    def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Token ids that end the generation, beside the model's own. At most 64. The text of such a token is not delivered,
+        unless output_options.include_stop_sequence is set.
+        """
+
+    @_builtins.property
+    def exponential_decay_length_penalty(self) -> Global___ExponentialDecayLengthPenalty:
+        """Makes the end of the sequence ever likelier. Default: the model's own, else off."""
+
+    @_builtins.property
+    def suppress_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Token ids that must not come up. At most 65,536. Default: the model's own."""
+
+    @_builtins.property
+    def begin_suppress_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Token ids that must not come up as the first token. At most 65,536. Default: the model's own."""
+
     def __init__(
         self,
         *,
@@ -254,17 +430,65 @@ class GenerationConfig(_message.Message):
         min_p: _builtins.float | None = ...,
         repetition_penalty: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
+        typical_p: _builtins.float | None = ...,
+        epsilon_cutoff: _builtins.float | None = ...,
+        presence_penalty: _builtins.float | None = ...,
+        frequency_penalty: _builtins.float | None = ...,
+        no_repeat_ngram_size: _builtins.int | None = ...,
+        bad_words_ids: _abc.Iterable[Global___TokenSequence] | None = ...,
+        logit_bias: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
+        allowed_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        min_new_tokens: _builtins.int | None = ...,
+        stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        ignore_eos: _builtins.bool | None = ...,
+        exponential_decay_length_penalty: Global___ExponentialDecayLengthPenalty | None = ...,
+        num_beams: _builtins.int | None = ...,
+        length_penalty: _builtins.float | None = ...,
+        early_stopping: Global___EarlyStopping.ValueType = ...,
+        suppress_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        begin_suppress_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        forced_bos_token_id: _builtins.int | None = ...,
+        forced_eos_token_id: _builtins.int | None = ...,
+        num_return_sequences: _builtins.int | None = ...,
+        best_of: _builtins.int | None = ...,
+        max_time: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_do_sample", b"_do_sample", "_max_new_tokens", b"_max_new_tokens", "_min_p", b"_min_p", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "do_sample", b"do_sample", "max_new_tokens", b"max_new_tokens", "min_p", b"min_p", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "_do_sample", b"_do_sample", "_epsilon_cutoff", b"_epsilon_cutoff", "_forced_bos_token_id", b"_forced_bos_token_id", "_forced_eos_token_id", b"_forced_eos_token_id", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_length_penalty", b"_length_penalty", "_max_new_tokens", b"_max_new_tokens", "_max_time", b"_max_time", "_min_new_tokens", b"_min_new_tokens", "_min_p", b"_min_p", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_beams", b"_num_beams", "_num_return_sequences", b"_num_return_sequences", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "best_of", b"best_of", "do_sample", b"do_sample", "epsilon_cutoff", b"epsilon_cutoff", "exponential_decay_length_penalty", b"exponential_decay_length_penalty", "forced_bos_token_id", b"forced_bos_token_id", "forced_eos_token_id", b"forced_eos_token_id", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "length_penalty", b"length_penalty", "max_new_tokens", b"max_new_tokens", "max_time", b"max_time", "min_new_tokens", b"min_new_tokens", "min_p", b"min_p", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_beams", b"num_beams", "num_return_sequences", b"num_return_sequences", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "typical_p", b"typical_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_do_sample", b"_do_sample", "_max_new_tokens", b"_max_new_tokens", "_min_p", b"_min_p", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "do_sample", b"do_sample", "max_new_tokens", b"max_new_tokens", "min_p", b"min_p", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "_do_sample", b"_do_sample", "_epsilon_cutoff", b"_epsilon_cutoff", "_forced_bos_token_id", b"_forced_bos_token_id", "_forced_eos_token_id", b"_forced_eos_token_id", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_length_penalty", b"_length_penalty", "_max_new_tokens", b"_max_new_tokens", "_max_time", b"_max_time", "_min_new_tokens", b"_min_new_tokens", "_min_p", b"_min_p", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_beams", b"_num_beams", "_num_return_sequences", b"_num_return_sequences", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "allowed_token_ids", b"allowed_token_ids", "bad_words_ids", b"bad_words_ids", "begin_suppress_tokens", b"begin_suppress_tokens", "best_of", b"best_of", "do_sample", b"do_sample", "early_stopping", b"early_stopping", "epsilon_cutoff", b"epsilon_cutoff", "exponential_decay_length_penalty", b"exponential_decay_length_penalty", "forced_bos_token_id", b"forced_bos_token_id", "forced_eos_token_id", b"forced_eos_token_id", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "length_penalty", b"length_penalty", "logit_bias", b"logit_bias", "max_new_tokens", b"max_new_tokens", "max_time", b"max_time", "min_new_tokens", b"min_new_tokens", "min_p", b"min_p", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_beams", b"num_beams", "num_return_sequences", b"num_return_sequences", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "suppress_tokens", b"suppress_tokens", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "typical_p", b"typical_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__best_of: _TypeAlias = _typing.Literal["best_of"]  # noqa: Y015
+    _WhichOneofArgType__best_of: _TypeAlias = _typing.Literal["_best_of", b"_best_of"]  # noqa: Y015
     _WhichOneofReturnType__do_sample: _TypeAlias = _typing.Literal["do_sample"]  # noqa: Y015
     _WhichOneofArgType__do_sample: _TypeAlias = _typing.Literal["_do_sample", b"_do_sample"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon_cutoff: _TypeAlias = _typing.Literal["epsilon_cutoff"]  # noqa: Y015
+    _WhichOneofArgType__epsilon_cutoff: _TypeAlias = _typing.Literal["_epsilon_cutoff", b"_epsilon_cutoff"]  # noqa: Y015
+    _WhichOneofReturnType__forced_bos_token_id: _TypeAlias = _typing.Literal["forced_bos_token_id"]  # noqa: Y015
+    _WhichOneofArgType__forced_bos_token_id: _TypeAlias = _typing.Literal["_forced_bos_token_id", b"_forced_bos_token_id"]  # noqa: Y015
+    _WhichOneofReturnType__forced_eos_token_id: _TypeAlias = _typing.Literal["forced_eos_token_id"]  # noqa: Y015
+    _WhichOneofArgType__forced_eos_token_id: _TypeAlias = _typing.Literal["_forced_eos_token_id", b"_forced_eos_token_id"]  # noqa: Y015
+    _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
+    _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__ignore_eos: _TypeAlias = _typing.Literal["ignore_eos"]  # noqa: Y015
+    _WhichOneofArgType__ignore_eos: _TypeAlias = _typing.Literal["_ignore_eos", b"_ignore_eos"]  # noqa: Y015
+    _WhichOneofReturnType__length_penalty: _TypeAlias = _typing.Literal["length_penalty"]  # noqa: Y015
+    _WhichOneofArgType__length_penalty: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty"]  # noqa: Y015
     _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_time: _TypeAlias = _typing.Literal["max_time"]  # noqa: Y015
+    _WhichOneofArgType__max_time: _TypeAlias = _typing.Literal["_max_time", b"_max_time"]  # noqa: Y015
+    _WhichOneofReturnType__min_new_tokens: _TypeAlias = _typing.Literal["min_new_tokens"]  # noqa: Y015
+    _WhichOneofArgType__min_new_tokens: _TypeAlias = _typing.Literal["_min_new_tokens", b"_min_new_tokens"]  # noqa: Y015
     _WhichOneofReturnType__min_p: _TypeAlias = _typing.Literal["min_p"]  # noqa: Y015
     _WhichOneofArgType__min_p: _TypeAlias = _typing.Literal["_min_p", b"_min_p"]  # noqa: Y015
+    _WhichOneofReturnType__no_repeat_ngram_size: _TypeAlias = _typing.Literal["no_repeat_ngram_size"]  # noqa: Y015
+    _WhichOneofArgType__no_repeat_ngram_size: _TypeAlias = _typing.Literal["_no_repeat_ngram_size", b"_no_repeat_ngram_size"]  # noqa: Y015
+    _WhichOneofReturnType__num_beams: _TypeAlias = _typing.Literal["num_beams"]  # noqa: Y015
+    _WhichOneofArgType__num_beams: _TypeAlias = _typing.Literal["_num_beams", b"_num_beams"]  # noqa: Y015
+    _WhichOneofReturnType__num_return_sequences: _TypeAlias = _typing.Literal["num_return_sequences"]  # noqa: Y015
+    _WhichOneofArgType__num_return_sequences: _TypeAlias = _typing.Literal["_num_return_sequences", b"_num_return_sequences"]  # noqa: Y015
+    _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
+    _WhichOneofArgType__presence_penalty: _TypeAlias = _typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
     _WhichOneofReturnType__repetition_penalty: _TypeAlias = _typing.Literal["repetition_penalty"]  # noqa: Y015
     _WhichOneofArgType__repetition_penalty: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
@@ -275,12 +499,40 @@ class GenerationConfig(_message.Message):
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    _WhichOneofReturnType__typical_p: _TypeAlias = _typing.Literal["typical_p"]  # noqa: Y015
+    _WhichOneofArgType__typical_p: _TypeAlias = _typing.Literal["_typical_p", b"_typical_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_of) -> _WhichOneofReturnType__best_of | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__do_sample) -> _WhichOneofReturnType__do_sample | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon_cutoff) -> _WhichOneofReturnType__epsilon_cutoff | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__forced_bos_token_id) -> _WhichOneofReturnType__forced_bos_token_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__forced_eos_token_id) -> _WhichOneofReturnType__forced_eos_token_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ignore_eos) -> _WhichOneofReturnType__ignore_eos | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__length_penalty) -> _WhichOneofReturnType__length_penalty | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_new_tokens) -> _WhichOneofReturnType__max_new_tokens | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_time) -> _WhichOneofReturnType__max_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_new_tokens) -> _WhichOneofReturnType__min_new_tokens | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_p) -> _WhichOneofReturnType__min_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__no_repeat_ngram_size) -> _WhichOneofReturnType__no_repeat_ngram_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_beams) -> _WhichOneofReturnType__num_beams | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_return_sequences) -> _WhichOneofReturnType__num_return_sequences | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__repetition_penalty) -> _WhichOneofReturnType__repetition_penalty | None: ...
     @_typing.overload
@@ -291,8 +543,62 @@ class GenerationConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__typical_p) -> _WhichOneofReturnType__typical_p | None: ...
 
 Global___GenerationConfig: _TypeAlias = GenerationConfig  # noqa: Y015
+
+@_typing.final
+class TokenSequence(_message.Message):
+    """TokenSequence is a sequence of tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Token ids, at least one."""
+
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenSequence: _TypeAlias = TokenSequence  # noqa: Y015
+
+@_typing.final
+class ExponentialDecayLengthPenalty(_message.Message):
+    """ExponentialDecayLengthPenalty raises the logit of the end-of-sequence tokens by
+    |logit| * (factor^(output tokens - start_index) - 1), once the output is longer than start_index.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_INDEX_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    start_index: _builtins.int
+    """Number of output tokens from which on it works, at least 0."""
+    factor: _builtins.float
+    """Base of the growth, above 0, at most 100; 1 does nothing."""
+    def __init__(
+        self,
+        *,
+        start_index: _builtins.int = ...,
+        factor: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "start_index", b"start_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExponentialDecayLengthPenalty: _TypeAlias = ExponentialDecayLengthPenalty  # noqa: Y015
 
 @_typing.final
 class OutputOptions(_message.Message):
@@ -303,22 +609,42 @@ class OutputOptions(_message.Message):
     ECHO_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SKIP_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    INCLUDE_STOP_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     echo: _builtins.bool
     """Puts the decoded prompt before the text, and reports the prompt's token ids if token_ids is set. Default: false."""
     token_ids: _builtins.bool
     """Reports the token ids, special ones included. Default: false."""
     skip_special_tokens: _builtins.bool
     """Leaves special tokens out of the text. Default: true."""
+    include_stop_sequence: _builtins.bool
+    """Delivers the stop sequence, or the text of the stop token, that ended the generation. Default: false."""
+    logprobs: _builtins.bool
+    """Reports the log-probability, the rank and the text offset of each generated token. INVALID_ARGUMENT with beam
+    search. Default: false.
+    """
+    top_logprobs: _builtins.int
+    """Reports the log-probabilities of this many likeliest tokens beside each reported token, from 0 to 20.
+    INVALID_ARGUMENT if neither logprobs nor prompt_logprobs is set. Default: 0.
+    """
+    prompt_logprobs: _builtins.bool
+    """Reports the log-probability and the rank of each prompt token but the first. Default: false."""
     def __init__(
         self,
         *,
         echo: _builtins.bool = ...,
         token_ids: _builtins.bool = ...,
         skip_special_tokens: _builtins.bool | None = ...,
+        include_stop_sequence: _builtins.bool = ...,
+        logprobs: _builtins.bool = ...,
+        top_logprobs: _builtins.int = ...,
+        prompt_logprobs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "skip_special_tokens", b"skip_special_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "echo", b"echo", "skip_special_tokens", b"skip_special_tokens", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "echo", b"echo", "include_stop_sequence", b"include_stop_sequence", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "skip_special_tokens", b"skip_special_tokens", "token_ids", b"token_ids", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__skip_special_tokens: _TypeAlias = _typing.Literal["skip_special_tokens"]  # noqa: Y015
     _WhichOneofArgType__skip_special_tokens: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens"]  # noqa: Y015
@@ -337,9 +663,10 @@ class GenerateResponse(_message.Message):
     TIMING_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """The candidates, by index; one for now."""
+        """The candidates, by index. With best_of or beam search: best first."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -357,6 +684,10 @@ class GenerateResponse(_message.Message):
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt's token ids, if both echo and token_ids were asked for."""
 
+    @_builtins.property
+    def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """The prompt's tokens from the second on, if prompt_logprobs was asked for."""
+
     def __init__(
         self,
         *,
@@ -365,10 +696,11 @@ class GenerateResponse(_message.Message):
         timing: Global___Timing | None = ...,
         receipt: Global___Receipt | None = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        prompt_logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "prompt_token_ids", b"prompt_token_ids", "receipt", b"receipt", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "prompt_logprobs", b"prompt_logprobs", "prompt_token_ids", b"prompt_token_ids", "receipt", b"receipt", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -385,6 +717,9 @@ class Candidate(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     STOP_SEQUENCE_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
     candidate_index: _builtins.int
     """Position among the candidates, from 0."""
     text: _builtins.str
@@ -393,11 +728,21 @@ class Candidate(_message.Message):
     """Why it ended."""
     stop_sequence: _builtins.str
     """The stop sequence that ended it, if the reason is FINISH_REASON_STOP_SEQUENCE."""
+    seed: _builtins.int
+    """The seed of this candidate. A request for one candidate with it, all else equal, gives the same text."""
+    score: _builtins.float
+    """What candidates were ranked by: the mean log-probability with best_of, with beam search the sum of
+    log-probabilities over length^length_penalty. Unset without either.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The generated token ids, a final end-of-sequence token included, if asked for. After a stop sequence: up to the
         token that completed it.
         """
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """One for each generated token, if asked for."""
 
     def __init__(
         self,
@@ -407,14 +752,89 @@ class Candidate(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         stop_sequence: _builtins.str = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
+        seed: _builtins.int = ...,
+        score: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "candidate_index", b"candidate_index", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "score", b"score", "seed", b"seed", "stop_sequence", b"stop_sequence", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class TokenLogprob(_message.Message):
+    """TokenLogprob tells how likely a token was. Log-probabilities are natural logarithms, in float32, of the softmax of
+    the model's unmodified logits: no parameter of the request changes them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    TEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    """The token."""
+    logprob: _builtins.float
+    """Its log-probability."""
+    rank: _builtins.int
+    """Its rank: 1 for the likeliest token. Equals share the best of their ranks."""
+    text_offset: _builtins.int
+    """Number of characters (Unicode code points) of the candidate's text, without an echo, that were complete before this
+    token. 0 for prompt tokens.
+    """
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopLogprob]:
+        """The likeliest tokens, likeliest first, if asked for."""
+
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        logprob: _builtins.float = ...,
+        rank: _builtins.int = ...,
+        text_offset: _builtins.int = ...,
+        top: _abc.Iterable[Global___TopLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_index", b"candidate_index", "finish_reason", b"finish_reason", "stop_sequence", b"stop_sequence", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "rank", b"rank", "text_offset", b"text_offset", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
+
+@_typing.final
+class TopLogprob(_message.Message):
+    """TopLogprob is one of the likeliest tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    """The token."""
+    logprob: _builtins.float
+    """Its log-probability."""
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        logprob: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopLogprob: _TypeAlias = TopLogprob  # noqa: Y015
 
 @_typing.final
 class StreamGenerateResponse(_message.Message):
@@ -425,6 +845,7 @@ class StreamGenerateResponse(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___StreamStarted:
         """The first message, sent when the request has been admitted."""
@@ -437,18 +858,23 @@ class StreamGenerateResponse(_message.Message):
     def finished(self) -> Global___StreamFinished:
         """The last message of a candidate."""
 
+    @_builtins.property
+    def prompt_logprobs(self) -> Global___StreamPromptLogprobs:
+        """A part of the prompt's log-probabilities, if asked for; all parts come before the first token."""
+
     def __init__(
         self,
         *,
         started: Global___StreamStarted | None = ...,
         delta: Global___StreamDelta | None = ...,
         finished: Global___StreamFinished | None = ...,
+        prompt_logprobs: Global___StreamPromptLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "prompt_logprobs", b"prompt_logprobs", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "prompt_logprobs", b"prompt_logprobs", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "delta", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "delta", "finished", "prompt_logprobs"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -499,6 +925,7 @@ class StreamDelta(_message.Message):
     CANDIDATE_INDEX_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     candidate_index: _builtins.int
     """The candidate that it belongs to."""
     text: _builtins.str
@@ -509,20 +936,53 @@ class StreamDelta(_message.Message):
         back, so ids may come before their text.
         """
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """One for each token, if asked for; as with token_ids, they may come before their text."""
+
     def __init__(
         self,
         *,
         candidate_index: _builtins.int = ...,
         text: _builtins.str = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_index", b"candidate_index", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_index", b"candidate_index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamDelta: _TypeAlias = StreamDelta  # noqa: Y015
+
+@_typing.final
+class StreamPromptLogprobs(_message.Message):
+    """StreamPromptLogprobs is a part of the prompt's log-probabilities, of less than 1 MiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Position in the prompt of the first token in this part, from 1."""
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """The tokens, in order."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamPromptLogprobs: _TypeAlias = StreamPromptLogprobs  # noqa: Y015
 
 @_typing.final
 class StreamFinished(_message.Message):
@@ -536,12 +996,15 @@ class StreamFinished(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
     candidate_index: _builtins.int
     """The candidate that ended."""
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     stop_sequence: _builtins.str
     """The stop sequence that ended it, if the reason is FINISH_REASON_STOP_SEQUENCE."""
+    seed: _builtins.int
+    """The seed of this candidate."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """Tokens read and written."""
@@ -563,10 +1026,11 @@ class StreamFinished(_message.Message):
         usage: Global___Usage | None = ...,
         timing: Global___Timing | None = ...,
         receipt: Global___Receipt | None = ...,
+        seed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_index", b"candidate_index", "finish_reason", b"finish_reason", "receipt", b"receipt", "stop_sequence", b"stop_sequence", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_index", b"candidate_index", "finish_reason", b"finish_reason", "receipt", b"receipt", "seed", b"seed", "stop_sequence", b"stop_sequence", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -583,8 +1047,8 @@ class Usage(_message.Message):
     prompt_token_count: _builtins.int
     """Tokens in the prompt, special ones included."""
     output_token_count: _builtins.int
-    """Tokens generated, over all candidates: a final end-of-sequence token counts, what the model wrote beyond a stop
-    sequence does not.
+    """Tokens generated, over all candidates, those included that best_of generated and did not return: a final
+    end-of-sequence token counts, what the model wrote beyond a stop sequence does not.
     """
     def __init__(
         self,
@@ -653,6 +1117,7 @@ class Receipt(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     GENERATION_CONFIG_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     fingerprint: _builtins.str
@@ -660,7 +1125,9 @@ class Receipt(_message.Message):
     seed: _builtins.int
     """The effective seed."""
     worker: _builtins.str
-    """The worker that served the request."""
+    """The worker that served the request; the last one, if it was moved."""
+    attempt_count: _builtins.int
+    """How many workers have run the request: more than 1 if one was lost and another went on."""
     @_builtins.property
     def generation_config(self) -> Global___GenerationConfig:
         """The effective values of every parameter."""
@@ -673,10 +1140,11 @@ class Receipt(_message.Message):
         seed: _builtins.int = ...,
         generation_config: Global___GenerationConfig | None = ...,
         worker: _builtins.str = ...,
+        attempt_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation_config", b"generation_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "generation_config", b"generation_config", "model", b"model", "seed", b"seed", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "fingerprint", b"fingerprint", "generation_config", b"generation_config", "model", b"model", "seed", b"seed", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,6 +35,8 @@ class _SequenceFinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_
     """It has max_new_tokens."""
     SEQUENCE_FINISH_REASON_FAILED: _SequenceFinishReason.ValueType  # 3
     """It could not be run, or went wrong; the others go on."""
+    SEQUENCE_FINISH_REASON_STOP_TOKEN: _SequenceFinishReason.ValueType  # 4
+    """It wrote one of the request's stop_token_ids."""
 
 class SequenceFinishReason(_SequenceFinishReason, metaclass=_SequenceFinishReasonEnumTypeWrapper):
     """SequenceFinishReason says why the engine ended a sequence."""
@@ -47,6 +49,8 @@ SEQUENCE_FINISH_REASON_LENGTH: SequenceFinishReason.ValueType  # 2
 """It has max_new_tokens."""
 SEQUENCE_FINISH_REASON_FAILED: SequenceFinishReason.ValueType  # 3
 """It could not be run, or went wrong; the others go on."""
+SEQUENCE_FINISH_REASON_STOP_TOKEN: SequenceFinishReason.ValueType  # 4
+"""It wrote one of the request's stop_token_ids."""
 Global___SequenceFinishReason: _TypeAlias = SequenceFinishReason  # noqa: Y015
 
 @_typing.final
@@ -85,6 +89,8 @@ class DescribeResponse(_message.Message):
     INCARNATION_ID_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     TOKENIZER_SHA256_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_LIMIT_FIELD_NUMBER: _builtins.int
+    POOL_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     architecture: _builtins.str
@@ -105,6 +111,12 @@ class DescribeResponse(_message.Message):
     """Identifies this process: it changes with every start."""
     tokenizer_sha256: _builtins.str
     """Hash of the serialized tokenizer, as in TokenizerInfo."""
+    prompt_logprobs_limit: _builtins.int
+    """Most tokens of a prompt whose log-probabilities can be reported. Below context_length where a model's recurrent
+    state forces it to read a prompt in one piece.
+    """
+    pool_tokens: _builtins.int
+    """Most tokens that the rows of a beam search, each with prompt and max_new_tokens, may have together."""
     @_builtins.property
     def generation_defaults(self) -> _generation_pb2.GenerationConfig:
         """The model's generation_config.json; what it does not set is unset here."""
@@ -133,10 +145,12 @@ class DescribeResponse(_message.Message):
         incarnation_id: _builtins.str = ...,
         devices: _abc.Iterable[_builtins.str] | None = ...,
         tokenizer_sha256: _builtins.str = ...,
+        prompt_logprobs_limit: _builtins.int = ...,
+        pool_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation_defaults", b"generation_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_length", b"context_length", "devices", b"devices", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "generation_defaults", b"generation_defaults", "incarnation_id", b"incarnation_id", "max_rows", b"max_rows", "model", b"model", "quantization", b"quantization", "quantized_share", b"quantized_share", "tokenizer_sha256", b"tokenizer_sha256", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_length", b"context_length", "devices", b"devices", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "generation_defaults", b"generation_defaults", "incarnation_id", b"incarnation_id", "max_rows", b"max_rows", "model", b"model", "pool_tokens", b"pool_tokens", "prompt_logprobs_limit", b"prompt_logprobs_limit", "quantization", b"quantization", "quantized_share", b"quantized_share", "tokenizer_sha256", b"tokenizer_sha256", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,9 +310,21 @@ class Submit(_message.Message):
     SEQUENCES_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     GENERATION_CONFIG_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    logprobs: _builtins.bool
+    """Whether to report the log-probability of each generated token."""
+    top_logprobs: _builtins.int
+    """How many of the likeliest tokens to report beside each reported token."""
+    prompt_logprobs: _builtins.bool
+    """Whether to report the log-probabilities of the prompt's tokens, as PromptLogprobs."""
+    priority: _builtins.int
+    """Where memory runs short, rows of a lower priority are preempted before those of a higher one."""
     @_builtins.property
     def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmittedSequence]:
-        """The sequences, one for each candidate; exactly one for now."""
+        """The sequences, one for each candidate, at least one. With beam search one for each candidate to return."""
 
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -306,7 +332,9 @@ class Submit(_message.Message):
 
     @_builtins.property
     def generation_config(self) -> _generation_pb2.GenerationConfig:
-        """The effective parameters, every field set but the seed, which each sequence has for itself."""
+        """The effective parameters, every field set but the seed, which each sequence has for itself. Those that are the
+        gateway's business (max_time, best_of, num_return_sequences) are ignored.
+        """
 
     def __init__(
         self,
@@ -314,10 +342,14 @@ class Submit(_message.Message):
         sequences: _abc.Iterable[Global___SubmittedSequence] | None = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         generation_config: _generation_pb2.GenerationConfig | None = ...,
+        logprobs: _builtins.bool = ...,
+        top_logprobs: _builtins.int = ...,
+        prompt_logprobs: _builtins.bool = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation_config", b"generation_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation_config", b"generation_config", "prompt_token_ids", b"prompt_token_ids", "sequences", b"sequences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation_config", b"generation_config", "logprobs", b"logprobs", "priority", b"priority", "prompt_logprobs", b"prompt_logprobs", "prompt_token_ids", b"prompt_token_ids", "sequences", b"sequences", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,19 +363,27 @@ class SubmittedSequence(_message.Message):
 
     SEQUENCE_ID_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """Chosen by the gateway; never used twice on one stream."""
     seed: _builtins.int
     """Seed of its random numbers."""
+    @_builtins.property
+    def output_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What has been generated for it before, by a worker that was lost. It goes on behind that; only new tokens are sent.
+        Fewer than max_new_tokens; always empty with beam search, which begins again.
+        """
+
     def __init__(
         self,
         *,
         sequence_id: _builtins.int = ...,
         seed: _builtins.int = ...,
+        output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["seed", b"seed", "sequence_id", b"sequence_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_token_ids", b"output_token_ids", "seed", b"seed", "sequence_id", b"sequence_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,6 +447,7 @@ class RunResponse(_message.Message):
     CREDITS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def step(self) -> Global___Step:
         """The tokens of one engine step."""
@@ -423,6 +464,10 @@ class RunResponse(_message.Message):
     def draining(self) -> Global___Draining:
         """The worker is going down: it finishes what runs and takes nothing new."""
 
+    @_builtins.property
+    def prompt_logprobs(self) -> Global___PromptLogprobs:
+        """Log-probabilities of a part of a prompt."""
+
     def __init__(
         self,
         *,
@@ -430,12 +475,13 @@ class RunResponse(_message.Message):
         credits: Global___Credits | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         draining: Global___Draining | None = ...,
+        prompt_logprobs: Global___PromptLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "heartbeat", b"heartbeat", "message", b"message", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "heartbeat", b"heartbeat", "message", b"message", "prompt_logprobs", b"prompt_logprobs", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "heartbeat", b"heartbeat", "message", b"message", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "heartbeat", b"heartbeat", "message", b"message", "prompt_logprobs", b"prompt_logprobs", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["step", "credits", "heartbeat", "draining"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["step", "credits", "heartbeat", "draining", "prompt_logprobs"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -443,7 +489,9 @@ Global___RunResponse: _TypeAlias = RunResponse  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
-    """Step is the outcome of one engine step for all rows of this gateway: sequence_ids and token_ids run in parallel."""
+    """Step is the outcome of engine steps for all rows of this gateway: sequence_ids and token_ids run in parallel. A
+    sequence has several tokens where steps were merged, and all of them at once with beam search.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -452,6 +500,7 @@ class Step(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     STARTS_FIELD_NUMBER: _builtins.int
     FINISHES_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """The engine's step counter."""
     @_builtins.property
@@ -470,6 +519,10 @@ class Step(_message.Message):
     def finishes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceFinish]:
         """Sequences that ended with this step."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
+        """One for each token of the sequences whose submission asked for them, in the order of token_ids."""
+
     def __init__(
         self,
         *,
@@ -478,14 +531,89 @@ class Step(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         starts: _abc.Iterable[Global___SequenceStart] | None = ...,
         finishes: _abc.Iterable[Global___SequenceFinish] | None = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finishes", b"finishes", "sequence_ids", b"sequence_ids", "starts", b"starts", "step", b"step", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finishes", b"finishes", "logprobs", b"logprobs", "sequence_ids", b"sequence_ids", "starts", b"starts", "step", b"step", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class TokenLogprobs(_message.Message):
+    """TokenLogprobs tells how likely a token was, as textserve.v1.TokenLogprob does. top_token_ids and top_logprobs run in
+    parallel, likeliest first.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    TOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    logprob: _builtins.float
+    """Log-probability of the token."""
+    rank: _builtins.int
+    """Its rank, from 1."""
+    @_builtins.property
+    def top_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The likeliest tokens."""
+
+    @_builtins.property
+    def top_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Their log-probabilities."""
+
+    def __init__(
+        self,
+        *,
+        logprob: _builtins.float = ...,
+        rank: _builtins.int = ...,
+        top_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "rank", b"rank", "top_logprobs", b"top_logprobs", "top_token_ids", b"top_token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprobs: _TypeAlias = TokenLogprobs  # noqa: Y015
+
+@_typing.final
+class PromptLogprobs(_message.Message):
+    """PromptLogprobs are the log-probabilities of a part of a prompt, of less than 1 MiB. All parts come, in order, before
+    the first token of the submission.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_ID_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    sequence_id: _builtins.int
+    """The submission's first sequence."""
+    position: _builtins.int
+    """Position in the prompt of the first token in this part, from 1: nothing predicts the token at 0."""
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
+        """One for each token, in order."""
+
+    def __init__(
+        self,
+        *,
+        sequence_id: _builtins.int = ...,
+        position: _builtins.int = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "position", b"position", "sequence_id", b"sequence_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptLogprobs: _TypeAlias = PromptLogprobs  # noqa: Y015
 
 @_typing.final
 class SequenceStart(_message.Message):
@@ -530,24 +658,30 @@ class SequenceFinish(_message.Message):
     SEQUENCE_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """The sequence."""
     reason: Global___SequenceFinishReason.ValueType
     """Why it ended."""
     error: _builtins.str
     """For SEQUENCE_FINISH_REASON_FAILED: what happened, in UPPER_SNAKE_CASE, such as NON_FINITE_LOGITS."""
+    score: _builtins.float
+    """The score that beam search gave it; unset without beam search."""
     def __init__(
         self,
         *,
         sequence_id: _builtins.int = ...,
         reason: Global___SequenceFinishReason.ValueType = ...,
         error: _builtins.str = ...,
+        score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "reason", b"reason", "sequence_id", b"sequence_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "error", b"error", "reason", b"reason", "score", b"score", "sequence_id", b"sequence_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
 Global___SequenceFinish: _TypeAlias = SequenceFinish  # noqa: Y015
 
@@ -561,8 +695,8 @@ class Credits(_message.Message):
 
     SEQUENCE_LIMIT_FIELD_NUMBER: _builtins.int
     sequence_limit: _builtins.int
-    """Most sequences that this gateway may have submitted and not seen ended or cancelled. A submission that crossed a
-    lowered limit on its way is kept waiting, not refused.
+    """Most sequences that this gateway may have submitted and not seen ended or cancelled; a beam search counts as its
+    beams. A submission that crossed a lowered limit on its way is kept waiting, not refused.
     """
     def __init__(
         self,

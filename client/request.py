@@ -1,0 +1,130 @@
+"""From prompts and options to the messages that the client sends."""
+
+import inspect
+import operator
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, SupportsIndex, Unpack
+
+from textserve.v1 import generation_pb2, model_pb2
+
+from .generation_config import EarlyStopping
+from .options import GenerateOptions
+from .values import Message, Prompt
+
+EARLY_STOPPING: Mapping[EarlyStopping, "generation_pb2.EarlyStopping.ValueType"] = MappingProxyType(
+    {
+        False: generation_pb2.EARLY_STOPPING_HEURISTIC,
+        True: generation_pb2.EARLY_STOPPING_FIRST,
+        "never": generation_pb2.EARLY_STOPPING_NEVER,
+    }
+)
+
+_CONFIG_FIELDS = frozenset(generation_pb2.GenerationConfig.DESCRIPTOR.fields_by_name)
+_OUTPUT_FIELDS = frozenset(generation_pb2.OutputOptions.DESCRIPTOR.fields_by_name)
+
+
+def generate_request(prompt: Prompt, **options: Unpack[GenerateOptions]) -> generation_pb2.GenerateRequest:
+    """Builds the request; `GenerateOptions` says what each option means.
+
+    TypeError or ValueError, naming the option, for what the request's fields cannot hold; ranges are checked by the
+    server.
+    """
+    request = generation_pb2.GenerateRequest()
+    for name, value in options.items():
+        _set(request, name, value)
+    _set_prompt(request, prompt)
+    return request
+
+
+def models_request() -> model_pb2.ListModelsRequest:
+    """Asks for the models."""
+    return model_pb2.ListModelsRequest()
+
+
+def _set(request: generation_pb2.GenerateRequest, name: str, value: object) -> None:
+    if name not in GenerateOptions.__annotations__:
+        raise TypeError(f"{name!r} is not an option: `GenerateOptions` lists them")
+    if value is None:
+        return
+    try:
+        _merge(request, name, value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be {_type_of(name)}, not {reprlib.repr(value)}") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _merge(request: generation_pb2.GenerateRequest, name: str, value: object) -> None:
+    """Sets the field of an option. It has the option's name, and this name is in one of three messages only."""
+    encode = _ENCODERS.get(name)
+    field: dict[str, Any] = {name: encode(value) if encode else value}
+    if name in _CONFIG_FIELDS:
+        request.generation_config.MergeFrom(generation_pb2.GenerationConfig(**field))
+    elif name in _OUTPUT_FIELDS:
+        request.output_options.MergeFrom(generation_pb2.OutputOptions(**field))
+    elif name == "stop":
+        request.stop_sequences.extend(field[name])
+    else:
+        request.MergeFrom(generation_pb2.GenerateRequest(**field))
+
+
+def _type_of(name: str) -> str:
+    annotation = inspect.formatannotation(GenerateOptions.__annotations__[name])
+    return annotation.replace("collections.abc.", "").replace("typing.", "")
+
+
+def _texts(stop: str | Sequence[str]) -> Sequence[str]:
+    return [stop] if isinstance(stop, str) else stop
+
+
+def _token_sequences(words: Sequence[Sequence[int]]) -> list[generation_pb2.TokenSequence]:
+    return [generation_pb2.TokenSequence(ids=ids) for ids in words]
+
+
+def _decay(penalty: tuple[int, float]) -> generation_pb2.ExponentialDecayLengthPenalty:
+    start_index, factor = penalty
+    return generation_pb2.ExponentialDecayLengthPenalty(start_index=start_index, factor=factor)
+
+
+def _early_stopping(value: EarlyStopping) -> "generation_pb2.EarlyStopping.ValueType":
+    if not isinstance(value, bool) and value != "never":
+        raise ValueError(f"must be True, False or 'never', not {value!r}")
+    return EARLY_STOPPING[value]
+
+
+_ENCODERS: Mapping[str, Callable[[Any], object]] = MappingProxyType(
+    {
+        "stop": _texts,
+        "logit_bias": dict,
+        "bad_words_ids": _token_sequences,
+        "exponential_decay_length_penalty": _decay,
+        "early_stopping": _early_stopping,
+    }
+)
+
+
+def _set_prompt(request: generation_pb2.GenerateRequest, prompt: Prompt) -> None:
+    if isinstance(prompt, str):
+        request.text = prompt
+        return
+    if isinstance(prompt, (bytes, bytearray, memoryview)):
+        raise TypeError("a prompt is text, not bytes: decode it first")
+    items: list[Message | int] = list(prompt)
+    if not items:
+        raise ValueError("the prompt is empty")
+    messages = [each for each in items if isinstance(each, Message)]
+    if len(messages) == len(items):
+        request.chat.messages.extend(
+            generation_pb2.ChatMessage(role=each.role, content=each.content) for each in messages
+        )
+    else:
+        request.tokens.ids.extend(_token_id(each) for each in items)
+
+
+def _token_id(item: object) -> int:
+    """A token id of any integer type, NumPy's and PyTorch's scalars included."""
+    if isinstance(item, SupportsIndex):
+        return operator.index(item)
+    raise TypeError(f"a prompt is a str, a sequence of Message or a sequence of int; it contains {type(item).__name__}")

@@ -1,0 +1,69 @@
+"""The text of one candidate: decoded token by token, and ended by a stop sequence. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .stopping import StopMatcher
+
+if TYPE_CHECKING:
+    from .detokenizer import Detokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Where a request wants its candidates to end, besides the model's own end."""
+
+    sequences: tuple[str, ...] = ()
+    """Texts that end it, none of them empty."""
+
+    token_ids: frozenset[int] = frozenset()
+    """Tokens that end it."""
+
+    min_new_tokens: int = 0
+    """Stop sequences are looked for in the text of the tokens after so many; what came before is no part of any."""
+
+    is_included: bool = False
+    """Whether the stop sequence, or the text of the stop token, belongs to the text."""
+
+
+class OutputText:
+    """Turns tokens into the text that is to be delivered.
+
+    Args:
+        detokenizer: Its own, standing behind the prompt.
+        stopping: Where the text ends.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, stopping: Stopping) -> None:
+        self.chars = 0
+        """Characters that are complete, those included that are held back because they may become a stop sequence."""
+        self.stop_sequence: str | None = None
+        """The stop sequence that has ended the text. Nothing may be pushed after it."""
+        self._detokenizer = detokenizer
+        self._stopping = stopping
+        self._matcher = StopMatcher(stopping.sequences)
+        self._token_count = 0
+
+    def push(self, token_id: int) -> str:
+        """Takes the next token; returns the text that is certain with it."""
+        self._token_count += 1
+        if token_id in self._stopping.token_ids and not self._stopping.is_included:
+            return ""
+        return self._match(self._detokenizer.push(token_id))
+
+    def flush(self) -> str:
+        """Returns what was held back, at an end without a stop sequence, which it may still turn out to have."""
+        text = self._match(self._detokenizer.flush())
+        return text if self.stop_sequence is not None else text + self._matcher.flush()
+
+    def _match(self, text: str) -> str:
+        self.chars += len(text)
+        if not text or self._token_count <= self._stopping.min_new_tokens:
+            return text
+        result = self._matcher.push(text)
+        self.stop_sequence = result.stop_sequence
+        if result.stop_sequence is not None and self._stopping.is_included:
+            return result.text + result.stop_sequence
+        return result.text

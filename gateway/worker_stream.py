@@ -1,0 +1,141 @@
+"""One Run stream to a worker: it ends when the worker does, hangs, or says what makes no sense."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from grpc import aio
+
+from .liveness import Heartbeat, Liveness
+from .outbox import Outbox
+from .session import Session
+from .worker_messages import Credits, Draining, Event, PromptLogprobs, Step, read_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from textserve.internal.v1.worker_pb2_grpc import WorkerServiceAsyncStub
+
+    from .dispatcher import Dispatcher
+    from .generation import Generation
+
+logger = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    why: str
+    connection_broke: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a stream ended, and what goes on elsewhere.
+
+    If the connection broke, it is not known whether the worker's process has died.
+    """
+
+    why: str
+    connection_broke: bool
+    unfinished: tuple[Generation, ...]
+
+
+class WorkerStream:
+    """Opens a stream, and a session with it.
+
+    Args:
+        worker: Name of the worker.
+        dispatcher: Gets the session once the worker has granted room.
+        liveness: Judges the worker; for this stream alone.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(self, worker: str, dispatcher: Dispatcher, liveness: Liveness, clock: Callable[[], float]) -> None:
+        self._dispatcher = dispatcher
+        self._liveness = liveness
+        self._clock = clock
+        self._outbox = Outbox()
+        self._session = Session(worker, self._outbox)
+        self._added = False
+
+    async def serve(self, stub: WorkerServiceAsyncStub) -> Ending:
+        """Runs the stream to its end. If it is cancelled, the process is gone."""
+        call = stub.Run(self._outbox.requests())
+        tasks = [asyncio.create_task(self._read(call)), asyncio.create_task(self._watch())]
+        cause = _Cause("its process has ended")
+        unfinished: list[Generation] = []
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            cause = self._outcome(done.pop())
+        finally:
+            unfinished = self._lose(cause.why)
+            for task in tasks:
+                task.cancel()
+            call.cancel()
+            await asyncio.wait(tasks)
+        return Ending(cause.why, cause.connection_broke, tuple(unfinished))
+
+    def take(self, event: Event) -> None:
+        """Acts on what the worker says."""
+        now = self._clock()
+        self._liveness.heard(now)
+        match event:
+            case Heartbeat():
+                self._liveness.beat(event)
+            case Step():
+                self._session.step(event, now)
+                self._dispatcher.dispatch()
+            case PromptLogprobs():
+                self._session.prompt_logprobs(event)
+            case Credits(limit):
+                self._grant(limit, now)
+            case Draining():
+                self._session.draining = True
+                self._dispatcher.workers_changed()
+
+    async def _read(self, call: aio.StreamStreamCall) -> _Cause:  # type: ignore[type-arg]
+        try:
+            async for message in call:
+                event = read_event(message)
+                if event is not None:
+                    self.take(event)
+        except aio.AioRpcError as error:
+            return _Cause(f"stream broken: {error.details()}", connection_broke=True)
+        return _Cause("the worker has drained" if self._session.draining else "the worker ended the stream")
+
+    def _outcome(self, task: asyncio.Task[_Cause]) -> _Cause:
+        if error := task.exception():
+            logger.error("%s sent what can't be taken in", self._session.worker, exc_info=error)
+            return _Cause("its messages make no sense")
+        return task.result()
+
+    async def _watch(self) -> _Cause:
+        """Returns what is wrong with the worker, once it stands at two looks in turn.
+
+        After a stall of this process, messages that came in time are still to be read.
+        """
+        faults = 0
+        while True:
+            fault = self._liveness.fault(self._clock())
+            faults = faults + 1 if fault else 0
+            if fault and faults > 1:
+                return _Cause(fault)
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    def _lose(self, why: str) -> list[Generation]:
+        self._outbox.close()
+        # A worker that drains may be ended by whoever drains it: what it still ran has done nothing to it.
+        return self._dispatcher.remove(self._session, why, died=not self._session.draining)
+
+    def _grant(self, limit: int, now: float) -> None:
+        self._session.row_limit = limit
+        if self._added:
+            self._dispatcher.dispatch()
+        elif self._liveness.fault(now) is None:
+            self._added = True
+            self._dispatcher.add(self._session)

@@ -1,0 +1,67 @@
+"""What `docs/parameters.md` names exists, and what exists is in it."""
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+
+from google.protobuf.message import Message
+
+from client import GenerateOptions
+from client.flags import add_option_flags
+from textserve.v1 import generation_pb2
+from worker.config import Config
+
+PARAMETERS = (Path(__file__).parent.parent / "docs" / "parameters.md").read_text()
+
+
+def fields(*messages: type[Message]) -> list[str]:
+    return [field.name for message in messages for field in message.DESCRIPTOR.fields]
+
+
+def section(title: str) -> str:
+    """What stands below a heading of the second level."""
+    return PARAMETERS.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def table_names(text: str) -> list[str]:
+    """The names in the first column of all tables."""
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+    return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+
+
+def option_flags() -> dict[str, str]:
+    """The flags of `textserve generate` that are options, each with the option's name."""
+    command = argparse.ArgumentParser(add_help=False)
+    add_option_flags(command)
+    return {flag: action.dest for action in command._actions for flag in action.option_strings}
+
+
+def test_every_field_of_a_request_is_in_one_table() -> None:
+    asked = fields(generation_pb2.GenerateRequest, generation_pb2.GenerationConfig, generation_pb2.OutputOptions)
+    assert sorted(table_names(PARAMETERS.split("\n### ")[0])) == sorted(asked)
+
+
+def test_every_field_of_a_log_probability_is_in_its_table() -> None:
+    assert sorted(table_names(PARAMETERS.split("\n### ")[1])) == sorted(fields(generation_pb2.TokenLogprob))
+
+
+def test_the_order_names_what_works_on_logits_each_once() -> None:
+    steps = [line for line in section("Order").splitlines() if re.match(r"\d+\. ", line)]
+    numbers = [int(line.split(".")[0]) for line in steps]
+    assert numbers == list(range(1, len(steps) + 1))
+    names = [name for line in steps for name in re.findall(r"`(\w+)`", line)]
+    tables = "\n".join(map(section, ("Sampling", "Repetition", "Which tokens may come up")))
+    of_the_end = ["min_new_tokens", "exponential_decay_length_penalty"]
+    assert sorted(names) == sorted({*table_names(tables), *of_the_end} - {"do_sample", "seed"})
+
+
+def test_every_flag_that_is_named_exists() -> None:
+    named = set(re.findall(r"`(--?[a-z][\w-]*)", PARAMETERS))
+    of_workers = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
+    assert {"--top-p", "-n", "--max-rows"} <= named <= option_flags().keys() | of_workers
+
+
+def test_the_options_without_a_flag_are_named() -> None:
+    (sentence,) = re.findall(r"The command has no flag for ([^.]*)\.", " ".join(PARAMETERS.split()))
+    assert set(re.findall(r"`(\w+)`", sentence)) == set(GenerateOptions.__annotations__) - set(option_flags().values())

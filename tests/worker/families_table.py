@@ -1,0 +1,54 @@
+"""What the worker makes of each family, as a table: `python -m tests.worker.families_table [--write]`."""
+
+import sys
+from pathlib import Path
+
+from transformers.utils import logging
+
+from tests.worker.families import FAMILIES, Family, tiny_model
+from tests.worker.parity import LOGITS_TOLERANCE
+from worker.layout import Layout, prefills_whole
+from worker.memory import UnsupportedModelError
+from worker.probe import layer_layouts
+
+PAGE = Path(__file__).parents[2] / "docs/models.md"
+BEGIN_MARK, END_MARK = "<!-- families -->", "<!-- /families -->"
+
+
+def table() -> str:
+    """Returns what the worker makes of each family, in Markdown."""
+    head = ("| family | model class | positions | memory | prefill | exact |", "|---|---|---|---|---|---|")
+    return "\n".join((*head, *(_row(each) for each in FAMILIES)))
+
+
+def _row(each: Family) -> str:
+    model = tiny_model(each)
+    begin = f"| {each.name} | `{type(model).__name__}` | {each.positions} |"
+    try:
+        layouts = layer_layouts(model)
+    except UnsupportedModelError as error:
+        return f"{begin} | | refused: {error} |"
+    prefill = "whole" if prefills_whole(layouts) else "in chunks"
+    return f"{begin} {_memory(layouts)} | {prefill} | tokens; logits within {LOGITS_TOLERANCE:g} |"
+
+
+def _memory(layouts: list[Layout]) -> str:
+    has_tokens = any(layout.tokens for layout in layouts)
+    if not any(layout.states for layout in layouts):
+        return "keys and values"
+    return "both" if has_tokens else "recurrent state"
+
+
+def main() -> None:
+    """Prints the table and, if told so, writes it down."""
+    logging.set_verbosity_error()
+    made = table()
+    sys.stdout.write(made + "\n")
+    if "--write" in sys.argv:
+        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN_MARK)
+        after = rest.split(END_MARK)[1]
+        PAGE.write_text(f"{before}{BEGIN_MARK}\n\n{made}\n\n{END_MARK}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The log lines about a loaded model: its size, and what about it may surprise."""
+
+import logging
+from typing import Any
+
+from .dispatch import offload_places, offloaded_bytes
+from .facts import ModelFacts
+from .quantized_layers import QuantizationReport
+
+logger = logging.getLogger(__name__)
+
+_SMALL_SHARE = 0.5
+
+
+def log_report(
+    facts: ModelFacts,
+    report: QuantizationReport,
+    model: Any,  # noqa: ANN401 - transformers models share no useful static type
+    seconds: float,
+) -> None:
+    """Logs one line about the model, and one more for each thing that its operator should know."""
+    offloaded = offloaded_bytes(model)
+    logger.info(
+        "loaded %s (%s) on %s in %.1f s: %.1f MiB, %s parameters, %.0f %% of them %s%s",
+        facts.name,
+        facts.architecture,
+        "+".join(facts.devices),
+        seconds,
+        (model.get_memory_footprint() - offloaded) / 2**20,
+        f"{report.total_parameters:,}",
+        100 * report.share,
+        report.quantization if report.share else "quantized",
+        " with double quantization" if report.is_double_quantized else "",
+    )
+    if offloaded:
+        logger.warning(
+            "%.1f MiB more are offloaded to %s and fetched anew in every step, which is slow",
+            offloaded / 2**20,
+            " and ".join(offload_places(model)),
+        )
+    log_quantization(report)
+
+
+def log_quantization(report: QuantizationReport) -> None:
+    """Logs a line for each thing about the quantized weights that their operator should know."""
+    if report.left_out:
+        logger.warning(
+            "%d layers are not quantized, because this CPU's 4-bit kernel refuses their shapes: %s%s",
+            len(report.left_out),
+            ", ".join(report.left_out[:3]),
+            ", ..." if len(report.left_out) > 3 else "",
+        )
+    if report.quantization != "none" and report.share < _SMALL_SHARE:
+        logger.warning(
+            "only %.0f %% of the parameters are quantized, because %s", 100 * report.share, _why_so_few(report)
+        )
+    if report.int8_threshold:
+        logger.warning(
+            "LLM.int8 picks outlier columns (from %g on) over the whole batch: what a request gets depends slightly on "
+            "what runs beside it; --int8-threshold 0, given when the model is quantized, prevents that",
+            report.int8_threshold,
+        )
+
+
+def _why_so_few(report: QuantizationReport) -> str:
+    if 2 * report.expert_parameters > report.total_parameters - report.quantized_parameters:
+        share = 100 * report.expert_parameters / report.total_parameters
+        return f"{share:.0f} % are experts fused into 3-D tensors, which bitsandbytes leaves as they are"
+    return "the others are embeddings, the head, norms and layers that are left out"

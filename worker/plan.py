@@ -1,0 +1,64 @@
+"""What one engine step does, as the scheduler decided it. Pure."""
+
+from dataclasses import dataclass, field
+
+from .sequence import Root, Sequence
+from .views import View
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Columns [begin, end) of the prefill group."""
+
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one step does, in this order; rows are counted as they are after the rows before."""
+
+    batch_rows: list[int] | None = None
+    """Which row of the batch each row is to be from now on, repeats and omissions included; None: all stay."""
+    group_rows: list[int] | None = None
+    """Rows of the prefill group that stay; None: all stay. Empty: the group is dropped."""
+    view: View | None = None
+    """How the memory is viewed from now on; None: as before."""
+    opening: list[Root] = field(default_factory=list)
+    """Rows of a new prefill group, longest first."""
+    decoding: list[Sequence] = field(default_factory=list)
+    """The running rows, who get a token."""
+    chunk: Chunk | None = None
+    """Part of the group to prefill."""
+    reading: list[Root] = field(default_factory=list)
+    """The group."""
+    joining: list[Root] = field(default_factory=list)
+    """The group, if the chunk completes it: its rows are forked into the batch, and get their first tokens."""
+
+    @property
+    def joining_rows(self) -> list[Sequence]:
+        return [sequence for root in self.joining for sequence in root.sequences]
+
+    @property
+    def sampled(self) -> list[Sequence]:
+        """Who gets a token: the rows of the batch as they are at the end of the step."""
+        return self.decoding + self.joining_rows
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Returns the tokens that are read in this step, padding included."""
+        return (self.chunk.end - self.chunk.begin) * len(self.reading) if self.chunk else 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.decoding and self.chunk is None and self.batch_rows is None and self.group_rows is None
+
+
+def compact(keep: list[bool]) -> list[int]:
+    """Returns which row to take for each remaining row, so that each leaving row is replaced by the last one.
+
+    Fewest moves: a row that stays keeps its place unless it fills a gap.
+    """
+    count = sum(keep)
+    movers = [row for row in range(len(keep) - 1, count - 1, -1) if keep[row]]
+    return [row if keep[row] else movers.pop(0) for row in range(count)]

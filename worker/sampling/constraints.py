@@ -1,0 +1,96 @@
+"""Processors that rule tokens out. All change the scores in place."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .entries import MASKED, ban, entries, mask_whole
+from .history import BadWords, NGrams
+from .rows import Row
+
+
+def forbid_repeated_ngrams(scores: Tensor, rows: list[Row]) -> None:
+    """Masks tokens that would repeat an n-gram of prompt and output."""
+    ban(scores, rows, [_host_ids(row, row.kept(NGrams).followers(row.sequence)) for row in rows])
+
+
+def forbid_bad_words(scores: Tensor, rows: list[Row]) -> None:
+    """Masks tokens that would complete a forbidden sequence."""
+    ban(scores, rows, [_host_ids(row, row.kept(BadWords).completing(row.sequence)) for row in rows])
+
+
+def forbid_end(scores: Tensor, rows: list[Row]) -> None:
+    """Masks tokens that would end the sequence."""
+    ban(scores, rows, [row.kept(_end_ids) for row in rows])
+
+
+def suppress(scores: Tensor, rows: list[Row]) -> None:
+    """Masks the tokens that must not come up."""
+    ban(scores, rows, [row.kept(_suppressed_ids) for row in rows])
+
+
+def suppress_at_begin(scores: Tensor, rows: list[Row]) -> None:
+    """Masks the tokens that must not come up first."""
+    ban(scores, rows, [row.kept(_begin_suppressed_ids) for row in rows])
+
+
+def keep_allowed(scores: Tensor, rows: list[Row]) -> None:
+    """Masks all but the allowed tokens and those that end the sequence.
+
+    Where all of these are masked already, they become equally likely, as with transformers' `prefix_allowed_tokens_fn`.
+    """
+    allowed = entries(scores, rows, [row.kept(_allowed_ids) for row in rows])
+    kept = scores.view(-1)[allowed.flat]
+    owners = allowed.spread(torch.arange(len(rows)))
+    best = torch.full((len(rows),), MASKED, device=scores.device).scatter_reduce_(0, owners, kept, "amax")
+    mask_whole(scores, rows)
+    scores.view(-1)[allowed.flat] = torch.where(best[owners] == MASKED, 0.0, kept)
+
+
+def force_begin(scores: Tensor, rows: list[Row]) -> None:
+    """Masks all but the forced first token."""
+    _force(scores, rows, [row.kept(_forced_bos_id) for row in rows])
+
+
+def force_end(scores: Tensor, rows: list[Row]) -> None:
+    """Masks all but the forced last token."""
+    _force(scores, rows, [row.kept(_forced_eos_id) for row in rows])
+
+
+def _force(scores: Tensor, rows: list[Row], tokens: list[Tensor]) -> None:
+    mask_whole(scores, rows)
+    scores.view(-1).index_fill_(0, entries(scores, rows, tokens).flat, 0.0)
+
+
+def _host_ids(row: Row, tokens: Iterable[int]) -> Tensor:
+    """Returns ids that hold for one step only: they go to the device with those of the other rows."""
+    return torch.tensor([token for token in tokens if token < row.vocabulary], dtype=torch.long)
+
+
+def _end_ids(row: Row) -> Tensor:
+    return row.ids(row.parameters.end_token_ids)
+
+
+def _suppressed_ids(row: Row) -> Tensor:
+    return row.ids(row.parameters.suppress_tokens)
+
+
+def _begin_suppressed_ids(row: Row) -> Tensor:
+    return row.ids(row.parameters.begin_suppress_tokens)
+
+
+def _allowed_ids(row: Row) -> Tensor:
+    return row.ids(row.parameters.allowed_token_ids | row.parameters.end_token_ids)
+
+
+def _forced_bos_id(row: Row) -> Tensor:
+    return _optional_id(row, row.parameters.forced_bos_token_id)
+
+
+def _forced_eos_id(row: Row) -> Tensor:
+    return _optional_id(row, row.parameters.forced_eos_token_id)
+
+
+def _optional_id(row: Row, token: int | None) -> Tensor:
+    return row.ids([] if token is None else [token])

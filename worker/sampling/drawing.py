@@ -1,0 +1,37 @@
+"""Draws tokens from the distributions that the warpers leave."""
+
+from collections.abc import Sequence as Rows
+
+import torch
+from torch import Tensor
+
+from ..random_numbers import uniforms
+from ..sequence import Sequence
+from .rows import rows_of
+from .stages import warpers_due
+
+
+def warp(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
+    """Returns the processed scores of rows that sample with their warpers applied; masked tokens have minus infinity.
+
+    Args:
+        scores: [rows, vocabulary] float32; changed in place.
+        rows: the sequences behind the scores' rows.
+    """
+    for stage, using in warpers_due(rows_of(scores, rows)):
+        stage.apply(scores, using)
+    return scores
+
+
+def draw(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
+    """Draws one token for each row from its warped distribution, by inverting the cumulative distribution.
+
+    Args:
+        scores: [rows, vocabulary] float32, processed; changed in place.
+        rows: sequences that sample.
+    """
+    cumulative = warp(scores, rows).softmax(dim=-1).double().cumsum(dim=-1)
+    numbers = uniforms([row.parameters.seed for row in rows], [len(row.output) for row in rows])
+    targets = torch.from_numpy(numbers).to(scores.device)[:, None] * cumulative[:, -1:]
+    # The first token whose cumulative probability is above the target; one of probability 0 never is.
+    return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp(max=scores.shape[1] - 1)

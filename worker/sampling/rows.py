@@ -1,0 +1,66 @@
+"""A row of the logits during one step, and what sampling keeps for its sequence from step to step."""
+
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ..sequence import SamplingParameters, Sequence
+
+T = TypeVar("T")
+Kept = dict[Callable[["Row"], object], Any]
+
+# Derived from the sequences, and gone with them.
+_kept: WeakKeyDictionary[Sequence, Kept] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The sequence behind one row of the scores, for as long as a step takes."""
+
+    index: int
+    """Its row of the scores."""
+    sequence: Sequence
+    vocabulary: int
+    device: torch.device
+    _kept: Kept
+
+    @property
+    def parameters(self) -> SamplingParameters:
+        return self.sequence.parameters
+
+    def kept(self, make: Callable[["Row"], T]) -> T:
+        """Returns what `make` made when this sequence first needed it; what it makes must not hold the sequence."""
+        made: T
+        if make in self._kept:
+            made = self._kept[make]
+        else:
+            made = self._kept[make] = make(self)
+        return made
+
+    def ids(self, tokens: Iterable[int]) -> Tensor:
+        """Returns token ids as a tensor on the scores' device, without those that the vocabulary does not have."""
+        inside = sorted({token for token in tokens if 0 <= token < self.vocabulary})
+        return torch.tensor(inside, dtype=torch.long, device=self.device)
+
+
+def rows_of(scores: Tensor, sequences: Rows[Sequence]) -> list[Row]:
+    """Returns the rows of scores [rows, vocabulary]."""
+    vocabulary, device = scores.shape[-1], scores.device
+    return [
+        Row(index, sequence, vocabulary, device, _kept.setdefault(sequence, {}))
+        for index, sequence in enumerate(sequences)
+    ]
+
+
+def history_tail(sequence: Sequence, count: int) -> list[int]:
+    """Returns the last `count` tokens of prompt and output, or all if there are fewer."""
+    output = sequence.output
+    from_prompt = count - len(output)
+    if from_prompt <= 0:
+        return output[len(output) - count :]
+    return sequence.prompt[max(0, len(sequence.prompt) - from_prompt) :] + output

@@ -1,0 +1,81 @@
+"""The memory of a batch or of a prefill group, allocated once."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .layout import Layout, RecurrentShape, StateShape, TokenShape
+
+
+@dataclass(frozen=True)
+class RecurrentStorage:
+    """One pair of states, each [rows, ...]."""
+
+    conv: Tensor | None
+    recurrent: Tensor | None
+
+    @classmethod
+    def allocate(cls, shape: RecurrentShape, rows: int) -> "RecurrentStorage":
+        """Returns zeros."""
+        return cls(_states(shape.conv, rows), _states(shape.recurrent, rows))
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        return [buffer for buffer in (self.conv, self.recurrent) if buffer is not None]
+
+
+@dataclass(frozen=True)
+class TokenStorage:
+    """Keys and values of one layer, flat, for a number of tokens."""
+
+    shape: TokenShape
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def allocate(cls, shape: TokenShape, tokens: int) -> "TokenStorage":
+        """Returns zeros."""
+        counts = (tokens * shape.key_heads * shape.key_dim, tokens * shape.value_heads * shape.value_dim)
+        keys, values = (torch.zeros(count, dtype=shape.dtype, device=shape.device) for count in counts)
+        return cls(shape, keys, values)
+
+    def view(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Returns keys and values as [rows, heads, columns, dimension]. RuntimeError if there are too few tokens."""
+        shape = self.shape
+        keys = _view(self.keys, rows, shape.key_heads, columns, shape.key_dim)
+        return keys, _view(self.values, rows, shape.value_heads, columns, shape.value_dim)
+
+
+@dataclass(frozen=True)
+class LayerStorage:
+    """The memory of one layer."""
+
+    tokens: TokenStorage | None
+    states: tuple[RecurrentStorage, ...]
+
+    @classmethod
+    def allocate(cls, layout: Layout, tokens: int, rows: int) -> "LayerStorage":
+        """Returns zeros."""
+        return cls(
+            TokenStorage.allocate(layout.tokens, tokens) if layout.tokens else None,
+            tuple(RecurrentStorage.allocate(shape, rows) for shape in layout.states),
+        )
+
+
+class Storage:
+    """Keys and values of `tokens` tokens and states of `rows` rows in every layer: one flat pool."""
+
+    def __init__(self, layouts: Sequence[Layout], tokens: int, rows: int) -> None:
+        self.tokens, self.rows = tokens, rows
+        self.layers = [LayerStorage.allocate(layout, tokens, rows) for layout in layouts]
+
+
+def _states(shape: StateShape | None, rows: int) -> Tensor | None:
+    return None if shape is None else torch.zeros(rows, *shape.sizes, dtype=shape.dtype, device=shape.device)
+
+
+def _view(flat: Tensor, *sizes: int) -> Tensor:
+    return flat[: math.prod(sizes)].view(sizes)

@@ -1,0 +1,164 @@
+"""Reads a checkpoint with transformers: safetensors only, no code from its folder, quantized and placed as told."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from . import placement, quantization, quantized_layers
+from .config import Config
+from .quantized_layers import QuantizationReport
+
+logger = logging.getLogger(__name__)
+disable_progress_bar()
+
+
+def source(config: Config) -> dict[str, Any]:
+    """Returns what to tell each of transformers' from_pretrained about where a checkpoint comes from."""
+    return {"trust_remote_code": False, **({"revision": config.revision} if config.revision else {})}
+
+
+@contextmanager
+def no_code_from_the_model() -> Iterator[None]:
+    """Says why a model is refused that brings its own code; transformers advises to let the code run."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        reason = "it brings its own Python code, and textserve runs no code from model folders"
+        raise ValueError(reason) from error
+
+
+def read_config(config: Config) -> Any:  # noqa: ANN401 - each family has its own config class
+    """Returns the model's config.json.
+
+    Raises:
+        OSError: there is none.
+        ValueError: transformers does not know such a model, or it needs code of its own.
+    """
+    with no_code_from_the_model():
+        return AutoConfig.from_pretrained(config.model, **source(config))
+
+
+def read_tokenizer(config: Config, **settings: str) -> Any:  # noqa: ANN401 - transformers' tokenizers are untyped here
+    """Returns the model's tokenizer; raises as read_config."""
+    with no_code_from_the_model():
+        return AutoTokenizer.from_pretrained(config.model, **settings, **source(config))
+
+
+def compute_dtype(config: Config) -> torch.dtype:
+    """Returns the type to compute in: what the config says, else bfloat16 where the device has it, else float32."""
+    if config.compute_dtype != "auto":
+        dtype: torch.dtype = getattr(torch, config.compute_dtype)
+        return dtype
+    has_bfloat16 = quantization.cpu_has_4bit_kernel() if runs_on_cpu(config) else torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def runs_on_cpu(config: Config) -> bool:
+    """Returns whether the model computes on the CPU."""
+    return not torch.cuda.is_available() or placement.is_cpu_alone(placement.parse_device_map(config.device_map))
+
+
+def load_weights(
+    config: Config,
+    model_config: Any,  # noqa: ANN401 - each family has its own config class
+    dtype: torch.dtype,
+) -> tuple[Any, QuantizationReport]:
+    """Returns the model, ready for its first forward pass, and what became of its weights.
+
+    Raises:
+        OSError: there are no safetensors.
+        ValueError: the checkpoint is damaged, incomplete or quantized with something else than bitsandbytes; modules or
+            devices are named that do not exist; or quantized weights do not fit on the devices that compute.
+    """
+    settings, left_out = _settings(config, model_config, dtype)
+    model = _from_pretrained(config.model, config=model_config, dtype=dtype, **settings, **source(config))
+    if runs_on_cpu(config) and quantization.cpu_has_4bit_kernel():
+        left_out += quantized_layers.dequantize_awkward_layers(model, dtype)
+    quantized_layers.set_compute_dtype(model, dtype)
+    return model, quantized_layers.report(model, left_out)
+
+
+def _settings(
+    config: Config,
+    model_config: Any,  # noqa: ANN401 - as above
+    dtype: torch.dtype,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns where the model goes and how it is quantized, and the layers that are left out for their shape."""
+    settings = _placement(config)
+    is_quantized = quantization.is_quantized(model_config)
+    if is_quantized and config.skip_modules:
+        logger.warning("--skip-modules has no effect: the checkpoint is quantized already")
+    quantizes = config.quantization != "none" and not is_quantized
+    if not quantizes and isinstance(settings["device_map"], str):
+        return settings, ()
+    with no_code_from_the_model():
+        skeleton = quantization.skeleton(model_config)
+    if isinstance(settings["device_map"], dict):
+        _check_modules(skeleton, settings["device_map"])
+    if not quantizes:
+        return settings, ()
+    uses_cpu_kernel = runs_on_cpu(config) and quantization.cpu_has_4bit_kernel()
+    wanted, left_out = quantization.quantization_config(config, skeleton, dtype=dtype, uses_cpu_kernel=uses_cpu_kernel)
+    return settings | {"quantization_config": wanted}, left_out
+
+
+def _placement(config: Config) -> dict[str, Any]:
+    device_map = placement.parse_device_map(config.device_map)
+    memory = placement.parse_max_memory(config.max_memory)
+    placement.check_accelerators(device_map, memory, torch.accelerator.device_count())
+    offload = {"offload_folder": config.offload_folder} if config.offload_folder else {}
+    return {"device_map": device_map, "max_memory": memory, **offload}
+
+
+def _check_modules(skeleton: torch.nn.Module, device_map: dict[str, placement.Device]) -> None:
+    names = {name for name, _ in skeleton.named_modules()} | {name for name, _ in skeleton.named_parameters()}
+    if unknown := sorted(device_map.keys() - names):
+        raise ValueError(f"--device-map names {unknown[0]}, and the model has no such module")
+    homeless = [name for name, _ in skeleton.named_parameters() if not _covers(device_map, name)]
+    if homeless:
+        raise ValueError(f"--device-map gives no device for {len(homeless)} weights, such as {homeless[0]}")
+
+
+def _covers(device_map: dict[str, placement.Device], name: str) -> bool:
+    return any(not module or name == module or name.startswith(module + ".") for module in device_map)
+
+
+def _from_pretrained(name: str, **settings: Any) -> Any:  # noqa: ANN401 - passed through
+    """Returns a model whose weights all come from its checkpoint: transformers makes up what is missing."""
+    try:
+        with no_code_from_the_model():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name, use_safetensors=True, output_loading_info=True, **settings
+            )
+    except torch.OutOfMemoryError:  # a RuntimeError that a restart may mend
+        raise
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"its weights cannot be loaded: {error}") from error
+    except ValueError as error:
+        if reason := _placement_problem(str(error)):
+            raise ValueError(reason) from error
+        raise
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"its checkpoint lacks {len(missing)} weights, such as {missing[0]}")
+    return model.eval()
+
+
+def _placement_problem(error: str) -> str:
+    """Returns in our flags' words what transformers says of devices; empty if it speaks of something else."""
+    if "dispatched on the CPU or the disk" in error:
+        return (
+            "quantized weights cannot be offloaded, and not all of them go where they would be computed with: change "
+            "--device-map or --max-memory, take more memory, or give --quantization none"
+        )
+    if "offload_folder" in error:
+        return "weights of this model are converted when they are offloaded to disk: give --offload-folder"
+    return ""
