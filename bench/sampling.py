@@ -2,11 +2,11 @@
 
     python -m bench.sampling [--json] [--rounds N]
 
-16 rows, vocabularies of 32,000 and 128,000 tokens, a history of 200 tokens that grows by one each step. One batch has
-16 rows with 16 settings; beside it stand 16 batches of 16 equal rows, one for each of these settings, since what one
-costs depends on it (a flatter distribution leaves more to sort). All take their steps in turns; the mean of the equal
-batches' medians is compared with the median of the different one. Times are of the processor, so that neighbours on the
-machine do not count. A stage's own cost is what a step takes with it alone, above a step without any.
+16 rows, vocabularies of 32,000 and 128,000 tokens, a history of 200 tokens that grows by one each step. What a setting
+costs depends on it (a flatter distribution leaves more to sort), so there are 16 batches of 16 equal rows, one for each
+of 16 settings, and beside each of them a batch of 16 rows with all 16 settings. They take their steps in turns; the
+mean of the medians of one kind is compared with that of the other. Times are of the processor, so that neighbours on
+the machine do not count. A stage's own cost is what a step takes with it alone, above a step without any.
 """
 
 import random
@@ -107,15 +107,16 @@ def logits_of(vocabulary: int) -> list[Tensor]:
 def compare(name: str, stages: Mapping[str, Settings], vocabulary: int, rounds: int) -> dict[str, object]:
     """Returns the cost of a step with equal and with different settings, in milliseconds, and their ratio."""
     do_sample = "temperature" in stages
-    different = rows_at(range(ROWS), stages, do_sample=do_sample)
-    equal = [rows_at([place] * ROWS, stages, do_sample=do_sample) for place in range(ROWS)]
-    together, *alike = medians([different, *equal], logits_of(vocabulary), STEPS * rounds)
+    places = [each for place in range(ROWS) for each in ([place] * ROWS, range(ROWS))]
+    sides = [rows_at(each, stages, do_sample=do_sample) for each in places]
+    taken = medians(sides, logits_of(vocabulary), STEPS * rounds)
+    equal, different = statistics.mean(taken[::2]), statistics.mean(taken[1::2])
     return {
         "rows use": name,
         "vocabulary": vocabulary,
-        "equal ms": 1000 * statistics.mean(alike),
-        "different ms": 1000 * together,
-        "ratio": together / statistics.mean(alike),
+        "equal ms": 1000 * equal,
+        "different ms": 1000 * different,
+        "ratio": different / equal,
     }
 
 

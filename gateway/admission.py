@@ -8,7 +8,7 @@ from .detokenizer import Detokenizer
 from .effective import EffectiveConfig, resolve
 from .errors import Violation, invalid_request, model_not_found, no_worker
 from .generation import Generation
-from .limits import kept_count, length_violations, request_violations
+from .limits import kept_count, length_violations, output_room, request_violations
 from .models import Models, ServedModel
 from .output_text import OutputText, Stopping
 from .queueing import RETRY_AFTER_S
@@ -64,7 +64,7 @@ class Admission:
         self, request: Request, model: ServedModel, prompt_ids: list[int], arrived_at: float
     ) -> Generation:
         facts = model.facts
-        room = facts.context_length - len(prompt_ids)
+        room = output_room(len(prompt_ids), request.config, facts)
         config = resolve(request.config, facts.generation_defaults, room=room, seed=self._new_seed())
         prompt_text, detokenizer = await _detokenizer(request.output, model.tokenizer, prompt_ids)
         texts = _texts(request, config, detokenizer)

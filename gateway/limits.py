@@ -52,12 +52,29 @@ def length_violations(
         yield Violation(prompt_field, "PROMPT_TOO_LONG", _too_long(prompt_token_count, limit))
     else:
         yield from _output_violations(prompt_token_count, request.config, limit)
+        yield from _pool_violations(prompt_token_count, request.config, facts)
     if request.output.prompt_logprobs and prompt_token_count > facts.prompt_logprobs_limit:
         yield Violation(
             "output_options.prompt_logprobs",
             "PROMPT_TOO_LONG",
             f"the prompt has {prompt_token_count} tokens; log-probabilities are known of prompts of at most"
             f" {facts.prompt_logprobs_limit} tokens",
+        )
+
+
+def output_room(prompt_token_count: int, config: GenerationConfig, facts: ModelFacts) -> int:
+    """Tokens that may follow a prompt: what the context leaves, and what a worker holds of all beams at once."""
+    return min(facts.context_length, facts.pool_tokens // (config.num_beams or 1)) - prompt_token_count
+
+
+def _pool_violations(prompt_token_count: int, config: GenerationConfig, facts: ModelFacts) -> Iterator[Violation]:
+    beams, asked = config.num_beams or 1, max(config.max_new_tokens or 1, config.min_new_tokens or 1)
+    if beams > 1 and prompt_token_count + asked > facts.pool_tokens // beams:
+        yield Violation(
+            "generation_config.num_beams",
+            "POOL_EXCEEDED",
+            f"{beams} beams of {prompt_token_count + asked} tokens exceed the {facts.pool_tokens} tokens that a worker"
+            " holds at once",
         )
 
 

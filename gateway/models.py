@@ -6,7 +6,7 @@ from .request import ModelFacts
 from .tokenizer import Tokenizer
 
 # Workers of one model may have memories of different sizes.
-_ROOM = ("max_rows", "prompt_logprobs_limit")
+_ROOM = ("max_rows", "prompt_logprobs_limit", "pool_tokens")
 
 
 class ModelMismatchError(Exception):
@@ -54,5 +54,6 @@ class Models:
             served,
             max_rows=min(served.max_rows, facts.max_rows),
             prompt_logprobs_limit=min(served.prompt_logprobs_limit, facts.prompt_logprobs_limit),
+            pool_tokens=min(served.pool_tokens, facts.pool_tokens),
         )
         self.current = replace(self.current, facts=narrowed)

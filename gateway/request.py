@@ -127,8 +127,9 @@ class Request:
 class ModelFacts:
     """What a worker says about its model.
 
-    context_length, vocab_size and prompt_logprobs_limit are in tokens; quantized_share is from 0 to 1. max_rows are the
-    most sequences that run at once, prompt_logprobs_limit the longest prompt whose log-probabilities can be reported.
+    context_length, vocab_size, prompt_logprobs_limit and pool_tokens are in tokens; quantized_share is from 0 to 1.
+    max_rows are the most sequences that run at once, prompt_logprobs_limit the longest prompt whose log-probabilities
+    can be reported, pool_tokens what the beams of one search may have together.
     """
 
     name: str
@@ -143,3 +144,4 @@ class ModelFacts:
     tokenizer_sha256: str
     max_rows: int
     prompt_logprobs_limit: int
+    pool_tokens: int

@@ -112,6 +112,7 @@ def read_description(message: pb.DescribeResponse) -> Description:
         tokenizer_sha256=message.tokenizer_sha256,
         max_rows=message.max_rows,
         prompt_logprobs_limit=message.prompt_logprobs_limit,
+        pool_tokens=message.pool_tokens,
     )
     return Description(facts=facts, incarnation_id=message.incarnation_id, devices=tuple(message.devices))
 

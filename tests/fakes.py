@@ -93,6 +93,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         defaults: generation_pb2.GenerationConfig | None = None,
         chat_template: str = CHAT_TEMPLATE,
         prompt_logprobs_limit: int | None = None,
+        pool_tokens: int | None = None,
         fingerprint: str = "fingerprint",
     ) -> None:
         self.script = script
@@ -120,6 +121,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             devices=["cpu"],
             tokenizer_sha256=hashlib.sha256(self.serialized).hexdigest(),
             prompt_logprobs_limit=prompt_logprobs_limit or context_length,
+            pool_tokens=pool_tokens or rows * context_length,
         )
         self._steps = 0
         self._changed = asyncio.Event()

@@ -30,6 +30,7 @@ _FACTS = ModelFacts(
     tokenizer_sha256="h",
     max_rows=8,
     prompt_logprobs_limit=1000,
+    pool_tokens=4000,
 )
 
 

@@ -16,6 +16,7 @@ FACTS = ModelFacts(
     tokenizer_sha256="h",
     max_rows=8,
     prompt_logprobs_limit=40,
+    pool_tokens=150,
 )
 GOOD = Request(TextPrompt("hello"))
 

@@ -10,7 +10,7 @@ from gateway.config_limits import config_violations
 from gateway.config_messages import read_config, write_config
 from gateway.contradictions import contradictions
 from gateway.effective import MODELS_OWN, SAMPLING, EffectiveConfig, resolve, samples
-from gateway.limits import length_violations, request_violations
+from gateway.limits import length_violations, output_room, request_violations
 from gateway.request import GenerationConfig, Request
 from tests.gateway.configs import EVERYTHING, configs
 from tests.gateway.requests import FACTS, GOOD
@@ -142,7 +142,7 @@ def test_a_valid_request_stays_valid_whatever_the_model_sets_and_resolves_to_its
     request = Request(GOOD.prompt, config=requested, is_stream=is_stream)
     assume(not request_violations(request, facts, has_chat_template=False))
     assume(not list(length_violations(prompt_token_count, "text", request, facts)))
-    room = facts.context_length - prompt_token_count
+    room = output_room(prompt_token_count, requested, facts)
 
     chosen = resolve(requested, model, room=room, seed=5)
 

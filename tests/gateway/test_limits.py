@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from gateway.limits import MAX_BYTES_PER_TOKEN, MAX_CHAT_MESSAGES, length_violations
+from gateway.limits import MAX_BYTES_PER_TOKEN, MAX_CHAT_MESSAGES, length_violations, output_room
 from gateway.request import (
     ChatPrompt,
     GenerationConfig,
@@ -105,6 +105,26 @@ def test_an_explicit_least_output_must_fit_into_the_context(max_new_tokens: int 
 
     assert {violation.reason for violation in violations} == {"CONTEXT_EXCEEDED"}
     assert violations[-1].field == "generation_config.min_new_tokens"
+
+
+@pytest.mark.parametrize(
+    ("num_beams", "max_new_tokens", "fits"),
+    [(3, 40, True), (3, 41, False), (8, 8, True), (8, 9, False), (8, None, True), (1, 90, True)],
+)
+def test_the_beams_of_a_search_must_fit_into_a_workers_memory_together(
+    num_beams: int, max_new_tokens: int | None, *, fits: bool
+) -> None:
+    config = GenerationConfig(num_beams=num_beams, max_new_tokens=max_new_tokens)
+
+    violations = list(length_violations(10, "text", Request(GOOD.prompt, config=config), FACTS))
+
+    assert [violation.reason for violation in violations] == ([] if fits else ["POOL_EXCEEDED"])
+    assert fits or "150" in violations[0].description
+
+
+def test_a_default_output_is_clipped_to_what_the_beams_have_room_for() -> None:
+    assert output_room(10, GenerationConfig(num_beams=5), FACTS) == 20
+    assert output_room(10, GenerationConfig(), FACTS) == 90
 
 
 @pytest.mark.parametrize(("prompt_token_count", "expected"), [(40, []), (41, ["output_options.prompt_logprobs"])])

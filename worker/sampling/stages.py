@@ -33,6 +33,8 @@ class Stage:
     """Whether a sequence with these parameters ever uses it."""
     is_due: Callable[[Sequence], bool] = _always
     """Whether such a sequence uses it for its next token."""
+    spares_others: bool = False
+    """Whether it changes nothing in a row that has it off: then it is run on all rows, which saves a copy of some."""
 
 
 def _on_rows(warp: Apply) -> Apply:
@@ -91,12 +93,12 @@ PROCESSORS = (
 """What holds for every row, in this order."""
 
 WARPERS = (
-    Stage(_on_rows(warpers.apply_temperature), lambda p: p.temperature != 1.0),
+    Stage(_on_rows(warpers.apply_temperature), lambda p: p.temperature != 1.0, spares_others=True),
     Stage(_on_rows(row_by_row(warpers.keep_top_k)), lambda p: p.top_k > 0),
     Stage(_on_rows(row_by_row(warpers.keep_top_p)), lambda p: p.top_p < 1.0),
-    Stage(_on_rows(warpers.keep_min_p), lambda p: p.min_p > 0.0),
+    Stage(_on_rows(warpers.keep_min_p), lambda p: p.min_p > 0.0, spares_others=True),
     Stage(_on_rows(row_by_row(warpers.keep_typical)), lambda p: p.typical_p < 1.0),
-    Stage(_on_rows(warpers.cut_epsilon), lambda p: p.epsilon_cutoff > 0.0),
+    Stage(_on_rows(warpers.cut_epsilon), lambda p: p.epsilon_cutoff > 0.0, spares_others=True),
 )
 """What holds for rows that sample, after that, in this order."""
 
@@ -119,7 +121,7 @@ def _due(
         for place in row.kept(places_of):
             if stages[place].is_due(row.sequence):
                 users[place].append(row)
-    return [(stages[place], users[place]) for place in sorted(users)]
+    return [(stages[place], list(rows) if stages[place].spares_others else users[place]) for place in sorted(users)]
 
 
 def _processors_of(row: Row) -> list[int]:

@@ -59,7 +59,19 @@ def test_each_stage_works_on_the_rows_that_use_it_and_in_the_listed_order() -> N
     assert list(found.values()) == [[index] for index in reversed(range(len(PROCESSORS)))]
     found = due(warpers_due(rows_of(torch.zeros(len(warping), 5), warping[::-1])))
     assert list(found) == list(WARPERS)
-    assert list(found.values()) == [[index] for index in reversed(range(len(WARPERS)))]
+    everybody = list(range(len(WARPERS)))
+    alone = reversed(everybody)
+    expected = [everybody if stage.spares_others else [index] for stage, index in zip(WARPERS, alone, strict=True)]
+    assert list(found.values()) == expected
+
+
+@pytest.mark.parametrize("stage", [each for each in WARPERS if each.spares_others])
+def test_a_stage_that_is_run_on_all_rows_changes_nothing_in_those_that_have_it_off(stage: Stage) -> None:
+    scores = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 5
+    scores[1, 7] = -torch.inf
+    before = scores.clone()
+    stage.apply(scores, rows_of(scores, [row(n) for n in range(3)]))
+    assert torch.equal(scores, before)
 
 
 @pytest.mark.parametrize(
