@@ -61,6 +61,7 @@ proto-check: setup ## Lint the protos, compare them with every earlier version, 
 
 bench: setup ## Measure, and print the tables of docs/performance.md (ARGS=--json).
 	$(BIN)/python -m bench.engine $(ARGS)
+	$(BIN)/python -m bench.sampling $(ARGS)
 	$(BIN)/python -m bench.gateway $(ARGS)
 
 tutor: setup ## Train the bundled model again (under 40 minutes on 2 cores).
