@@ -64,7 +64,9 @@ def length_violations(
 
 def output_room(prompt_token_count: int, config: GenerationConfig, facts: ModelFacts) -> int:
     """Tokens that may follow a prompt: what the context leaves, and what a worker holds of all beams at once."""
-    return min(facts.context_length, facts.pool_tokens // (config.num_beams or 1)) - prompt_token_count
+    beams = config.num_beams or 1
+    limit = facts.context_length if beams == 1 else min(facts.context_length, facts.pool_tokens // beams)
+    return limit - prompt_token_count
 
 
 def _pool_violations(prompt_token_count: int, config: GenerationConfig, facts: ModelFacts) -> Iterator[Violation]:

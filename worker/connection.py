@@ -36,7 +36,7 @@ class Connection:
         self.sequence_limit = 0
         """What it was last granted."""
         self._step: pb.Step | None = None
-        self._control: list[pb.RunResponse] = []
+        self._control: dict[object, pb.RunResponse] = {}
         self._ready = asyncio.Event()
         self._closed = False
 
@@ -48,13 +48,12 @@ class Connection:
         """Takes in a submission. Raises ValueError if one of its sequence ids is in use, or comes twice."""
         new: dict[int, Submitted] = {}
         for root in roots:
-            spare = len(root.sequences)
-            for left, sequence in reversed(list(enumerate(reported(root.sequences)))):
+            candidates = reported(root.sequences)
+            extra = len(root.sequences) - len(candidates)
+            for index, sequence in enumerate(candidates):
                 if sequence.sequence_id in self.sequences or sequence.sequence_id in new:
                     raise ValueError(f"sequence id {sequence.sequence_id} is in use")
-                row_count = 1 if left else spare
-                new[sequence.sequence_id] = Submitted(sequence, row_count)
-                spare -= row_count
+                new[sequence.sequence_id] = Submitted(sequence, row_count=1 if index else 1 + extra)
         self.sequences.update(new)
 
     def drop(self, sequence_ids: Iterable[int]) -> list[Sequence]:
@@ -84,8 +83,11 @@ class Connection:
         self._pending_step().finishes.append(ending)
 
     def send(self, message: pb.RunResponse) -> None:
-        """Sends a message that is not part of a step."""
-        self._control.append(message)
+        """Sends a message that is not part of a step; of heartbeats and credits only the newest is kept waiting."""
+        kind = message.WhichOneof("message")
+        key = kind if kind in {"heartbeat", "credits"} else len(self._control)
+        self._control.pop(key, None)
+        self._control[key] = message
         self._ready.set()
 
     def close(self) -> None:
@@ -104,9 +106,9 @@ class Connection:
         while True:
             await self._ready.wait()
             self._ready.clear()
-            control, self._control = self._control, []
+            control, self._control = self._control, {}
             step, self._step = self._step, None
-            for message in control:
+            for message in control.values():
                 yield message
             if step is not None:
                 yield pb.RunResponse(step=step)

@@ -71,6 +71,8 @@ class Engine:
             if plan.joining:
                 logits.append(self._join(self.group, first, plan))
         outputs = self._choose(torch.cat(logits), plan.sampled) if logits else []
+        for part in parts:
+            part.root.reported += len(part.logprobs)
         self.scheduler.pressure.step_succeeded()
         return Outcome(outputs, parts)
 
@@ -137,47 +139,59 @@ class Engine:
         return logits.repeat_interleave(torch.tensor(copies, device=logits.device), dim=0)
 
     def _choose(self, logits: Tensor, rows: list[Sequence]) -> list[Output]:
-        alone = [index for index, row in enumerate(rows) if row.beams is None]
+        alone = [place for place, row in enumerate(rows) if row.beams is None]
         searching: dict[Beams, list[int]] = defaultdict(list)
-        for index, row in enumerate(rows):
+        for place, row in sorted(enumerate(rows), key=lambda item: item[1].beam_index):
             if row.beams:
-                searching[row.beams].append(index)
-        outputs = self._sample(logits if len(alone) == len(rows) else logits[alone], rows, alone) if alone else []
-        for beams, places in searching.items():
-            places.sort(key=lambda place: rows[place].beam_index)
-            outputs += self._search(beams, logits[places], [rows[place] for place in places], places)
+                searching[row.beams].append(place)
+        sampled = self.sampler(_take(logits, alone), [rows[place] for place in alone]) if alone else None
+        finite = [
+            self._search(beams, logits[places], [rows[place] for place in places])
+            for beams, places in searching.items()
+        ]
+        # From here on nothing is allocated: a step that fails has given nobody a token.
+        outputs = self._give(sampled, rows, alone) if sampled else []
+        for (beams, places), is_finite in zip(searching.items(), finite, strict=True):
+            outputs += self._move_on(beams, places, is_finite=is_finite)
         return outputs
 
-    def _sample(self, logits: Tensor, rows: list[Sequence], places: list[int]) -> list[Output]:
+    def _give(self, sampled: Sampled, rows: list[Sequence], places: list[int]) -> list[Output]:
         """Gives the rows at these places their tokens."""
-        sequences = [rows[place] for place in places]
-        sampled = self.sampler(logits, sequences)
         outputs = []
-        for index, (place, sequence) in enumerate(zip(places, sequences, strict=True)):
+        for index, place in enumerate(places):
             token = sampled.tokens[index] if sampled.finite[index] else None
             logprob = sampled.logprobs[index] if sampled.logprobs else None
             if token is None:
                 self.batch.clear_row(place)
-            if self.scheduler.update(sequence, token):
-                outputs.append(Output(sequence, _present(token), _present(logprob) if token is not None else ()))
+            if self.scheduler.update(rows[place], token):
+                outputs.append(Output(rows[place], _present(token), _present(logprob)))
         return outputs
 
-    def _search(self, beams: Beams, logits: Tensor, rows: list[Sequence], places: list[int]) -> list[Output]:
-        """Moves a beam search on. Returns its candidates if it has ended."""
-        search = self._searches[beams]
+    def _search(self, beams: Beams, logits: Tensor, rows: list[Sequence]) -> bool:
+        """Finds a beam search's next tokens; returns whether its logits, [num_beams, vocabulary], were finite."""
         log_probs = logits.float().log_softmax(dim=-1)
         if log_probs.isnan().any():
+            return False
+        self._searches[beams].step(process(log_probs, rows))
+        return True
+
+    def _move_on(self, beams: Beams, places: list[int], *, is_finite: bool) -> list[Output]:
+        """Gives a beam search's rows what it has found. Returns its candidates if it has ended."""
+        search = self._searches[beams]
+        if not is_finite:
             for place in places:
                 self.batch.clear_row(place)
             return [Output(candidate) for candidate in self.scheduler.fail_beams(beams)]
-        search.step(process(log_probs, rows))
         if not search.is_done:
             self.scheduler.advance_beams(beams, search.parents, search.outputs)
             return []
         results = [(hypothesis.tokens, hypothesis.score) for hypothesis in search.hypotheses()]
-        return [
-            Output(candidate, tuple(candidate.output)) for candidate in self.scheduler.conclude_beams(beams, results)
-        ]
+        ended = self.scheduler.conclude_beams(beams, results)
+        return [Output(candidate, tuple(candidate.output)) for candidate in ended]
+
+
+def _take(logits: Tensor, places: list[int]) -> Tensor:
+    return logits if len(places) == len(logits) else logits[places]
 
 
 def _start(beams: Beams) -> BeamSearch:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from .sampling import TokenLogprob
-from .sequence import Sequence
+from .sequence import Root, Sequence
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Output:
 class PromptPart:
     """Log-probabilities of a part of a prompt."""
 
+    root: Root
+    """Whose prompt it is."""
     sequence: Sequence
     """The first one of those that share the prompt."""
     position: int

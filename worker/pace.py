@@ -12,6 +12,7 @@ _FACTOR = 10.0
 _LEAST_LIMIT_S = 3.0
 _FIRST_LIMIT_S = 600.0
 _DECAY = 0.99
+_LEAST_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Pace:
         """Learns from a step that took `seconds`."""
         if work.prefill_tokens:
             prefill_s = max(0.0, seconds - self._decode_s * work.decodes)
-            self._prefill_token_s = max(self._prefill_token_s * _DECAY, prefill_s / work.prefill_tokens)
+            # A step has a fixed cost: that of a short prompt, times the tokens of a long one, would hide any hang.
+            self._prefill_token_s = max(
+                self._prefill_token_s * _DECAY, prefill_s / max(work.prefill_tokens, _LEAST_TOKENS)
+            )
         elif work.decodes:
             self._decode_s = max(self._decode_s * _DECAY, seconds)

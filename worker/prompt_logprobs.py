@@ -12,7 +12,7 @@ from .sequence import Root
 
 
 def prompt_parts(logits: Tensor, group: PrefillGroup, chunk: Chunk, roots: Rows[Root]) -> list[PromptPart]:
-    """Returns what a chunk tells about the prompts whose log-probabilities were asked for, and counts it in.
+    """Returns what a chunk tells about the prompts whose log-probabilities were asked for.
 
     Args:
         logits: [rows that take part, columns of the chunk, vocabulary].
@@ -25,12 +25,11 @@ def prompt_parts(logits: Tensor, group: PrefillGroup, chunk: Chunk, roots: Rows[
     for row, root in enumerate(roots[: logits.shape[0]]):
         if root.prompt_logprobs is None or not root.wants_prompt_logprobs:
             continue
-        padding = max(group.lengths) - len(root.tokens)
+        padding = group.width - len(root.tokens)
         # Column c predicts token c - padding + 1.
         begin = max(chunk.begin, padding + root.reported) - chunk.begin
         end = min(chunk.end, padding + len(root.sequences[0].prompt) - 1) - chunk.begin
         if begin < end:
             found = token_logprobs(logits[row, begin:end], targets[row, begin:end], root.prompt_logprobs)
-            parts.append(PromptPart(root.sequences[0], root.reported + 1, found))
-            root.reported += len(found)
+            parts.append(PromptPart(root, root.sequences[0], root.reported + 1, found))
     return parts

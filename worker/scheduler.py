@@ -138,17 +138,25 @@ class Scheduler:
 
         Less is tried at once from then on. Returns the sequences that failed instead, because less is not possible.
         """
+        joined = set(plan.joining_rows)
+        self.running = [row for row in self.running if row not in joined]
+        self.reading.roots = plan.joining or self.reading.roots
         rows = self._staying_rows()
-        failed: list[Sequence] = []
-        alone = len({id(row.beams or row) for row in rows}) == 1
-        if alone and (plan.prefill_tokens <= 1 or self.limits.prefills_whole):
-            failed = reported(rows)
-            for sequence in failed:
-                sequence.fail("OUT_OF_MEMORY")
+        failed = self._fail_if_least(rows, plan)
         self.pressure.allocation_failed(len(rows), plan.prefill_tokens)
         for row in sorted(rows, key=_precedence, reverse=True):
             self._preempt(row)
         self._forget_rows()
+        return failed
+
+    def _fail_if_least(self, rows: list[Sequence], plan: Plan) -> list[Sequence]:
+        """Fails what was tried alone, unless it can be read in smaller chunks; returns whom that is reported to."""
+        alone = len({id(row.beams or row) for row in rows}) == 1
+        if not alone or (plan.prefill_tokens > 1 and not self.limits.prefills_whole):
+            return []
+        failed = reported(rows)
+        for sequence in failed:
+            sequence.fail("OUT_OF_MEMORY")
         return failed
 
     def drop_all(self) -> list[Sequence]:
@@ -238,10 +246,17 @@ class Scheduler:
         width = max(len(root.tokens) for root in group)
         first = len(group) == 1 and not self.running
         indivisible = first and not group[0].is_divisible
-        if width * len(group) > self.limits.group_tokens or (len(rows) > self.pressure.rows and not indivisible):
+        if width * len(group) > self._group_tokens(group) or (len(rows) > self.pressure.rows and not indivisible):
             return None
         longest = max(row.length for row in rows)
         return self._fitting(len(rows), longest + (1 if first else self._headroom(rows, longest)))
+
+    def _group_tokens(self, group: list[Root]) -> int:
+        """Returns how many columns times rows a group may have."""
+        limits = self.limits
+        if limits.prefills_whole and len(group) > 1 and any(root.wants_prompt_logprobs for root in group):
+            return limits.logprob_chunk_tokens  # its logits are all in memory at once
+        return limits.group_tokens
 
     def _headroom(self, rows: Rows[Sequence], longest: int) -> int:
         """Returns columns to keep free beside the longest row, so that who is let in is not soon preempted."""

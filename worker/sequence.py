@@ -23,7 +23,7 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParameters:
-    """How one sequence chooses its tokens. Ranges are checked where requests come in (`messages.py`)."""
+    """How one sequence chooses its tokens. Ranges are checked where requests come in (`submission.py`)."""
 
     max_new_tokens: int
     """Most tokens to generate, at least 1."""

@@ -6,6 +6,7 @@ ones' sequences.
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2
@@ -43,12 +44,12 @@ def roots(submit: pb.Submit, *, owner: int, vocab_size: int, eos_token_ids: Iter
     config = submit.generation_config
     _check(submit, vocab_size)
     prompt = list(submit.prompt_token_ids)
-    eos = frozenset() if config.ignore_eos else frozenset(eos_token_ids)
+    parameters = _parameters(submit, frozenset() if config.ignore_eos else frozenset(eos_token_ids))
     sequences = [
         Sequence(
             sequence_id=each.sequence_id,
             prompt=prompt,
-            parameters=_parameters(submit, each.seed, eos),
+            parameters=replace(parameters, seed=each.seed),
             owner=owner,
             output=list(each.output_token_ids),
             priority=submit.priority,
@@ -115,7 +116,7 @@ def _token_ids(submit: pb.Submit) -> Iterable[int]:
     yield from (config.forced_bos_token_id, config.forced_eos_token_id)  # 0, which is valid, where unset
 
 
-def _parameters(submit: pb.Submit, seed: int, eos_token_ids: frozenset[int]) -> SamplingParameters:
+def _parameters(submit: pb.Submit, eos_token_ids: frozenset[int]) -> SamplingParameters:
     config = submit.generation_config
     decay = config.exponential_decay_length_penalty
     has_decay = config.HasField("exponential_decay_length_penalty")
@@ -125,7 +126,6 @@ def _parameters(submit: pb.Submit, seed: int, eos_token_ids: frozenset[int]) -> 
         eos_token_ids=eos_token_ids,
         stop_token_ids=frozenset(config.stop_token_ids),
         do_sample=config.do_sample,
-        seed=seed,
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,

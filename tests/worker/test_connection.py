@@ -117,10 +117,26 @@ async def test_prompt_logprobs_come_before_the_tokens_and_only_for_what_is_here(
 
 async def test_the_grant_is_sent_only_when_it_changes() -> None:
     one = connection()
+    messages = one.messages()
+    sent = []
     for limit in (4, 4, 2, 2, 4):
+        changed = limit != one.sequence_limit
         one.grant(limit)
+        if changed:
+            sent.append((await anext(messages)).credits.sequence_limit)
     one.close()
-    assert [message.credits.sequence_limit for message in await rest(one.messages())] == [4, 2, 4]
+    assert sent == [4, 2, 4]
+    assert await rest(messages) == []
+
+
+async def test_of_grants_and_heartbeats_that_a_gateway_does_not_read_only_the_newest_wait() -> None:
+    one = connection()
+    for number in range(1, 500):
+        one.grant(number)
+        one.send(pb.RunResponse(heartbeat=pb.Heartbeat(step=number)))
+    one.close()
+    grant, beat = await rest(one.messages())
+    assert (grant.credits.sequence_limit, beat.heartbeat.step) == (499, 499)
 
 
 async def test_closing_flushes_everything_and_then_ends() -> None:

@@ -217,6 +217,39 @@ def test_the_log_probabilities_of_a_prompt_are_not_told_twice_after_a_preemption
     assert [place for _, place, _ in entries] == list(range(1, 40))
 
 
+def test_a_longer_neighbour_that_leaves_the_group_does_not_shift_the_log_probabilities_of_a_prompt() -> None:
+    engine = fake_engine(limits=replace(ROOMY, pool_tokens=1000, group_tokens=300, idle_chunk_tokens=12))
+    longest, likely = sequence(0, [9] * 60, 3), [5, *expected([5], 29)]
+    engine.scheduler.submit(root(longest))
+    engine.scheduler.submit(Root(likely, [sequence(1, likely, 3)], prompt_logprobs=0))
+    engine.step()
+    engine.scheduler.cancel([longest])
+    assert reported(engine) == [(1, place, 1) for place in range(1, 30)]
+
+
+@pytest.mark.parametrize("memory", [4, 10, 12])
+def test_the_log_probabilities_of_a_prompt_are_whole_after_failed_allocations(memory: int) -> None:
+    engine = fake_engine(FakeModel(memory=memory), limits=replace(ROOMY, idle_chunk_tokens=20, group_tokens=200))
+    prompt = [5, *expected([5], 19)]
+    candidates = [sequence(number, prompt, 4) for number in range(3)]
+    engine.scheduler.submit(Root(prompt, candidates, prompt_logprobs=0))
+    places = []
+    while engine.scheduler.has_work:
+        for part in run_step(engine).prompt_parts:
+            places += range(part.position, part.position + len(part.logprobs))
+    assert places == list(range(1, 20))
+    check(candidates)
+
+
+def test_prompts_that_are_read_whole_with_log_probabilities_are_not_read_beside_long_ones() -> None:
+    limits = replace(ROOMY, pool_tokens=1000, group_tokens=300, logprob_chunk_tokens=16, prefills_whole=True)
+    engine = fake_engine(limits=limits)
+    reporting, long = sequence(0, [5] * 6, 3), sequence(1, [6] * 60, 3)
+    engine.scheduler.submit(Root(reporting.prompt, [reporting], prompt_logprobs=0))
+    engine.scheduler.submit(root(long))
+    assert [each.sequences for each in engine.plan().opening] == [[reporting]]
+
+
 def test_logits_of_a_whole_prompt_are_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = fake_engine(limits=replace(LIMITS, logprob_chunk_tokens=4, idle_chunk_tokens=64))
     sizes: list[int] = []

@@ -1,5 +1,6 @@
 """Beam searches in the engine, beside each other and beside other rows, find what `generate(num_beams=...)` finds."""
 
+import itertools
 import random
 from collections.abc import Sequence as Rows
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from tests.worker.beam_requests import Request, agree, generate, random_request
 from tests.worker.parity import generate_alone
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
-from worker.beam_search import Hypothesis
+from worker.beam_search import BeamSearch, Hypothesis
 from worker.engine import Engine, Memory
 from worker.model_runner import ModelRunner
 from worker.probe import layer_layouts
@@ -125,3 +126,31 @@ def test_a_search_whose_logits_are_not_finite_fails_alone() -> None:
     run(engine, [root, Root(neighbour.prompt, [neighbour])])
     assert {(each.status, each.error) for each in candidates} == {(Status.FAILED, "NON_FINITE_LOGITS")}
     assert len(neighbour.output) == 24
+
+
+@pytest.mark.parametrize("step", [1, 4, 8])
+def test_a_search_that_cannot_be_allocated_costs_nobody_a_token(
+    model: Any, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_over(model)
+    root, (candidate,) = beam_root(0, Request([5, 6, 7], 3, 1, 1.0, EarlyStopping.NEVER, 9, frozenset()))
+    neighbour = greedy(1001, most=9)
+    for each in (Root(neighbour.prompt, [neighbour]), root):
+        engine.scheduler.submit(each)
+    given: list[int] = []
+    search, calls = BeamSearch.step, itertools.count(1)
+
+    def failing(self: BeamSearch, log_probs: torch.Tensor) -> None:
+        if next(calls) == step:
+            raise torch.OutOfMemoryError
+        search(self, log_probs)
+
+    monkeypatch.setattr(BeamSearch, "step", failing)
+    while engine.scheduler.has_work:
+        plan = engine.plan()
+        try:
+            given += [token for each in engine.run(plan).outputs if each.sequence is neighbour for token in each.tokens]
+        except torch.OutOfMemoryError:
+            assert engine.relieve(plan) == []
+    assert given == neighbour.output == generate_alone(model, neighbour).tokens
+    assert len(candidate.output) == 9

@@ -53,3 +53,9 @@ def test_the_work_of_a_plan_is_its_decode_and_its_chunk_times_the_rows_of_the_gr
     assert Work.of(Plan(decoding=[row])) == DECODE
     assert Work.of(Plan(chunk=Chunk(4, 10), reading=group)) == Work(decodes=False, prefill_tokens=18)
     assert Work.of(Plan(decoding=[row], chunk=Chunk(0, 2), reading=group[:1])) == Work(decodes=True, prefill_tokens=2)
+
+
+def test_a_short_prompt_does_not_hide_a_hang_in_a_long_one() -> None:
+    pace = Pace()
+    pace.observe(Work(decodes=False, prefill_tokens=1), 0.03)
+    assert pace.limit(Work(decodes=False, prefill_tokens=1024)) < 5

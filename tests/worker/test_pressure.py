@@ -42,3 +42,14 @@ def test_a_failure_starts_the_count_of_good_steps_again() -> None:
     pressure.allocation_failed(4, 50)
     pressure.step_succeeded()
     assert (pressure.rows, pressure.tokens) == (2, 25)
+
+
+def test_each_failure_doubles_the_steps_until_more_is_tried_again() -> None:
+    pressure = Pressure(8, 100)
+    for _ in range(3):
+        pressure.allocation_failed(8, 100)
+    for _ in range(4 * 256 - 1):
+        pressure.step_succeeded()
+    assert pressure.rows == 1
+    pressure.step_succeeded()
+    assert pressure.rows == 2
