@@ -22,7 +22,7 @@ from .model_runner import ModelRunner
 from .outcome import Outcome, Output, PromptPart
 from .plan import Chunk, Plan
 from .prompt_logprobs import prompt_parts
-from .sampling import Sampled, process, sample
+from .sampling import Sampled, inherit, process, sample
 from .scheduler import Scheduler
 from .sequence import Beams, Sequence
 from .storage import Storage
@@ -152,7 +152,7 @@ class Engine:
         # From here on nothing is allocated: a step that fails has given nobody a token.
         outputs = self._give(sampled, rows, alone) if sampled else []
         for (beams, places), is_finite in zip(searching.items(), finite, strict=True):
-            outputs += self._move_on(beams, places, is_finite=is_finite)
+            outputs += self._move_on(beams, {place: rows[place] for place in places}, is_finite=is_finite)
         return outputs
 
     def _give(self, sampled: Sampled, rows: list[Sequence], places: list[int]) -> list[Output]:
@@ -175,15 +175,18 @@ class Engine:
         self._searches[beams].step(process(log_probs, rows))
         return True
 
-    def _move_on(self, beams: Beams, places: list[int], *, is_finite: bool) -> list[Output]:
-        """Gives a beam search's rows what it has found. Returns its candidates if it has ended."""
+    def _move_on(self, beams: Beams, rows: dict[int, Sequence], *, is_finite: bool) -> list[Output]:
+        """Gives a beam search's rows, by place, what it has found. Returns its candidates if it has ended."""
         search = self._searches[beams]
         if not is_finite:
-            for place in places:
+            for place in rows:
                 self.batch.clear_row(place)
             return [Output(candidate) for candidate in self.scheduler.fail_beams(beams)]
         if not search.is_done:
-            self.scheduler.advance_beams(beams, search.parents, search.outputs)
+            before = list(rows.values())
+            after = self.scheduler.advance_beams(beams, search.parents, search.outputs)
+            for row, parent in zip(after, search.parents, strict=True):
+                inherit(row, before[parent])
             return []
         results = [(hypothesis.tokens, hypothesis.score) for hypothesis in search.hypotheses()]
         ended = self.scheduler.conclude_beams(beams, results)

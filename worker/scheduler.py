@@ -106,8 +106,11 @@ class Scheduler:
             sequence.append(token)
         return True
 
-    def advance_beams(self, beams: Beams, parents: Rows[int], outputs: Rows[list[int]]) -> None:
-        """Puts new rows in the place of a beam search's rows: beam i goes on from what beam parents[i] was."""
+    def advance_beams(self, beams: Beams, parents: Rows[int], outputs: Rows[list[int]]) -> list[Sequence]:
+        """Puts new rows in the place of a beam search's rows: beam i goes on from what beam parents[i] was.
+
+        Returns the new rows, by beam.
+        """
         places = [place for place, row in enumerate(self.running) if row.beams is beams]
         places.sort(key=lambda place: self.running[place].beam_index)
         rows = beams.rows()
@@ -117,6 +120,7 @@ class Scheduler:
             running[place] = row
             self._sources[place] = places[parent]
         self.running = running
+        return rows
 
     def conclude_beams(self, beams: Beams, results: Rows[tuple[list[int], float]]) -> list[Sequence]:
         """Gives the candidates of a beam search that has ended their tokens and scores; returns them."""

@@ -233,7 +233,7 @@ def test_the_log_probabilities_of_a_prompt_are_whole_after_failed_allocations(me
     prompt = [5, *expected([5], 19)]
     candidates = [sequence(number, prompt, 4) for number in range(3)]
     engine.scheduler.submit(Root(prompt, candidates, prompt_logprobs=0))
-    places = []
+    places: list[int] = []
     while engine.scheduler.has_work:
         for part in run_step(engine).prompt_parts:
             places += range(part.position, part.position + len(part.logprobs))

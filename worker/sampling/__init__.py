@@ -13,10 +13,10 @@ from torch import Tensor
 from ..sequence import Sequence
 from .drawing import draw
 from .logprobs import TokenLogprob, token_logprobs
-from .rows import rows_of
+from .rows import inherit, rows_of
 from .stages import processors_due
 
-__all__ = ["Sampled", "TokenLogprob", "process", "sample", "token_logprobs"]
+__all__ = ["Sampled", "TokenLogprob", "inherit", "process", "sample", "token_logprobs"]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ device less than an update of a tensor of its own for each row would.
 """
 
 from collections.abc import Iterable
+from copy import copy
 
 import numpy as np
 import torch
@@ -42,6 +43,13 @@ class TokenCounts:
         """Counts what the output has got since the last call."""
         self._add(output[self._followed :])
         self._followed = len(output)
+
+    def fork(self) -> "TokenCounts":
+        """Returns a copy that follows another output with the same beginning."""
+        other = copy(self)
+        other._places = dict(self._places)  # noqa: SLF001 - the same class
+        other._ids, other._counts = self._ids.copy(), self._counts.copy()  # noqa: SLF001 - the same class
+        return other
 
     def _add(self, tokens: Iterable[int]) -> None:
         for token in tokens:
@@ -94,6 +102,12 @@ class NGrams:
         """Returns the tokens that would repeat an n-gram of the sequence."""
         self._follow(sequence)
         return self._followers.get(tuple(history_tail(sequence, self._size - 1)), set())
+
+    def fork(self) -> "NGrams":
+        """Returns a copy that follows another sequence with the same beginning."""
+        other = copy(self)
+        other._followers = {prefix: set(tokens) for prefix, tokens in self._followers.items()}  # noqa: SLF001 - same class
+        return other
 
     def _follow(self, sequence: Sequence) -> None:
         new = sequence.length - self._followed

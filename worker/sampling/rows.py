@@ -48,6 +48,15 @@ class Row:
         return torch.tensor(inside, dtype=torch.long, device=self.device)
 
 
+def inherit(sequence: Sequence, parent: Sequence) -> None:
+    """Takes over what is kept for the sequence that a new one goes on from, as beams do in every step.
+
+    The parent's history must be the beginning of the new one's, and its parameters the same.
+    """
+    kept = _kept.get(parent, {})
+    _kept[sequence] = {make: value.fork() if hasattr(value, "fork") else value for make, value in kept.items()}
+
+
 def rows_of(scores: Tensor, sequences: Rows[Sequence]) -> list[Row]:
     """Returns the rows of scores [rows, vocabulary]."""
     vocabulary, device = scores.shape[-1], scores.device
