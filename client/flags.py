@@ -110,14 +110,18 @@ def _add_output(add: _Add) -> None:
 
 
 def _bias(text: str) -> tuple[int, float]:
-    token_id, separator, value = text.partition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ID=VALUE")
-    return int(token_id), float(value)
+    token_id, _, value = text.partition("=")
+    try:
+        return int(token_id), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ID=VALUE") from None
 
 
 def _token_ids(text: str) -> list[int]:
-    return [int(token_id) for token_id in text.split(",")]
+    try:
+        return [int(token_id) for token_id in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ID,ID,...") from None
 
 
 def _early_stopping(text: str) -> EarlyStopping:

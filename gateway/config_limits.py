@@ -39,7 +39,7 @@ _FLOAT_RANGES: dict[str, _Range] = {
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
     "length_penalty": _PENALTY,
-    "max_time": (lambda value: value > 0, "above 0"),
+    "max_time": (lambda value: value > 0, "finite and above 0"),
 }
 _ID_LISTS = {
     "stop_token_ids": MAX_STOP_TOKEN_IDS,

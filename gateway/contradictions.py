@@ -18,7 +18,7 @@ def contradictions(request: Request, facts: ModelFacts) -> Iterator[Violation]:
         yield _config("do_sample", "must not be true with temperature 0, which means greedy")
     best_of, count = request.config.best_of, request.config.num_return_sequences or 1
     if request.is_stream and best_of is not None and best_of > count:
-        yield _not_streamable("best_of", "more candidates than are returned")
+        yield _not_streamable("best_of", "which candidates are the best")
     if request.output.top_logprobs > 0 and not (request.output.logprobs or request.output.prompt_logprobs):
         yield Violation("output_options.top_logprobs", "CONTRADICTION", "needs logprobs or prompt_logprobs")
 
@@ -46,8 +46,10 @@ def _count_violations(config: GenerationConfig, facts: ModelFacts) -> Iterator[V
     count, beams, best_of = config.num_return_sequences or 1, config.num_beams or 1, config.best_of
     if beams > 1 and count > beams:
         yield _config("num_return_sequences", f"must be at most num_beams {beams}, is {count}")
-    if beams == 1 and count > 1 and not samples(config, facts.generation_defaults):
-        yield _config("num_return_sequences", f"greedy decoding makes {count} candidates that do not differ")
+    made = max(count, best_of or 1)
+    if beams == 1 and made > 1 and not samples(config, facts.generation_defaults):
+        field = "best_of" if made > count else "num_return_sequences"
+        yield _config(field, f"greedy decoding makes {made} candidates that do not differ")
     if best_of is not None and 1 <= best_of < count:
         yield _config("best_of", f"must be at least num_return_sequences {count}, is {best_of}")
 
@@ -57,6 +59,8 @@ def _beam_violations(request: Request) -> Iterator[Violation]:
         yield _config("do_sample", "must not be true with beam search")
     if request.config.best_of is not None:
         yield _config("best_of", "must not be set with beam search")
+    if request.config.max_time is not None:
+        yield _config("max_time", "must not be set with beam search, which has nothing before its end")
     if request.stop_sequences:
         yield Violation("stop_sequences", "CONTRADICTION", "must not be set with beam search")
     if request.output.logprobs:

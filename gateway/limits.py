@@ -129,8 +129,8 @@ def _chat_violations(prompt: ChatPrompt, facts: ModelFacts, *, has_chat_template
 def _token_violations(prompt: TokenPrompt, truncation: int | None, facts: ModelFacts) -> Iterator[Violation]:
     if not prompt.ids:
         yield Violation("tokens.ids", "REQUIRED", "must have at least one id")
-    elif kept_count(len(prompt.ids), truncation) >= facts.context_length:
-        yield Violation("tokens.ids", "PROMPT_TOO_LONG", _too_long(len(prompt.ids), facts.context_length))
+    elif (kept := kept_count(len(prompt.ids), truncation)) >= facts.context_length:
+        yield Violation("tokens.ids", "PROMPT_TOO_LONG", _too_long(kept, facts.context_length))
     else:
         yield from id_list_violations("tokens.ids", prompt.ids, facts.vocab_size)
 

@@ -36,8 +36,8 @@ RECONNECT = BackoffPolicy(initial_s=0.1, max_s=5.0, reset_after_s=10.0)
 
 
 @dataclass(frozen=True, slots=True)
-class _BrokenConnection:
-    """What ran in a process when the connection to it broke. Whether it had died shows when one answers again."""
+class _Lost:
+    """What ran in a process when it was taken for dead. Whether it was shows when one answers again."""
 
     incarnation_id: str
     unfinished: tuple[Generation, ...]
@@ -60,7 +60,7 @@ class Link:
         self._models = models
         self._dispatcher = dispatcher
         self._clock = clock
-        self._broken: _BrokenConnection | None = None
+        self._lost: _Lost | None = None
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -101,11 +101,11 @@ class Link:
     async def _serve(self, stub: WorkerServiceAsyncStub, incarnation_id: str) -> str:
         liveness = Liveness(incarnation_id, self._clock())
         ending = await WorkerStream(self._address.name, self._dispatcher, liveness, self._clock).serve(stub)
-        if ending.connection_broke:
-            self._broken = _BrokenConnection(incarnation_id, ending.unfinished)
+        if ending.counted_as_death:
+            self._lost = _Lost(incarnation_id, ending.unfinished)
         return ending.why
 
     def _acquit(self, incarnation_id: str) -> None:
-        if self._broken is not None and self._broken.incarnation_id == incarnation_id:
-            self._dispatcher.acquit(self._broken.unfinished)
-        self._broken = None
+        if self._lost is not None and self._lost.incarnation_id == incarnation_id:
+            self._dispatcher.acquit(self._lost.unfinished)
+        self._lost = None

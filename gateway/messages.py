@@ -50,17 +50,14 @@ def echoes(generation: Generation) -> Iterator[pb.StreamGenerateResponse]:
 def news(generation: Generation, now: float) -> list[pb.StreamGenerateResponse]:
     """What has come since the last call.
 
-    First log-probabilities of the prompt, then what is new of each candidate, merged, then their ends.
+    First log-probabilities of the prompt, then what is new of each candidate, merged, and its end.
     """
     messages = list(_prompt_parts(generation))
     for sequence in generation.sequences:
         if (delta := sequence.take()) is not None:
             messages += _deltas(sequence, delta)
-    if generation.finished and generation.error is None:
-        messages += [
-            pb.StreamGenerateResponse(finished=_finished(generation, sequence, now))
-            for sequence in generation.sequences
-        ]
+        if sequence.take_end():
+            messages.append(pb.StreamGenerateResponse(finished=_finished(generation, sequence, now)))
     return messages
 
 

@@ -37,28 +37,37 @@ def pick(workers: Iterable[WorkerLoad], row_count: int) -> WorkerLoad | None:
 
     None if no worker has room for `row_count` more.
     """
-    roomy = (worker for worker in workers if worker.room >= row_count)
+    roomy = (worker for worker in workers if has_room(worker, row_count))
     return min(roomy, key=_order, default=None)
 
 
-def roomiest(workers: Iterable[WorkerLoad], row_count: int) -> WorkerLoad | None:
+def roomiest(workers: Iterable[WorkerLoad]) -> WorkerLoad | None:
     """The worker to hold for a generation of many rows: as long as nothing else is sent there its room only grows.
 
-    None if no worker may ever have as many.
+    None if no worker takes anything.
     """
-    return max(_able(workers, row_count), key=lambda worker: (worker.room, worker.name), default=None)
+    return max(_able(workers), key=lambda worker: (worker.room, worker.name), default=None)
 
 
-def quietest(workers: Iterable[WorkerLoad], row_count: int) -> WorkerLoad | None:
+def quietest(workers: Iterable[WorkerLoad]) -> WorkerLoad | None:
     """The worker to hold for a generation that is to be alone: the one with the fewest rows to wait for.
 
-    None if no worker may have as many rows.
+    None if no worker takes anything.
     """
-    return min(_able(workers, row_count), key=lambda worker: (worker.outstanding, worker.name), default=None)
+    return min(_able(workers), key=lambda worker: (worker.outstanding, worker.name), default=None)
 
 
-def _able(workers: Iterable[WorkerLoad], row_count: int) -> Iterable[WorkerLoad]:
-    return (worker for worker in workers if worker.limit >= row_count)
+def has_room(worker: WorkerLoad, row_count: int) -> bool:
+    """Whether a worker takes so many rows now.
+
+    Where several gateways share a worker, the share of one may be smaller than a request. Then the whole share must be
+    free: what is beyond it waits at the worker.
+    """
+    return worker.limit > 0 and worker.room >= min(row_count, worker.limit)
+
+
+def _able(workers: Iterable[WorkerLoad]) -> Iterable[WorkerLoad]:
+    return (worker for worker in workers if worker.limit > 0)
 
 
 def _order(worker: WorkerLoad) -> tuple[float, int, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .quarantine import Quarantine, Verdict
-from .routing import WorkerLoad, pick, quietest, roomiest, rows_of
+from .routing import WorkerLoad, has_room, pick, quietest, roomiest, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -95,7 +95,7 @@ class Scheduler:
         return self._next_head(shared)
 
     def _next_suspect(self, suspect: Generation, shared: list[WorkerLoad]) -> Assignment | None:
-        held = quietest(shared, rows_of(suspect))
+        held = quietest(shared)
         if held is None or held.outstanding:
             return self._next_head(_but(held, shared))
         self._quarantine.isolate(suspect)
@@ -111,9 +111,8 @@ class Scheduler:
             self._queue.set_aside(head)
 
     def _next_aside(self, aside: Generation, shared: list[WorkerLoad]) -> Assignment | None:
-        row_count = rows_of(aside)
-        held = roomiest(shared, row_count)
-        if held is None or held.room < row_count:
+        held = roomiest(shared)
+        if held is None or not has_room(held, rows_of(aside)):
             return self._next_head(_but(held, shared))
         return self._assign(aside, held)
 

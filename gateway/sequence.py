@@ -81,6 +81,7 @@ class Sequence:
         self._logprobs: list[ReportedToken] = []
         self._taken_token_count = 0
         self._pending_chars = 0
+        self._end_taken = False
 
     @property
     def finished(self) -> bool:
@@ -156,6 +157,12 @@ class Sequence:
         self._taken_token_count = self.output_token_count
         self._pending_chars = 0
         return delta
+
+    def take_end(self) -> bool:
+        """Whether it has ended other than by a failure, and that was not told before."""
+        is_news = self.finished and self.status is not Status.FAILED and not self._end_taken
+        self._end_taken = self._end_taken or is_news
+        return is_news
 
     @property
     def _pending_id_count(self) -> int:

@@ -30,18 +30,15 @@ LOOK_INTERVAL_S = 0.25
 @dataclass(frozen=True, slots=True)
 class _Cause:
     why: str
-    connection_broke: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a stream ended, and what goes on elsewhere.
-
-    If the connection broke, it is not known whether the worker's process has died.
-    """
+    """Why a stream ended, and what goes on elsewhere."""
 
     why: str
-    connection_broke: bool
+    counted_as_death: bool
+    """Whether the worker was taken for dead, as all are that do not drain. The same process may answer again."""
     unfinished: tuple[Generation, ...]
 
 
@@ -78,7 +75,7 @@ class WorkerStream:
                 task.cancel()
             call.cancel()
             await asyncio.wait(tasks)
-        return Ending(cause.why, cause.connection_broke, tuple(unfinished))
+        return Ending(cause.why, not self._session.draining, tuple(unfinished))
 
     def take(self, event: Event) -> None:
         """Acts on what the worker says."""
@@ -105,7 +102,7 @@ class WorkerStream:
                 if event is not None:
                     self.take(event)
         except aio.AioRpcError as error:
-            return _Cause(f"stream broken: {error.details()}", connection_broke=True)
+            return _Cause(f"stream broken: {error.details()}")
         return _Cause("the worker has drained" if self._session.draining else "the worker ended the stream")
 
     def _outcome(self, task: asyncio.Task[_Cause]) -> _Cause:

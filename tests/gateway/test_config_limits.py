@@ -30,7 +30,7 @@ INTS = {
     "no_repeat_ngram_size": ((0, 2**31 - 1), (-1,)),
     "num_beams": ((1, 8), (0, -1)),
     "early_stopping": ((1, 3), (-1, 4)),
-    "best_of": ((1, 8), (0, -1)),
+    "best_of": ((1,), (0, -1)),
     "num_return_sequences": ((1,), (0, -1)),
     "forced_bos_token_id": ((0, 49), (-1, 50)),
     "forced_eos_token_id": ((0, 49), (-1, 50)),

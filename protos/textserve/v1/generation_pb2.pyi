@@ -331,7 +331,8 @@ class GenerationConfig(_message.Message):
     """
     seed: _builtins.int
     """Seed of the random numbers, from 0 to 2^63 - 1. The number of a token depends on the seed and the token's index
-    alone, so that a request repeats whatever else runs beside it. Default: chosen by the server, below 2^53, and
+    alone, so that a request repeats whatever else runs beside it: exactly in float32; in 16-bit arithmetic rounding
+    depends on what runs beside it, and may change a token. Default: chosen by the server, below 2^53, and
     reported. Candidate 0 has this seed; those of the others are derived from it, and reported with them.
     """
     typical_p: _builtins.float
@@ -381,11 +382,11 @@ class GenerationConfig(_message.Message):
     best_of: _builtins.int
     """How many candidates to generate, of which the num_return_sequences with the highest mean log-probability are
     returned, best first. INVALID_ARGUMENT below num_return_sequences, with beam search, above a worker's rows, or, if
-    above num_return_sequences, on a stream. Default: num_return_sequences.
+    above num_return_sequences, on a stream or without sampling. Default: num_return_sequences.
     """
     max_time: _builtins.float
     """Time budget in seconds, from the request's arrival, above 0: then the generation ends with what there is, and
-    FINISH_REASON_TIME_LIMIT. Default: none.
+    FINISH_REASON_TIME_LIMIT. INVALID_ARGUMENT with beam search, which has nothing before its end. Default: none.
     """
     @_builtins.property
     def bad_words_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenSequence]:
@@ -856,7 +857,7 @@ class StreamGenerateResponse(_message.Message):
 
     @_builtins.property
     def finished(self) -> Global___StreamFinished:
-        """The last message of a candidate."""
+        """The last message of a candidate, sent as soon as it has ended."""
 
     @_builtins.property
     def prompt_logprobs(self) -> Global___StreamPromptLogprobs:
@@ -1007,7 +1008,7 @@ class StreamFinished(_message.Message):
     """The seed of this candidate."""
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """Tokens read and written."""
+        """Tokens read and written so far, by all candidates."""
 
     @_builtins.property
     def timing(self) -> Global___Timing:
