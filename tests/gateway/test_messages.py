@@ -78,6 +78,17 @@ def test_the_deltas_of_each_candidate_add_up_to_its_whole(
     assert candidates_of(received) == list(messages.response(whole, now=2.0).candidates)
 
 
+def test_the_end_of_a_candidate_is_told_at_once_and_once_and_a_failure_is_none() -> None:
+    one = generation(candidate_count=3)
+
+    one.sequences[1].finish(Status.LENGTH)
+    (end,) = messages.news(one, now=2.0)
+    one.sequences[0].finish(Status.FAILED)
+
+    assert (end.finished.candidate_index, end.finished.finish_reason) == (1, pb.FINISH_REASON_LENGTH)
+    assert messages.news(one, now=2.0) == []
+
+
 def test_what_piles_up_for_a_slow_reader_goes_in_messages_below_a_mebibyte() -> None:
     count = 10_000
     one = generation(prompt="a" * count, output=OutputOptions(logprobs=True, top_logprobs=20, prompt_logprobs=True))

@@ -103,15 +103,14 @@ def test_a_large_one_goes_to_whichever_worker_has_the_room_first() -> None:
     assert big in workers.running["worker-1"]
 
 
-def test_one_that_no_worker_may_have_lets_the_others_pass_until_one_may() -> None:
-    workers, big, behind = Workers(2), large(), small(2)
-    workers.arrive(big, *behind)
-    assert workers.sent == behind
+def test_one_larger_than_the_share_of_a_worker_is_sent_when_the_whole_share_is_free() -> None:
+    workers, first, big = Workers(2), small(1), large()
+    workers.arrive(*first, big)
+    assert workers.sent == first
 
-    workers.limits["worker-0"] = 6
-    workers.dispatch()
+    workers.end("worker-0")
 
-    assert workers.sent == [*behind, big]
+    assert workers.sent == [*first, big]
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=15))
