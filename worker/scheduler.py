@@ -132,10 +132,7 @@ class Scheduler:
 
     def fail_beams(self, beams: Beams) -> list[Sequence]:
         """Fails the candidates of a beam search whose logits were not finite; returns them."""
-        wanted = [candidate for candidate in beams.candidates if not candidate.is_finished]
-        for candidate in wanted:
-            candidate.fail("NON_FINITE_LOGITS")
-        return wanted
+        return _fail([candidate for candidate in beams.candidates if not candidate.is_finished], "NON_FINITE_LOGITS")
 
     def preempt_all(self, plan: Plan) -> list[Sequence]:
         """Makes everything in the group and the batch wait again, after an allocation in the plan's step has failed.
@@ -158,10 +155,7 @@ class Scheduler:
         alone = len({id(row.beams or row) for row in rows}) == 1
         if not alone or (plan.prefill_tokens > 1 and not self.limits.prefills_whole):
             return []
-        failed = reported(rows)
-        for sequence in failed:
-            sequence.fail("OUT_OF_MEMORY")
-        return failed
+        return _fail(reported(rows), "OUT_OF_MEMORY")
 
     def drop_all(self) -> list[Sequence]:
         """Empties everything and returns what had not ended."""
@@ -286,6 +280,12 @@ class Scheduler:
         budget = min(self.pressure.tokens, limits.chunk_tokens if self.running else limits.idle_chunk_tokens)
         reporting = any(root.wants_prompt_logprobs for root in self.reading.roots)
         return min(budget, limits.logprob_chunk_tokens) if reporting else budget
+
+
+def _fail(sequences: list[Sequence], error: str) -> list[Sequence]:
+    for sequence in sequences:
+        sequence.fail(error)
+    return sequences
 
 
 def _precedence(row: Sequence) -> tuple[int, float]:
