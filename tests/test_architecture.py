@@ -35,6 +35,7 @@ PURE = (
     "worker/plan.py",
     "worker/reading.py",
     "worker/views.py",
+    "worker/chunk_budget.py",
     "worker/pressure.py",
     "worker/credits.py",
     "worker/pace.py",

@@ -8,7 +8,10 @@ from .layout import prefills_whole
 from .loading import LoadedModel
 from .memory import Room, budget, divide
 from .model_runner import ModelRunner
+from .native import native_runner
 from .probe import layer_layouts
+from .quantization import cpu_has_4bit_kernel
+from .runner import Runner
 from .scheduler import Limits, Scheduler
 
 logger = logging.getLogger(__name__)
@@ -40,9 +43,16 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
         logprob_chunk_tokens=max(1, min(config.chunk_tokens, _LOGPROB_BYTES // (4 * loaded.facts.vocab_size))),
         prefills_whole=prefills_whole(layouts),
     )
-    runner = ModelRunner.for_model(loaded.model, loaded.input_device)
+    runner = _runner(loaded)
     memory = Memory(layouts, loaded.input_device, loaded.pad_token_id)
     return Engine(runner, Scheduler(limits), memory)
+
+
+def _runner(loaded: LoadedModel) -> Runner:
+    """Returns the fastest way to run the model on this machine."""
+    if loaded.input_device.type == "cpu" and cpu_has_4bit_kernel() and (runner := native_runner(loaded.model)):
+        return runner
+    return ModelRunner.for_model(loaded.model, loaded.input_device)
 
 
 def _log(room: Room) -> None:

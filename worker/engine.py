@@ -4,6 +4,7 @@ One thread owns it, and with it the model and every tensor. It knows sequences a
 the tokens travel, is not its business.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
@@ -18,10 +19,10 @@ from .batch import Batch
 from .beam_search import BeamSearch
 from .group import PrefillGroup
 from .layout import Layout
-from .model_runner import ModelRunner
 from .outcome import Outcome, Output, PromptPart
-from .plan import Chunk, Plan
+from .plan import Plan
 from .prompt_logprobs import prompt_parts
+from .runner import Prefill, Runner
 from .sampling import Sampled, inherit, process, sample
 from .scheduler import Scheduler
 from .sequence import Beams, Sequence
@@ -43,8 +44,16 @@ class Memory:
 class Engine:
     """A running batch, the group that is being prefilled, and the scheduler that decides about both."""
 
-    def __init__(self, runner: ModelRunner, scheduler: Scheduler, memory: Memory, sampler: Sampler = sample) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        memory: Memory,
+        sampler: Sampler = sample,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.runner = runner
+        self.clock = clock
         self.scheduler = scheduler
         self.memory = memory
         self.sampler = sampler
@@ -61,19 +70,21 @@ class Engine:
     @torch.inference_mode()
     def run(self, plan: Plan) -> Outcome:
         """Carries out a plan: at most one token for each row."""
+        began = self.clock()
         self._rearrange(plan)
-        logits = []
+        tokens = [sequence.output[-1] for sequence in plan.decoding]
+        prefill = self._prefill(plan)
+        answered = self.runner.step(self.batch, tokens, prefill)
+        logits = [] if answered.decoded is None else [answered.decoded]
         parts: list[PromptPart] = []
-        if plan.decoding:
-            logits.append(self.runner.decode(self.batch, [sequence.output[-1] for sequence in plan.decoding]))
-        if plan.chunk and self.group:
-            first, parts = self._read(self.group, plan.chunk, plan)
+        if prefill and answered.read is not None:
+            parts = _prompt_parts(answered.read, prefill, plan)
             if plan.joining:
-                logits.append(self._join(self.group, first, plan))
+                logits.append(self._join(prefill, answered.read, plan))
         outputs = self._choose(_join_rows(logits), plan.sampled) if logits else []
         for part in parts:
             part.root.reported += len(part.logprobs)
-        self.scheduler.pressure.step_succeeded()
+        self.scheduler.step_succeeded(plan, self.clock() - began)
         return Outcome(outputs, parts)
 
     def step(self) -> Outcome:
@@ -119,20 +130,23 @@ class Engine:
             tokens = [root.tokens for root in plan.opening]
             memory = self.memory
             self.group = PrefillGroup(
-                self._group_storage, tokens, pad_token_id=memory.pad_token_id, device=memory.device
+                self._group_storage,
+                tokens,
+                pad_token_id=memory.pad_token_id,
+                device=memory.device,
+                clear=self.runner.reads_padding,
             )
 
-    def _read(self, group: PrefillGroup, chunk: Chunk, plan: Plan) -> tuple[Tensor, list[PromptPart]]:
-        """Reads a chunk. Returns its last column's logits, and what is to be reported of the prompts in it."""
-        if not any(root.wants_prompt_logprobs for root in plan.reading):
-            return self.runner.prefill(group, chunk), []
-        logits = self.runner.prefill(group, chunk, all_positions=True)
-        return logits[:, -1], prompt_parts(logits, group, chunk, plan.reading)
+    def _prefill(self, plan: Plan) -> Prefill | None:
+        if plan.chunk is None or self.group is None:
+            return None
+        return Prefill(self.group, plan.chunk, any(root.wants_prompt_logprobs for root in plan.reading))
 
-    def _join(self, group: PrefillGroup, logits: Tensor, plan: Plan) -> Tensor:
+    def _join(self, prefill: Prefill, read: Tensor, plan: Plan) -> Tensor:
         """Forks the group's rows into the batch. Returns the logits of their first tokens, one row for each fork."""
+        logits = read[:, -1] if prefill.all_positions else read
         copies = [len(root.sequences) for root in plan.joining]
-        self.batch.concatenate(group, copies)
+        self.batch.concatenate(prefill.group, copies)
         self.group = None
         for beams in {row.beams for row in plan.joining_rows if row.beams}:
             self._searches[beams] = _start(beams)
@@ -191,6 +205,10 @@ class Engine:
         results = [(hypothesis.tokens, hypothesis.score) for hypothesis in search.hypotheses()]
         ended = self.scheduler.conclude_beams(beams, results)
         return [Output(candidate, tuple(candidate.output)) for candidate in ended]
+
+
+def _prompt_parts(logits: Tensor, prefill: Prefill, plan: Plan) -> list[PromptPart]:
+    return prompt_parts(logits, prefill.group, prefill.chunk, plan.reading) if prefill.all_positions else []
 
 
 def _join_rows(logits: list[Tensor]) -> Tensor:

@@ -36,12 +36,15 @@ class PrefillGroup:
         *,
         pad_token_id: int,
         device: torch.device,
+        clear: bool = True,
     ) -> None:
+        """Takes the storage over; it need not be cleared for a runner that reads no padding."""
         width = len(prompts[0])
         padded = [[pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
         self.slab = Slab(storage, len(prompts), width)
-        # Chunks are masked from the window's start on, before which shorter rows have written nothing.
-        self.slab.clear()
+        if clear:
+            # Chunks are masked from the window's start on, before which shorter rows have written nothing.
+            self.slab.clear()
         self.slab.window.rows = len(prompts)
         self.input_ids = torch.tensor(padded, device=device)
         self.lengths = [len(prompt) for prompt in prompts]

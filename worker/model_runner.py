@@ -13,6 +13,7 @@ from torch import Tensor
 from .batch import Batch
 from .group import PrefillGroup
 from .plan import Chunk
+from .runner import Logits, Prefill
 from .slab import Slab
 
 
@@ -31,7 +32,9 @@ class CausalLMOutput(Protocol):
 
 
 class ModelRunner:
-    """Decode and prefill over one model."""
+    """Decode and prefill over any model, by transformers' own forward pass."""
+
+    reads_padding = True
 
     def __init__(
         self,
@@ -69,6 +72,13 @@ class ModelRunner:
             takes_logits_to_keep="logits_to_keep" in names,
             takes_cache_params="cache_params" in names,
         )
+
+    def step(self, batch: Batch, tokens: list[int], prefill: Prefill | None) -> Logits:
+        """Decodes, then reads the chunk; as `Runner.step`."""
+        decoded = self.decode(batch, tokens) if tokens else None
+        if prefill is None:
+            return Logits(decoded)
+        return Logits(decoded, self.prefill(prefill.group, prefill.chunk, all_positions=prefill.all_positions))
 
     def decode(self, batch: Batch, tokens: list[int]) -> Tensor:
         """Feeds each row its newest token. Returns logits, [rows, vocabulary]."""

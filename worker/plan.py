@@ -30,6 +30,8 @@ class Plan:
     """The running rows, who get a token."""
     chunk: Chunk | None = None
     """Part of the group to prefill."""
+    prefill_tokens: int = 0
+    """Prompt tokens in it, padding not counted."""
     reading: list[Root] = field(default_factory=list)
     """The group."""
     joining: list[Root] = field(default_factory=list)
@@ -43,11 +45,6 @@ class Plan:
     def sampled(self) -> list[Sequence]:
         """Who gets a token: the rows of the batch as they are at the end of the step."""
         return self.decoding + self.joining_rows
-
-    @property
-    def prefill_tokens(self) -> int:
-        """Returns the tokens that are read in this step, padding included."""
-        return (self.chunk.end - self.chunk.begin) * len(self.reading) if self.chunk else 0
 
     @property
     def is_empty(self) -> bool:

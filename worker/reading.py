@@ -1,5 +1,7 @@
 """The prefill group as the scheduler sees it: which roots are being read, and how far. Pure."""
 
+from itertools import pairwise
+
 from .plan import Chunk
 from .sequence import Root, Sequence, Status
 
@@ -38,15 +40,34 @@ class Reading:
         """Returns the columns to read next; None without a group.
 
         Args:
-            budget: most tokens, at least 1; None: all at once.
+            budget: most tokens, padding between them included, at least 1; None: all at once.
         """
         if not self.roots:
             return None
-        longest = max(len(root.tokens) for root in self.roots)
         # Where the longest root was dropped, columns follow in which nobody has a token.
-        begin = max(self._end, self._width - longest)
-        columns = self._width if budget is None else max(1, budget // len(self.roots))
-        return Chunk(begin, min(self._width, begin + columns))
+        begin = max(self._end, min(self._paddings))
+        return Chunk(begin, self._width if budget is None else self._end_within(begin, budget))
+
+    def tokens(self, chunk: Chunk) -> int:
+        """Returns how many tokens the roots have in a chunk."""
+        return sum(max(0, chunk.end - max(chunk.begin, padding)) for padding in self._paddings)
+
+    @property
+    def _paddings(self) -> list[int]:
+        """Columns in front of each root's first token."""
+        return [self._width - len(root.tokens) for root in self.roots]
+
+    def _end_within(self, begin: int, budget: int) -> int:
+        """Returns the last end at which the rows that take part, times the columns, are at most `budget`.
+
+        That is what a model reads that reads padding. One column is read in any case.
+        """
+        ends = [begin + 1]
+        for rows, (start, following) in enumerate(pairwise([*sorted(self._paddings), self._width]), start=1):
+            end = min(following, begin + budget // rows)
+            if end > start:
+                ends.append(end)
+        return max(ends)
 
     def advance(self, chunk: Chunk) -> list[Root]:
         """Counts in a chunk; if that completes the group, ends it and returns its roots."""

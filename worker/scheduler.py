@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
+from .chunk_budget import ChunkBudget
 from .plan import Plan, compact
 from .pressure import Pressure
 from .reading import Reading
-from .sequence import Beams, Root, Sequence, Status, reported
+from .sequence import Beams, Root, Sequence, Status, fail_all, reported
 from .views import View, choose
 
 _LEAST_HEADROOM = 16
@@ -33,7 +34,7 @@ class Limits:
     group_tokens: int
     """Most columns times rows of a prefill group; at least context_length."""
     chunk_tokens: int = 256
-    """Most tokens of a prefill chunk while rows are running, who wait for it."""
+    """Most tokens of a prefill chunk while rows are running, who wait for it; see ChunkBudget."""
     idle_chunk_tokens: int = 1024
     """Most tokens of a prefill chunk while no row is running."""
     logprob_chunk_tokens: int = 128
@@ -52,6 +53,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.view = View(0, 0)
         self.pressure = Pressure(limits.max_rows, limits.idle_chunk_tokens)
+        self.chunk_budget = ChunkBudget()
         self.preemptions = 0
         """How often a row had to give way and wait again."""
         self._sources: dict[int, int] = {}
@@ -87,11 +89,12 @@ class Scheduler:
         batch_rows, group_rows = self._settle_batch(), self.reading.settle()
         opening = [] if self.reading.roots else self._open_group()
         chunk, reading = self.reading.next_chunk(self._budget()), self.reading.roots
+        tokens = self.reading.tokens(chunk) if chunk else 0
         decoding = self.running
         joining = self.reading.advance(chunk) if chunk else []
         self.running = decoding + [row for root in joining for row in root.sequences]
         changed = self.view if self.view != view else None
-        return Plan(batch_rows, group_rows, changed, opening, decoding, chunk, reading, joining)
+        return Plan(batch_rows, group_rows, changed, opening, decoding, chunk, tokens, reading, joining)
 
     def update(self, sequence: Sequence, token: int | None) -> bool:
         """Gives a sampled sequence its token, or fails it if it is None: its logits were not finite.
@@ -132,7 +135,12 @@ class Scheduler:
 
     def fail_beams(self, beams: Beams) -> list[Sequence]:
         """Fails the candidates of a beam search whose logits were not finite; returns them."""
-        return _fail([candidate for candidate in beams.candidates if not candidate.is_finished], "NON_FINITE_LOGITS")
+        return fail_all([candidate for candidate in beams.candidates if not candidate.is_finished], "NON_FINITE_LOGITS")
+
+    def step_succeeded(self, plan: Plan, seconds: float) -> None:
+        """Learns from a step that was run."""
+        self.pressure.step_succeeded()
+        self.chunk_budget.observe(decodes=bool(plan.decoding), prompt_tokens=plan.prefill_tokens, seconds=seconds)
 
     def preempt_all(self, plan: Plan) -> list[Sequence]:
         """Makes everything in the group and the batch wait again, after an allocation in the plan's step has failed.
@@ -155,7 +163,7 @@ class Scheduler:
         alone = len({id(row.beams or row) for row in rows}) == 1
         if not alone or (plan.prefill_tokens > 1 and not self.limits.prefills_whole):
             return []
-        return _fail(reported(rows), "OUT_OF_MEMORY")
+        return fail_all(reported(rows), "OUT_OF_MEMORY")
 
     def drop_all(self) -> list[Sequence]:
         """Empties everything and returns what had not ended."""
@@ -277,15 +285,10 @@ class Scheduler:
         limits = self.limits
         if limits.prefills_whole:
             return None
-        budget = min(self.pressure.tokens, limits.chunk_tokens if self.running else limits.idle_chunk_tokens)
+        wanted = self.chunk_budget.tokens(limits.chunk_tokens) if self.running else limits.idle_chunk_tokens
+        budget = min(self.pressure.tokens, wanted)
         reporting = any(root.wants_prompt_logprobs for root in self.reading.roots)
         return min(budget, limits.logprob_chunk_tokens) if reporting else budget
-
-
-def _fail(sequences: list[Sequence], error: str) -> list[Sequence]:
-    for sequence in sequences:
-        sequence.fail(error)
-    return sequences
 
 
 def _precedence(row: Sequence) -> tuple[int, float]:

@@ -237,3 +237,10 @@ def reported(rows: Iterable[Sequence]) -> list[Sequence]:
     """Returns whom rows are reported as: themselves, or the candidates of their beam search, each once."""
     found = [candidate for row in rows for candidate in (row.beams.candidates if row.beams else [row])]
     return list(dict.fromkeys(found))
+
+
+def fail_all(sequences: list[Sequence], error: str) -> list[Sequence]:
+    """Ends sequences with an error; returns them."""
+    for sequence in sequences:
+        sequence.fail(error)
+    return sequences

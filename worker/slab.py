@@ -35,13 +35,13 @@ class Slab:
         self.view(rows, columns, end=0)
 
     @property
-    def _attention_layers(self) -> list[AttentionLayer]:
+    def attention_layers(self) -> list[AttentionLayer]:
         return [layer for layer in self.layers if isinstance(layer, AttentionLayer)]
 
     @property
     def token_buffers(self) -> list[Tensor]:
         """Keys and values of all layers, each [rows, heads, columns, dimension]."""
-        return [buffer for layer in self._attention_layers for buffer in layer.buffers]
+        return [buffer for layer in self.attention_layers for buffer in layer.buffers]
 
     @property
     def state_buffers(self) -> list[Tensor]:
@@ -67,7 +67,7 @@ class Slab:
             )
         if window.rows > rows or not window.width <= end <= columns:
             raise ValueError(f"{window.rows} rows of {window.width} columns do not fit into {rows} of {columns}")
-        for layer in self._attention_layers:
+        for layer in self.attention_layers:
             before = layer.buffers
             layer.view(rows, columns)
             if (columns, end) != (self.columns, window.end):

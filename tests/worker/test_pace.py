@@ -51,8 +51,9 @@ def test_the_work_of_a_plan_is_its_decode_and_its_chunk_times_the_rows_of_the_gr
     row = Sequence(0, [5], SamplingParameters(max_new_tokens=1))
     group = [Root([5] * 10, [row])] * 3
     assert Work.of(Plan(decoding=[row])) == DECODE
-    assert Work.of(Plan(chunk=Chunk(4, 10), reading=group)) == Work(decodes=False, prefill_tokens=18)
-    assert Work.of(Plan(decoding=[row], chunk=Chunk(0, 2), reading=group[:1])) == Work(decodes=True, prefill_tokens=2)
+    assert Work.of(Plan(chunk=Chunk(4, 10), prefill_tokens=18, reading=group)) == Work(decodes=False, prefill_tokens=18)
+    both = Plan(decoding=[row], chunk=Chunk(0, 2), prefill_tokens=2, reading=group[:1])
+    assert Work.of(both) == Work(decodes=True, prefill_tokens=2)
 
 
 def test_a_short_prompt_does_not_hide_a_hang_in_a_long_one() -> None:

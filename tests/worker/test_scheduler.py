@@ -94,7 +94,10 @@ class Memory:
         self._check_columns(chunk)
         columns = chunk.end - chunk.begin
         budget = self.limits.chunk_tokens if self.batch else self.limits.idle_chunk_tokens
-        assert columns == 1 or columns * len(self.group) <= budget or self.limits.prefills_whole
+        lengths = [len(root.tokens) for root in self.group]
+        rows = sum(self.width - length < chunk.end for length in lengths)
+        assert columns == 1 or columns * rows <= budget or self.limits.prefills_whole
+        assert plan.prefill_tokens == sum(max(0, min(columns, length - self.width + chunk.end)) for length in lengths)
         self.read = chunk.end
         assert bool(plan.joining) == (chunk.end == self.width)
         if plan.joining:
@@ -306,7 +309,7 @@ def test_columns_that_lost_their_tokens_to_a_cancel_are_not_read() -> None:
     long, short = sequence(0, 12, 1), sequence(1, 3, 1)
     scheduler.submit(root(long))
     scheduler.submit(root(short))
-    assert scheduler.schedule().chunk == Chunk(0, 2)
+    assert scheduler.schedule().chunk == Chunk(0, 4)
     scheduler.cancel([long])
     plan = scheduler.schedule()
     assert plan.group_rows == [1]

@@ -1,0 +1,237 @@
+/* The forward pass of decoder-only models built like Llama, for CPUs with AVX512-BF16, and 4-bit products for all others.
+
+   Tokens come as a flat list: each has a row and a column of a slab, so a prompt's chunk and one step of many rows are
+   the same to it, and padding costs nothing. All threads walk through one parallel region; barriers part the layers'
+   stages. Activations are bfloat16 and are rounded where the model in transformers rounds them. */
+
+#include <omp.h>
+#include <stdlib.h>
+
+#include "attention.h"
+#include "linear.h"
+
+typedef struct {
+    const bf16 *input_norm, *post_norm;  /* [width] */
+    const bf16 *query_norm, *key_norm;   /* [head_dim], or none */
+    linear query, key, value, output, gate, up, down;
+    int64_t window;  /* columns that a token sees, itself included; 0: all */
+} layer;
+
+typedef struct {
+    const layer *layers;
+    const bf16 *final_norm;  /* [width] */
+    linear head;             /* dense */
+    int64_t layer_count, width, inner, heads, key_heads, head_dim;
+    float epsilon, scaling;
+} model;
+
+/* A token and where it is. */
+typedef struct {
+    int64_t slab, row, first, column;  /* of its slab; its row begins at column `first` */
+} place;
+
+typedef struct {
+    int64_t count;
+    const place *places;     /* [count] */
+    bf16 *hidden;            /* [count][width]: embeddings in, hidden states out */
+    const bf16 *cos, *sin;   /* [count][head_dim] */
+    const slab *slabs;
+    int64_t asked_count;
+    const int64_t *asked;    /* [asked_count], tokens whose logits are wanted */
+    float *logits;           /* [asked_count][vocabulary] */
+} tokens;
+
+/* Between the stages of a layer; each [count][...]. */
+typedef struct {
+    bf16 *normed, *query, *key, *value, *attended, *gate, *up;
+} activations;
+
+static void normalize(const bf16 *x, const bf16 *weight, bf16 *y, int64_t width, float epsilon) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t place = 0; place < width; place += 16) {
+        const __m512 value = load16(x + place);
+        sum = _mm512_fmadd_ps(value, value, sum);
+    }
+    const __m512 scale = _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(sum) / width + epsilon));
+    for (int64_t place = 0; place < width; place += 16)
+        store16(y + place, _mm512_mul_ps(load16(weight + place), rounded(_mm512_mul_ps(load16(x + place), scale))));
+}
+
+/* Rotary position embedding of one head, in place: the first half of the dimensions pairs with the second. */
+static void rotate(bf16 *head, const bf16 *cos, const bf16 *sin, int64_t dim) {
+    for (int64_t place = 0; place < dim / 2; place += 16) {
+        bf16 *left = head + place, *right = left + dim / 2;
+        const __m512 a = load16(left), b = load16(right);
+        const __m512 cos_a = load16(cos + place), cos_b = load16(cos + dim / 2 + place);
+        const __m512 sin_a = load16(sin + place), sin_b = load16(sin + dim / 2 + place);
+        store16(left, _mm512_sub_ps(rounded(_mm512_mul_ps(a, cos_a)), rounded(_mm512_mul_ps(b, sin_a))));
+        store16(right, _mm512_add_ps(rounded(_mm512_mul_ps(b, cos_b)), rounded(_mm512_mul_ps(a, sin_b))));
+    }
+}
+
+static void gate_up(bf16 *gate, const bf16 *up, int64_t count) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    for (int64_t place = 0; place < count; place += 16) {
+        const __m512 x = load16(gate + place);
+        const __m512 silu = _mm512_div_ps(x, _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+        store16(gate + place, _mm512_mul_ps(rounded(silu), load16(up + place)));
+    }
+}
+
+/* Normalizes and rotates a token's heads, and puts its keys and values into its row. */
+static void remember(const model *m, const layer *l, int64_t index, const tokens *t, int64_t token, const activations *a) {
+    const int64_t dim = m->head_dim;
+    const bf16 *cos = t->cos + token * dim, *sin = t->sin + token * dim;
+    bf16 *query = a->query + token * m->heads * dim, *key = a->key + token * m->key_heads * dim;
+    const place *at = &t->places[token];
+    const slab *s = &t->slabs[at->slab];
+    for (int64_t head = 0; head < m->heads; head++) {
+        if (l->query_norm) normalize(query + head * dim, l->query_norm, query + head * dim, dim, m->epsilon);
+        rotate(query + head * dim, cos, sin, dim);
+    }
+    for (int64_t head = 0; head < m->key_heads; head++) {
+        if (l->key_norm) normalize(key + head * dim, l->key_norm, key + head * dim, dim, m->epsilon);
+        rotate(key + head * dim, cos, sin, dim);
+        const int64_t to = at->row * s->row_stride + head * s->head_stride + at->column * dim;
+        memcpy(s->keys[index] + to, key + head * dim, dim * sizeof(bf16));
+        memcpy(s->values[index] + to, a->value + (token * m->key_heads + head) * dim, dim * sizeof(bf16));
+    }
+}
+
+static void attend_head(const model *m, const layer *l, int64_t index, const tokens *t, int64_t token, int64_t head,
+                        const activations *a, float *scores) {
+    const int64_t dim = m->head_dim, group = m->heads / m->key_heads;
+    const place *at = &t->places[token];
+    const slab *s = &t->slabs[at->slab];
+    int64_t first = at->first;
+    if (l->window && at->column - l->window + 1 > first) first = at->column - l->window + 1;
+    const int64_t from = at->row * s->row_stride + head * s->head_stride + first * dim;
+    const int64_t queries = (token * m->heads + head * group) * dim;
+    attend(dim, a->query + queries, group, s->keys[index] + from, s->values[index] + from, at->column + 1 - first,
+           m->scaling, scores, a->attended + queries);
+}
+
+#define SHARE(name, count) \
+    for (int64_t name = thread * (count) / threads; name < (thread + 1) * (count) / threads; name++)
+
+/* One thread's part of a layer. */
+static void run_layer(const model *m, int64_t index, const tokens *t, const activations *a, const workspace *space,
+                      float *scores, int64_t thread, int64_t threads) {
+    const layer *l = &m->layers[index];
+    const int64_t n = t->count;
+    SHARE(token, n)
+        normalize(t->hidden + token * m->width, l->input_norm, a->normed + token * m->width, m->width, m->epsilon);
+#pragma omp barrier
+    multiply_share(&l->query, a->normed, n, a->query, 0, space, thread, threads);
+    multiply_share(&l->key, a->normed, n, a->key, 0, space, thread, threads);
+    multiply_share(&l->value, a->normed, n, a->value, 0, space, thread, threads);
+#pragma omp barrier
+    SHARE(token, n) remember(m, l, index, t, token, a);
+#pragma omp barrier
+    SHARE(task, n * m->key_heads)
+        attend_head(m, l, index, t, task / m->key_heads, task % m->key_heads, a, scores);
+#pragma omp barrier
+    multiply_share(&l->output, a->attended, n, t->hidden, t->hidden, space, thread, threads);
+#pragma omp barrier
+    SHARE(token, n)
+        normalize(t->hidden + token * m->width, l->post_norm, a->normed + token * m->width, m->width, m->epsilon);
+#pragma omp barrier
+    multiply_share(&l->gate, a->normed, n, a->gate, 0, space, thread, threads);
+    multiply_share(&l->up, a->normed, n, a->up, 0, space, thread, threads);
+#pragma omp barrier
+    SHARE(part, n * m->inner / 16) gate_up(a->gate + 16 * part, a->up + 16 * part, 16);
+#pragma omp barrier
+    multiply_share(&l->down, a->gate, n, t->hidden, t->hidden, space, thread, threads);
+#pragma omp barrier
+}
+
+static void run_head(const model *m, const tokens *t, bf16 *normed, int64_t thread, int64_t threads) {
+    SHARE(place, t->asked_count)
+        normalize(t->hidden + t->asked[place] * m->width, m->final_norm, normed + place * m->width, m->width, m->epsilon);
+#pragma omp barrier
+    const int64_t units = (m->head.outputs + DENSE_OUTPUTS - 1) / DENSE_OUTPUTS;
+    SHARE(unit, units)
+        sum_dense(&m->head, unit * DENSE_OUTPUTS, normed, t->asked_count, t->logits + unit * DENSE_OUTPUTS, m->head.outputs);
+}
+
+/* Memory in which pieces are laid out one behind the other, on cache lines. */
+typedef struct {
+    char *memory;
+    size_t used;
+} arena;
+
+static void *take(arena *from, size_t bytes) {
+    void *piece = from->memory ? from->memory + from->used : 0;
+    from->used += (bytes + 63) / 64 * 64;
+    return piece;
+}
+
+static workspace take_workspace(arena *from, int64_t rows) {
+    workspace space;
+    space.panel = take(from, PANEL_INPUTS * sizeof(__m512bh));
+    space.sums = take(from, rows * OUTPUTS * sizeof(float));
+    return space;
+}
+
+static activations take_activations(arena *from, const model *m, int64_t count) {
+    activations a;
+    a.normed = take(from, count * m->width * sizeof(bf16));
+    a.query = take(from, count * m->heads * m->head_dim * sizeof(bf16));
+    a.attended = take(from, count * m->heads * m->head_dim * sizeof(bf16));
+    a.key = take(from, count * m->key_heads * m->head_dim * sizeof(bf16));
+    a.value = take(from, count * m->key_heads * m->head_dim * sizeof(bf16));
+    a.gate = take(from, count * m->inner * sizeof(bf16));
+    a.up = take(from, count * m->inner * sizeof(bf16));
+    return a;
+}
+
+static size_t longest(const tokens *t) {
+    int64_t most = 0;
+    for (int64_t token = 0; token < t->count; token++) {
+        const int64_t columns = t->places[token].column + 1 - t->places[token].first;
+        if (columns > most) most = columns;
+    }
+    return most;
+}
+
+/* Runs all tokens through the model: writes their keys and values, and the logits that are asked for.
+   Returns 0, or 1 if there is no memory: then nothing was done. */
+int textserve_forward(const model *m, const tokens *t, int64_t thread_count) {
+    const size_t score_bytes = m->heads / m->key_heads * longest(t) * sizeof(float);
+    arena sizes = {0, 0};
+    take_activations(&sizes, m, t->count);
+    for (int64_t thread = 0; thread < thread_count; thread++) take_workspace(&sizes, t->count), take(&sizes, score_bytes);
+    arena pieces = {aligned_alloc(64, sizes.used), 0};
+    if (!pieces.memory) return 1;
+    const activations a = take_activations(&pieces, m, t->count);
+#pragma omp parallel num_threads(thread_count)
+    {
+        const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        workspace space;
+        float *scores;
+#pragma omp critical
+        space = take_workspace(&pieces, t->count), scores = take(&pieces, score_bytes);
+        for (int64_t index = 0; index < m->layer_count; index++)
+            run_layer(m, index, t, &a, &space, scores, thread, threads);
+        run_head(m, t, a.normed, thread, threads);
+    }
+    free(pieces.memory);
+    return 0;
+}
+
+/* y = x W^T + bias for [rows][inputs]. Returns 0, or 1 if there is no memory. */
+int textserve_linear(const linear *w, const bf16 *x, int64_t rows, bf16 *y, int64_t thread_count) {
+    arena sizes = {0, 0};
+    for (int64_t thread = 0; thread < thread_count; thread++) take_workspace(&sizes, rows);
+    arena pieces = {aligned_alloc(64, sizes.used), 0};
+    if (!pieces.memory) return 1;
+#pragma omp parallel num_threads(thread_count)
+    {
+        workspace space;
+#pragma omp critical
+        space = take_workspace(&pieces, rows);
+        multiply_share(w, x, rows, y, 0, &space, omp_get_thread_num(), omp_get_num_threads());
+    }
+    free(pieces.memory);
+    return 0;
+}

@@ -1,0 +1,109 @@
+"""Compiles the C code for this very CPU, keeps what was compiled on disk, and loads it."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from .structures import Linear, Model, Tokens
+
+logger = logging.getLogger(__name__)
+
+_SOURCES = Path(__file__).parent
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+_COMPILE_S = 120.0
+
+
+class NativeError(Exception):
+    """The C code could not be compiled, or had no memory."""
+
+
+class Library:
+    """The compiled functions. Calls let other Python threads run."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Loads what was compiled; it computes with so many threads."""
+        self.path = path
+        self.threads = threads
+        # Its OpenMP is the one that torch has loaded, by name: their threads are the same.
+        functions = ctypes.CDLL(str(path))
+        self._forward = functions.textserve_forward
+        self._forward.argtypes = (ctypes.POINTER(Model), ctypes.POINTER(Tokens), ctypes.c_int64)
+        self._linear = functions.textserve_linear
+        self._linear.argtypes = (
+            ctypes.POINTER(Linear),
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+        )
+
+    def forward(self, model: Model, tokens: Tokens) -> None:
+        """Runs tokens through a model. Raises MemoryError, with nothing done."""
+        if self._forward(model, tokens, self.threads):
+            raise MemoryError("no memory for the activations of a step")
+
+    def linear(self, layer: Linear, x: int, rows: int, y: int) -> None:
+        """Multiplies bfloat16 [rows, inputs] at x; the product goes to y. Raises MemoryError, with nothing done."""
+        if self._linear(layer, x, rows, y, self.threads):
+            raise MemoryError("no memory for a product")
+
+
+def load(threads: int, folder: Path | None = None) -> Library:
+    """Returns the library, compiled now unless it was before.
+
+    Args:
+        threads: how many compute.
+        folder: where what was compiled is kept; by default `textserve` in the user's folder for caches.
+
+    Raises NativeError if there is no compiler, or it fails.
+    """
+    folder = folder or _cache_folder()
+    compiler = _compiler()
+    path = folder / f"kernels-{_fingerprint(compiler)}.so"
+    if not path.exists():
+        _compile(compiler, path)
+    return Library(path, threads)
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textserve"
+
+
+def _compiler() -> str:
+    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if found is None:
+        raise NativeError("there is no C compiler (cc, gcc or clang)")
+    return found
+
+
+def _fingerprint(compiler: str) -> str:
+    """Returns what changes when the code, the compiler or the CPU's features do."""
+    digest = hashlib.sha256()
+    for source in sorted(_SOURCES.glob("*.[ch]")):
+        digest.update(source.read_bytes())
+    status = Path(compiler).resolve().stat()
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    digest.update(repr((_FLAGS, compiler, status.st_size, status.st_mtime_ns, platform.machine(), cpu)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Compiles into place; workers that start at once may all do so."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            command = [compiler, *_FLAGS, "-o", str(made), str(_SOURCES / "kernels.c"), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_COMPILE_S)
+            made.replace(path)
+    except subprocess.CalledProcessError as error:
+        raise NativeError(f"{compiler} failed: {error.stderr.strip()[-500:]}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeError(str(error)) from error
+    logger.info("compiled the kernels for this CPU: %s", path)

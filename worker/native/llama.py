@@ -1,0 +1,117 @@
+"""Recognizes models that are built like Llama, and describes them to the C code."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .linear import NativeLinear, takes_4bit, takes_dense
+from .structures import Layer, Linear, Model
+
+_FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+"""Pre-norm layers with RMSNorm, rotary positions over whole heads, and a gated SiLU network; Qwen 2 has biases, Qwen 3
+norms in its heads, Mistral and Qwen may have sliding windows."""
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_LANES = 16
+_PAIRED_LANES = 32
+_MAX_HEAD_DIM = 256
+
+
+def obstacle(model: Any) -> str:  # noqa: ANN401 - transformers models share no useful static type
+    """Returns why the C code cannot run a model; empty if it can."""
+    if type(model).__name__ not in _FAMILIES:
+        return "it is built otherwise"
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return "it is spread over devices"
+    return _obstacle_in_shapes(model) or _obstacle_in_weights(model)
+
+
+def _obstacle_in_shapes(model: Any) -> str:  # noqa: ANN401 - as above
+    config, attention = model.config, model.model.layers[0].self_attn
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act}"
+    rotary_dim = 2 * model.model.rotary_emb.inv_freq.numel()
+    if rotary_dim != attention.head_dim:
+        return f"it rotates {rotary_dim} of {attention.head_dim} dimensions"
+    if attention.head_dim % _PAIRED_LANES or attention.head_dim > _MAX_HEAD_DIM:
+        return f"its heads have {attention.head_dim} dimensions"
+    if config.hidden_size % _LANES or config.intermediate_size % _LANES:
+        return f"its sizes {config.hidden_size} and {config.intermediate_size} are no multiples of {_LANES}"
+    return ""
+
+
+def _obstacle_in_weights(model: Any) -> str:  # noqa: ANN401 - as above
+    for layer in model.model.layers:
+        for name, projection in _projections(layer):
+            if not takes_4bit(projection) and not takes_dense(projection):
+                return f"the weights of {name} are neither bfloat16 nor 4-bit blocks"
+    if not takes_dense(model.lm_head) or model.lm_head.bias is not None:
+        return "its head is no plain bfloat16 matrix"
+    norms = [module.weight for name, module in model.named_modules() if name.endswith("norm")]
+    if any(norm.dtype != torch.bfloat16 for norm in norms):
+        return "it does not compute in bfloat16"
+    return ""
+
+
+def _projections(layer: Any) -> Iterator[tuple[str, nn.Module]]:  # noqa: ANN401 - as above
+    for name in _PROJECTIONS:
+        yield name, getattr(layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp, name)
+
+
+class LlamaDescription:
+    """A model's addresses and sizes. What they point to is kept as long as this is."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 - as above
+        """Takes a model without obstacles, its 4-bit layers packed."""
+        self._linears: list[NativeLinear] = []
+        decoder, config = model.model, model.config
+        attention = decoder.layers[0].self_attn
+        self._layers = (Layer * len(decoder.layers))(*(self._layer(layer) for layer in decoder.layers))
+        self.layer_count = len(decoder.layers)
+        self.vocab_size = model.lm_head.out_features
+        self.structure = Model(
+            layers=self._layers,
+            final_norm=decoder.norm.weight.data_ptr(),
+            head=self._linear(model.lm_head),
+            layer_count=self.layer_count,
+            width=config.hidden_size,
+            inner=config.intermediate_size,
+            heads=config.num_attention_heads,
+            key_heads=config.num_key_value_heads,
+            head_dim=attention.head_dim,
+            epsilon=config.rms_norm_eps,
+            scaling=attention.scaling,
+        )
+
+    def _layer(self, layer: Any) -> Layer:  # noqa: ANN401 - as above
+        attention = layer.self_attn
+        linears = (self._linear(projection) for _, projection in _projections(layer))
+        return Layer(
+            layer.input_layernorm.weight.data_ptr(),
+            layer.post_attention_layernorm.weight.data_ptr(),
+            _address(getattr(attention, "q_norm", None)),
+            _address(getattr(attention, "k_norm", None)),
+            *linears,
+            _window(attention),
+        )
+
+    def _linear(self, layer: Any) -> Linear:  # noqa: ANN401 - as above
+        self._linears.append(NativeLinear(layer))
+        return self._linears[-1].structure
+
+
+def _address(norm: Any) -> int | None:  # noqa: ANN401 - as above
+    if norm is None:
+        return None
+    weight: Tensor = norm.weight
+    return weight.data_ptr()
+
+
+def _window(attention: Any) -> int:  # noqa: ANN401 - as above
+    """Returns how many columns a token of this layer sees; 0: all."""
+    window = getattr(attention, "sliding_window", None)
+    if window is None and type(attention).__name__ == "MistralAttention":
+        window = attention.config.sliding_window
+    return int(window or 0)
