@@ -7,16 +7,18 @@ LISTEN ?= $(or $(TEXTSERVE_LISTEN),127.0.0.1:50051)
 WORKERS ?= 1
 MODEL ?=
 ARGS ?=
+FILES ?= bench.json
 PROTO_OUT ?= protos
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PLOTS_READY := $(VENV)/ready-plots
 SOURCES := $(wildcard client gateway worker tests bench examples tutor)
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's,^\./,,' | sort)
 MODEL_FLAG := $(if $(MODEL),--model $(MODEL))
 
-.PHONY: help setup serve demo test check lint format types proto proto-check bench tutor clean
+.PHONY: help setup serve demo test check lint format types proto proto-check bench plots tutor clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -26,6 +28,10 @@ setup: $(READY) ## Create .venv with everything that the other targets need.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gateway,worker,dev]'
+	touch $@
+
+$(PLOTS_READY): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
 serve: setup ## Serve the bundled model (MODEL=folder or hub name, WORKERS=1, LISTEN=127.0.0.1:50051, ARGS=more flags).
@@ -60,9 +66,10 @@ proto-check: setup ## Lint the protos, compare them with every earlier version, 
 	./scripts/proto-check
 
 bench: setup ## Measure, and print the tables of docs/performance.md (ARGS=--json).
-	$(BIN)/python -m bench.engine $(ARGS)
-	$(BIN)/python -m bench.sampling $(ARGS)
-	$(BIN)/python -m bench.gateway $(ARGS)
+	status=0; for name in floor engine sampling gateway; do $(BIN)/python -m bench.$$name $(ARGS) || status=1; done; exit $$status
+
+plots: $(PLOTS_READY) ## Draw docs/performance/*.svg from what benches print with ARGS=--json (FILES='a.json b.json').
+	$(BIN)/python -m bench.plots $(FILES) --out docs/performance
 
 tutor: setup ## Train the bundled model again (under 40 minutes on 2 cores).
 	$(BIN)/python -m tutor.train

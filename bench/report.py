@@ -5,17 +5,30 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 Row = Mapping[str, object]
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Returns the flags that all benches share."""
+@dataclass(frozen=True)
+class Section:
+    """A part of a bench that can be run by itself."""
+
+    tables: Mapping[str, Sequence[Row]]
+    """By title."""
+    checks: Mapping[str, bool]
+    """What was to be shown, and whether it was."""
+
+
+def arguments(description: str, sections: Sequence[str] = ()) -> argparse.Namespace:
+    """Returns the flags that all benches share, and for a bench of several sections which of them to run: `only`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--rounds", type=int, default=3, help="how often each figure is measured; medians are printed")
+    if sections:
+        parser.add_argument("--only", nargs="+", choices=sections, default=sections, help="run these sections alone")
     return parser.parse_args()
 
 
@@ -43,6 +56,13 @@ def show(name: str, tables: Mapping[str, Sequence[Row]], checks: Mapping[str, bo
         for check, passed in checks.items():
             print(f"{'pass' if passed else 'FAIL'}: {check}")
     return 0 if all(checks.values()) else 1
+
+
+def show_sections(name: str, sections: Sequence[Section], *, as_json: bool) -> int:
+    """Prints sections one after the other; returns the exit code: 1 if a check failed."""
+    tables = {title: rows for section in sections for title, rows in section.tables.items()}
+    checks = {check: passed for section in sections for check, passed in section.checks.items()}
+    return show(name, tables, checks, as_json=as_json)
 
 
 def table(rows: Sequence[Row]) -> str:
