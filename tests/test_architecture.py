@@ -36,6 +36,7 @@ PURE = (
     "worker/reading.py",
     "worker/views.py",
     "worker/chunk_budget.py",
+    "worker/cuda/buckets.py",
     "worker/pressure.py",
     "worker/credits.py",
     "worker/pace.py",

@@ -3,6 +3,7 @@
 import logging
 
 from .config import Config
+from .cuda.assembly import cuda_runner
 from .engine import Engine, Memory
 from .layout import prefills_whole
 from .loading import LoadedModel
@@ -50,6 +51,8 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
 
 def _runner(loaded: LoadedModel) -> Runner:
     """Returns the fastest way to run the model on this machine."""
+    if captured := cuda_runner(loaded.model, loaded.input_device):
+        return captured
     if loaded.input_device.type == "cpu" and cpu_has_4bit_kernel() and (runner := native_runner(loaded.model)):
         return runner
     return ModelRunner.for_model(loaded.model, loaded.input_device)

@@ -8,8 +8,8 @@ the steps that were run, as moving averages.
 STRETCH = 2.5
 """Time of a step with a chunk over that of one without."""
 LEAST_TOKENS = 16
-_WEIGHT = 0.2
-"""Of the newest step in the averages."""
+_WEIGHT, _WEIGHT_BELOW = 0.2, 0.5
+"""Of the newest step in the averages; more if it was faster, as first steps of a kind are slow."""
 _OUTLIER = 4.0
 """A step that took so many times the average is the machine's hiccup; it counts as this many times."""
 
@@ -38,4 +38,7 @@ class ChunkBudget:
 
 
 def _average(before: float, new: float) -> float:
-    return before + _WEIGHT * (min(new, _OUTLIER * before) - before) if before else new
+    if not before:
+        return new
+    weight = _WEIGHT if new > before else _WEIGHT_BELOW
+    return before + weight * (min(new, _OUTLIER * before) - before)

@@ -80,6 +80,10 @@ class ModelRunner:
             return Logits(decoded)
         return Logits(decoded, self.prefill(prefill.group, prefill.chunk, all_positions=prefill.all_positions))
 
+    def first_steps(self, most_rows: int) -> list[int]:
+        """Returns one row and all of them."""
+        return sorted({1, most_rows})
+
     def decode(self, batch: Batch, tokens: list[int]) -> Tensor:
         """Feeds each row its newest token. Returns logits, [rows, vocabulary]."""
         batch.make_room()

@@ -26,7 +26,7 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Logits:
-    """What a step's tokens were answered with."""
+    """What a step's tokens were answered with; overwritten by the next step."""
 
     decoded: Tensor | None = None
     """[rows of the batch, vocabulary]."""
@@ -46,4 +46,8 @@ class Runner(Protocol):
 
         Writes keys and values of both, and moves the ends of their windows.
         """
+        ...
+
+    def first_steps(self, most_rows: int) -> list[int]:
+        """Returns numbers of rows, up to `most_rows`, whose first step takes longer; a warm-up comes by them."""
         ...

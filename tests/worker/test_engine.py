@@ -27,6 +27,7 @@ from worker.engine import Engine, Memory
 from worker.model_runner import ModelRunner
 from worker.outcome import Outcome
 from worker.probe import layer_layouts
+from worker.runner import Logits, Prefill
 from worker.scheduler import Limits, Scheduler
 from worker.sequence import Root, Sequence, Status
 from worker.warm_up import warm_up
@@ -253,14 +254,14 @@ def test_prompts_that_are_read_whole_with_log_probabilities_are_not_read_beside_
 def test_logits_of_a_whole_prompt_are_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = fake_engine(limits=replace(LIMITS, logprob_chunk_tokens=4, idle_chunk_tokens=64))
     sizes: list[int] = []
-    prefill = engine.runner.prefill
+    step = engine.runner.step
 
-    def recorded(*args: object, **kwargs: object) -> torch.Tensor:
-        logits = prefill(*args, **kwargs)  # type: ignore[arg-type] # a spy
-        sizes.append(logits.numel())
+    def recorded(batch: Batch, tokens: list[int], prefill: Prefill | None) -> Logits:
+        logits = step(batch, tokens, prefill)
+        sizes.extend(() if logits.read is None else (logits.read.numel(),))
         return logits
 
-    monkeypatch.setattr(engine.runner, "prefill", recorded)
+    monkeypatch.setattr(engine.runner, "step", recorded)
     engine.scheduler.submit(Root([5] * 30, [sequence(0, [5] * 30, 1)], prompt_logprobs=2))
     assert len(reported(engine)) == 29
     assert max(sizes) == 4 * VOCAB_SIZE
@@ -291,16 +292,16 @@ def test_warming_up_leaves_an_idle_engine_that_still_counts_right() -> None:
     assert after.output == expected([5, 6, 7], 10)
 
 
-def test_warming_up_fills_every_row() -> None:
+def test_warming_up_comes_by_every_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     engine = fake_engine()
-    decode = engine.runner.decode
+    step = engine.runner.step
 
-    def recorded(batch: object, tokens: list[int]) -> torch.Tensor:
+    def recorded(batch: Batch, tokens: list[int], prefill: Prefill | None) -> Logits:
         rows.append(len(tokens))
-        return decode(engine.batch, tokens)
+        return step(batch, tokens, prefill)
 
-    engine.runner.decode = recorded  # type: ignore[method-assign] # a spy
+    monkeypatch.setattr(engine.runner, "step", recorded)
+    monkeypatch.setattr(engine.runner, "first_steps", lambda most: range(1, most + 1))
     warm_up(engine)
-    assert 1 in rows
-    assert LIMITS.max_rows in rows
+    assert set(range(1, LIMITS.max_rows + 1)) <= set(rows)

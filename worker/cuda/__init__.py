@@ -1,0 +1,5 @@
+"""Decode steps on a GPU: captured once for each number of rows, and replayed without Python.
+
+Nothing of this package needs a GPU or Triton to be imported, but for the modules whose names end in `_kernels`, and
+`triton_ops`.
+"""

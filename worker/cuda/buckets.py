@@ -1,0 +1,41 @@
+"""Which numbers of rows a decode step is captured for, and how its attention is divided. Pure.
+
+A captured step has a fixed number of rows. Windows need no buckets: where a row's tokens begin and end is read on the
+device, and the number of parts that they are divided into depends on the rows alone.
+"""
+
+_LEAST_PARTS, _MOST_PARTS = 8, 64
+_PROGRAMS_PER_PROCESSOR = 4
+
+
+def row_bucket(rows: int) -> int:
+    """Returns the smallest of 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, ... that holds so many rows.
+
+    Above 16 at most a third of a bucket is padding, and there are two buckets for each doubling: few graphs.
+
+    Raises ValueError for less than one row.
+    """
+    if rows < 1:
+        raise ValueError(f"{rows} rows have no bucket")
+    power = 1 << (rows - 1).bit_length()
+    between = power * 3 // 4
+    return between if power >= 32 and rows <= between else power
+
+
+def row_buckets(most_rows: int) -> list[int]:
+    """Returns all buckets that up to `most_rows` rows need, smallest first."""
+    return sorted({row_bucket(rows) for rows in range(1, most_rows + 1)})
+
+
+def attention_parts(heads: int, processors: int) -> int:
+    """Returns into how many parts each row's tokens are divided, a power of two between 8 and 64.
+
+    Few rows alone would leave most of the device idle. Many rows still need some parts: one long row among short ones
+    would otherwise be read by few processors while the others wait.
+
+    Args:
+        heads: rows times heads of keys, each of which is computed by itself.
+        processors: multiprocessors of the device.
+    """
+    wanted = -(-_PROGRAMS_PER_PROCESSOR * processors // heads)
+    return min(_MOST_PARTS, max(_LEAST_PARTS, 1 << (wanted - 1).bit_length()))
