@@ -41,9 +41,16 @@ typedef struct {
     float *logits;           /* [asked_count][vocabulary] */
 } tokens;
 
+/* Tokens that follow one another in a row. */
+typedef struct {
+    int64_t begin, count;
+} run;
+
 /* Between the stages of a layer; each [count][...]. */
 typedef struct {
     bf16 *normed, *query, *key, *value, *attended, *gate, *up;
+    run *runs;  /* [run_count]: all tokens */
+    int64_t run_count;
 } activations;
 
 static void normalize(const bf16 *x, const bf16 *weight, bf16 *y, int64_t width, float epsilon) {
@@ -98,17 +105,33 @@ static void remember(const model *m, const layer *l, int64_t index, const tokens
     }
 }
 
-static void attend_head(const model *m, const layer *l, int64_t index, const tokens *t, int64_t token, int64_t head,
-                        const activations *a, float *scores) {
+static int64_t first_seen(const layer *l, const place *at) {
+    const int64_t first = l->window ? at->column - l->window + 1 : at->first;
+    return first > at->first ? first : at->first;
+}
+
+/* One head of keys for one run of tokens. */
+static void attend_run(const model *m, const layer *l, int64_t index, const tokens *t, const run *r, int64_t head,
+                       const activations *a, float *scores) {
     const int64_t dim = m->head_dim, group = m->heads / m->key_heads;
-    const place *at = &t->places[token];
+    const place *at = &t->places[r->begin], *last = at + r->count - 1;
     const slab *s = &t->slabs[at->slab];
-    int64_t first = at->first;
-    if (l->window && at->column - l->window + 1 > first) first = at->column - l->window + 1;
+    const int64_t first = first_seen(l, at), columns = last->column + 1 - first;
     const int64_t from = at->row * s->row_stride + head * s->head_stride + first * dim;
-    const int64_t queries = (token * m->heads + head * group) * dim;
-    attend(dim, a->query + queries, group, s->keys[index] + from, s->values[index] + from, at->column + 1 - first,
-           m->scaling, scores, a->attended + queries);
+    const bf16 *keys = s->keys[index] + from, *values = s->values[index] + from;
+    const int64_t queries = (r->begin * m->heads + head * group) * dim;
+    if (r->count == 1) {
+        attend(dim, a->query + queries, group, keys, values, columns, m->scaling, scores, a->attended + queries);
+        return;
+    }
+    sight sights[TILE_QUERIES];
+    for (int64_t token = 0; token < r->count; token++)
+        for (int64_t each = 0; each < group; each++) {
+            const int64_t query = queries + (token * m->heads + each) * dim;
+            sights[token * group + each] = (sight){a->query + query, a->attended + query,
+                                                   first_seen(l, at + token) - first, at[token].column + 1 - first};
+        }
+    attend_tile(dim, sights, r->count * group, keys, values, columns, m->scaling, scores);
 }
 
 #define SHARE(name, count) \
@@ -128,8 +151,9 @@ static void run_layer(const model *m, int64_t index, const tokens *t, const acti
 #pragma omp barrier
     SHARE(token, n) remember(m, l, index, t, token, a);
 #pragma omp barrier
-    SHARE(task, n * m->key_heads)
-        attend_head(m, l, index, t, task / m->key_heads, task % m->key_heads, a, scores);
+    /* In turns: later tokens of a prompt see more. */
+    for (int64_t task = thread; task < a->run_count * m->key_heads; task += threads)
+        attend_run(m, l, index, t, &a->runs[task / m->key_heads], task % m->key_heads, a, scores);
 #pragma omp barrier
     multiply_share(&l->output, a->attended, n, t->hidden, t->hidden, space, thread, threads);
 #pragma omp barrier
@@ -182,14 +206,35 @@ static activations take_activations(arena *from, const model *m, int64_t count) 
     a.value = take(from, count * m->key_heads * m->head_dim * sizeof(bf16));
     a.gate = take(from, count * m->inner * sizeof(bf16));
     a.up = take(from, count * m->inner * sizeof(bf16));
+    a.runs = take(from, count * sizeof(run));
+    a.run_count = 0;
     return a;
 }
 
-static size_t longest(const tokens *t) {
+/* Floats for the scores of a run of `count` tokens up to `last`. */
+static int64_t scores_of(const model *m, const place *last, int64_t count) {
+    return count * (m->heads / m->key_heads) * padded(last->column + 1 - last->first);
+}
+
+static int follow(const place *at, const place *next) {
+    return next->slab == at->slab && next->row == at->row && next->first == at->first && next->column == at->column + 1;
+}
+
+/* Parts the tokens into runs that attention takes as a tile; returns the floats that the scores of the largest need. */
+static int64_t split(const model *m, const tokens *t, activations *a) {
+    const int64_t longest = TILE_QUERIES / (m->heads / m->key_heads);
     int64_t most = 0;
     for (int64_t token = 0; token < t->count; token++) {
-        const int64_t columns = t->places[token].column + 1 - t->places[token].first;
-        if (columns > most) most = columns;
+        const place *at = &t->places[token];
+        int64_t count = 1;
+        if (token && follow(at - 1, at)) {
+            run *before = &a->runs[a->run_count - 1];
+            const int64_t more = before->count + 1;
+            if (more <= longest && scores_of(m, at, more) <= TILE_SCORES) before->count = count = more;
+        }
+        if (count == 1) a->runs[a->run_count++] = (run){token, 1};
+        const int64_t scores = scores_of(m, at, count);
+        if (scores > most) most = scores;
     }
     return most;
 }
@@ -197,24 +242,29 @@ static size_t longest(const tokens *t) {
 /* Runs all tokens through the model: writes their keys and values, and the logits that are asked for.
    Returns 0, or 1 if there is no memory: then nothing was done. */
 int textserve_forward(const model *m, const tokens *t, int64_t thread_count) {
-    const size_t score_bytes = m->heads / m->key_heads * longest(t) * sizeof(float);
     arena sizes = {0, 0};
     take_activations(&sizes, m, t->count);
-    for (int64_t thread = 0; thread < thread_count; thread++) take_workspace(&sizes, t->count), take(&sizes, score_bytes);
+    for (int64_t thread = 0; thread < thread_count; thread++) take_workspace(&sizes, t->count);
     arena pieces = {aligned_alloc(64, sizes.used), 0};
     if (!pieces.memory) return 1;
-    const activations a = take_activations(&pieces, m, t->count);
+    activations a = take_activations(&pieces, m, t->count);
+    const size_t score_bytes = (split(m, t, &a) * sizeof(float) + 63) / 64 * 64;
+    char *scores = aligned_alloc(64, thread_count * score_bytes);
+    if (!scores) {
+        free(pieces.memory);
+        return 1;
+    }
 #pragma omp parallel num_threads(thread_count)
     {
         const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
         workspace space;
-        float *scores;
 #pragma omp critical
-        space = take_workspace(&pieces, t->count), scores = take(&pieces, score_bytes);
+        space = take_workspace(&pieces, t->count);
         for (int64_t index = 0; index < m->layer_count; index++)
-            run_layer(m, index, t, &a, &space, scores, thread, threads);
+            run_layer(m, index, t, &a, &space, (float *)(scores + thread * score_bytes), thread, threads);
         run_head(m, t, a.normed, thread, threads);
     }
+    free(scores);
     free(pieces.memory);
     return 0;
 }

@@ -20,7 +20,7 @@ _COMPILE_S = 120.0
 
 
 class NativeError(Exception):
-    """The C code could not be compiled, or had no memory."""
+    """The C code could not be compiled or loaded."""
 
 
 class Library:
@@ -61,18 +61,24 @@ def load(threads: int, folder: Path | None = None) -> Library:
         threads: how many compute.
         folder: where what was compiled is kept; by default `textserve` in the user's folder for caches.
 
-    Raises NativeError if there is no compiler, or it fails.
+    Raises NativeError if there is no compiler, it fails, or what it made can be neither kept nor loaded.
     """
     folder = folder or _cache_folder()
     compiler = _compiler()
-    path = folder / f"kernels-{_fingerprint(compiler)}.so"
-    if not path.exists():
-        _compile(compiler, path)
-    return Library(path, threads)
+    try:
+        path = folder / f"kernels-{_fingerprint(compiler)}.so"
+        if not path.exists():
+            _compile(compiler, path)
+        return Library(path, threads)
+    except OSError as error:
+        raise NativeError(str(error)) from error
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textserve"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textserve"
+    except RuntimeError as error:
+        raise NativeError("this user has no home folder to keep what is compiled; set XDG_CACHE_HOME") from error
 
 
 def _compiler() -> str:
@@ -104,6 +110,6 @@ def _compile(compiler: str, path: Path) -> None:
             made.replace(path)
     except subprocess.CalledProcessError as error:
         raise NativeError(f"{compiler} failed: {error.stderr.strip()[-500:]}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
         raise NativeError(str(error)) from error
     logger.info("compiled the kernels for this CPU: %s", path)

@@ -57,6 +57,8 @@ INLINE void multiply_tile(const int rows, const int chains, const linear *w, con
                 const int64_t place = input / 2 + chain;
                 __m512bh low, high;
                 if (panel) {
+                    /* What comes next in memory is what is looked up next; meanwhile memory would idle. */
+                    _mm_prefetch(codes + OUTPUTS * (inputs / 2 + place), _MM_HINT_T1);
                     low = panel[2 * place], high = panel[2 * place + 1];
                 } else {
                     look_up(codes + OUTPUTS * place, table, &low, &high);
@@ -147,9 +149,14 @@ INLINE void dense_tile(const int rows, const int outputs, const bf16 *weights, c
                 total[row][output] = _mm512_dpbf16_ps(total[row][output], given, weight[output]);
         }
     }
-    for (int row = 0; row < rows; row++)
-        for (int output = 0; output < outputs; output++)
-            sums[row * sums_stride + output] = _mm512_reduce_add_ps(total[row][output]);
+    for (int row = 0; row < rows; row++) {
+        if (outputs == DENSE_OUTPUTS)
+            _mm_storeu_ps(sums + row * sums_stride,
+                          sums_of_four(total[row][0], total[row][1], total[row][2], total[row][3]));
+        else
+            for (int output = 0; output < outputs; output++)
+                sums[row * sums_stride + output] = _mm512_reduce_add_ps(total[row][output]);
+    }
 }
 
 /* Sums up DENSE_OUTPUTS outputs from `output` on, or as many as there are, for all rows. */

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bitsandbytes_offline import bnb
+from ..quantization import fits_cpu_kernel
 from .library import Library
 from .structures import Linear
 
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _UNROLLED_INPUTS = 8
 """A block of weights is walked through in steps of so many inputs."""
+_PANEL_INPUTS = 1024
+"""As in linear.h: blocks are not longer."""
 
 
 def pack(layer: Any) -> None:  # noqa: ANN401 - bitsandbytes ships no types
@@ -52,13 +55,16 @@ def takes_4bit(layer: nn.Module) -> bool:
     if not isinstance(layer, bnb.nn.Linear4bit) or layer.weight.device.type != "cpu":
         return False
     blocksize = layer.weight.quant_state.blocksize
-    return bool(layer.in_features % blocksize == 0 and blocksize % _UNROLLED_INPUTS == 0)
+    in_blocks = layer.in_features % blocksize == 0 and blocksize % _UNROLLED_INPUTS == 0 and blocksize <= _PANEL_INPUTS
+    return bool(in_blocks and fits_cpu_kernel(layer.in_features, layer.out_features))
 
 
 def takes_dense(layer: nn.Module) -> bool:
     """Returns whether the C code computes with a plain layer."""
     weight = layer.weight if type(layer) is nn.Linear else None
-    return weight is not None and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    return (
+        weight is not None and weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.is_contiguous()
+    )
 
 
 def take_over_linear_layers(model: nn.Module, library: Library) -> int:

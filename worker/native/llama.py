@@ -49,8 +49,8 @@ def _obstacle_in_weights(model: Any) -> str:  # noqa: ANN401 - as above
                 return f"the weights of {name} are neither bfloat16 nor 4-bit blocks"
     if not takes_dense(model.lm_head) or model.lm_head.bias is not None:
         return "its head is no plain bfloat16 matrix"
-    norms = [module.weight for name, module in model.named_modules() if name.endswith("norm")]
-    if any(norm.dtype != torch.bfloat16 for norm in norms):
+    others = [*_norms(model), model.model.embed_tokens.weight]
+    if any(weight.dtype != torch.bfloat16 for weight in others):
         return "it does not compute in bfloat16"
     return ""
 
@@ -60,11 +60,17 @@ def _projections(layer: Any) -> Iterator[tuple[str, nn.Module]]:  # noqa: ANN401
         yield name, getattr(layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp, name)
 
 
+def _norms(model: Any) -> list[Tensor]:  # noqa: ANN401 - as above
+    return [module.weight for name, module in model.named_modules() if name.endswith("norm")]
+
+
 class LlamaDescription:
     """A model's addresses and sizes. What they point to is kept as long as this is."""
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - as above
         """Takes a model without obstacles, its 4-bit layers packed."""
+        # Kept here: the structures hold addresses alone.
+        self._norms = _norms(model)
         self._linears: list[NativeLinear] = []
         decoder, config = model.model, model.config
         attention = decoder.layers[0].self_attn

@@ -25,6 +25,7 @@ class NativeRunner:
         self.library = library
         self.description = LlamaDescription(model)
         self._embed, self._rotary = model.model.embed_tokens, model.model.rotary_emb
+        self._logits = torch.empty(0, self.description.vocab_size)
 
     def step(self, batch: Batch, tokens: list[int], prefill: Prefill | None) -> Logits:
         """Runs all tokens in one pass, as `Runner.step`. Raises MemoryError, with nothing moved."""
@@ -50,12 +51,18 @@ class NativeRunner:
             read = _spread(read, listed, len(tokens), prefill)
         return Logits(decoded if tokens else None, read if prefill else None)
 
+    def first_steps(self, most_rows: int) -> list[int]:
+        """Returns one row and all of them."""
+        return sorted({1, most_rows})
+
     def _forward(self, listed: TokenList, slabs: list[Slab]) -> Tensor:
-        """Returns the logits that are asked for, float32 [asked, vocabulary]."""
+        """Returns the logits that are asked for, float32 [asked, vocabulary], until the next call."""
         hidden = self._embed(torch.tensor(listed.ids))
         cos, sin = (each[0].contiguous() for each in self._rotary(hidden, torch.tensor([listed.positions])))
         places, asked = torch.tensor(listed.places), torch.tensor(listed.asked, dtype=torch.int64)
-        logits = torch.empty(len(listed.asked), self.description.vocab_size)
+        if len(listed.asked) > len(self._logits):
+            self._logits = torch.empty(len(listed.asked), self.description.vocab_size)
+        logits = self._logits[: len(listed.asked)]
         tokens = structures.Tokens(
             count=len(listed.ids),
             places=places.data_ptr(),

@@ -30,9 +30,21 @@ INLINE __m512bh pair(const bf16 *from) {
     return (__m512bh)_mm512_set1_epi32(both);
 }
 
-/* e to the power of x: 2^n times a polynomial in the rest, |error| < 2 units in the last place; 0 below -87. */
+/* The sums of the lanes of four vectors. */
+INLINE __m128 sums_of_four(__m512 a, __m512 b, __m512 c, __m512 d) {
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    const __m512 lanes = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    const __m128 left = _mm_add_ps(_mm512_extractf32x4_ps(lanes, 0), _mm512_extractf32x4_ps(lanes, 1));
+    return _mm_add_ps(left, _mm_add_ps(_mm512_extractf32x4_ps(lanes, 2), _mm512_extractf32x4_ps(lanes, 3)));
+}
+
+/* e to the power of x: 2^n times a polynomial in the rest, |error| < 2 units in the last place; next to 0
+   below -87. NaN stays NaN: of the two that are compared the second is taken then. */
 INLINE __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88.0f)), _mm512_set1_ps(-87.3f));
+    x = _mm512_max_ps(_mm512_set1_ps(-87.3f), _mm512_min_ps(_mm512_set1_ps(88.0f), x));
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
     __m512 rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), rest);

@@ -41,8 +41,8 @@ def sample(logits: Tensor, rows: Rows[Sequence]) -> Sampled:
         rows: the sequences behind the logits' rows.
     """
     raw = logits.float()
-    # One reduction: a NaN or an infinity anywhere makes the sum of its row, taken times 0, not a number.
-    finite = (raw * 0).sum(dim=-1) == 0
+    # One reduction: a NaN or an infinity anywhere makes the sum of its row one, too.
+    finite = raw.sum(dim=-1).isfinite()
     scores = process(raw, rows)
     tokens = _choose(scores, rows)
     possible = scores.gather(-1, tokens[:, None])[:, 0] > float("-inf")
