@@ -18,7 +18,7 @@ SOURCES := $(wildcard client gateway worker tests bench examples tutor)
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's,^\./,,' | sort)
 MODEL_FLAG := $(if $(MODEL),--model $(MODEL))
 
-.PHONY: help setup serve demo test check lint format types proto proto-check bench plots tutor clean
+.PHONY: help setup serve demo test check lint format types proto proto-check bench peers plots tutor clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -71,10 +71,14 @@ bench: setup ## Measure, and print the tables of docs/performance.md (ARGS=--jso
 plots: $(PLOTS_READY) ## Draw docs/performance/*.svg from what benches print with ARGS=--json (FILES='a.json b.json').
 	$(BIN)/python -m bench.plots $(FILES) --out docs/performance
 
+peers: setup ## Install other servers beside this one, and measure against them; some 30 minutes (ARGS=--json).
+	bench/install-peers
+	$(BIN)/python -m bench.peers $(ARGS)
+
 tutor: setup ## Train the bundled model again (under 40 minutes on 2 cores).
 	$(BIN)/python -m tutor.train
 	$(BIN)/python -m tutor.evaluate --write
 
 clean: ## Remove .venv and everything generated, but not the committed stubs.
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .peers build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

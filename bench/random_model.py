@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from worker.config import Config
@@ -15,6 +15,13 @@ VOCAB_SIZE = 32_000
 
 def random_llama(*, layers: int = 16, width: int = 1024) -> LoadedModel:
     """Returns a Llama of some 270 million parameters at 16 layers of width 1024, loaded as the worker loads it."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_random_llama(Path(folder), layers=layers, width=width)
+        return load(Config(model=folder, name=f"random-llama-{layers}x{width}"))
+
+
+def export_random_llama(folder: Path, *, layers: int = 16, width: int = 1024) -> None:
+    """Saves the model's 16-bit checkpoint and a tokenizer, in which "w17" is the word of token 17; always the same."""
     config = LlamaConfig(
         hidden_size=width,
         intermediate_size=width * 11 // 4,
@@ -27,8 +34,9 @@ def random_llama(*, layers: int = 16, width: int = 1024) -> LoadedModel:
         bos_token_id=None,
     )
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder, torch.device("cpu"):
+    with torch.device("cpu"):
         LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
-        tokenizer = Tokenizer(models.WordLevel({"<pad>": 0}, unk_token="<pad>"))
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
-        return load(Config(model=str(Path(folder)), name=f"random-llama-{layers}x{width}"))
+    words = {"<pad>": 0} | {f"w{token}": token for token in range(1, VOCAB_SIZE)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
