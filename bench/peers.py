@@ -103,6 +103,7 @@ PEERS = [
     ),
     Program("llama.cpp", "llama_cpp", "llama.cpp"),
     Program("openvino", "openvino_genai", "openvino"),
+    Program("textserve-int8", "textserve_engine", flags=("--int8",)),
 ]
 
 

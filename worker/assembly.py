@@ -24,7 +24,7 @@ _LOGPROB_BYTES = 64 * 2**20
 def assemble(loaded: LoadedModel, config: Config) -> Engine:
     """Returns an engine over the model, with all its memory allocated.
 
-    Raises UnsupportedModelError if the model's layers, or the budget, do not allow it.
+    Raises UnsupportedModelError if the model's layers, or the budget, do not allow it; ValueError as `native_runner`.
     """
     layouts = layer_layouts(loaded.model)
     room = divide(
@@ -53,7 +53,11 @@ def _runner(loaded: LoadedModel) -> Runner:
     """Returns the fastest way to run the model on this machine."""
     if captured := cuda_runner(loaded.model, loaded.input_device):
         return captured
-    if loaded.input_device.type == "cpu" and cpu_has_4bit_kernel() and (runner := native_runner(loaded.model)):
+    if (
+        loaded.input_device.type == "cpu"
+        and cpu_has_4bit_kernel()
+        and (runner := native_runner(loaded.model, loaded.activations))
+    ):
         return runner
     return ModelRunner.for_model(loaded.model, loaded.input_device)
 

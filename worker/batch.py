@@ -17,8 +17,9 @@ from .storage import Storage
 class Batch:
     """Rows and their lengths over a slab, at first viewed as 0 rows."""
 
-    def __init__(self, storage: Storage, device: torch.device) -> None:
-        self.slab = Slab(storage, 0, 0)
+    def __init__(self, storage: Storage, device: torch.device, *, reads_padding: bool = True) -> None:
+        """Begins empty. `reads_padding` tells whether the runner does."""
+        self.slab = Slab(storage, 0, 0, reads_padding=reads_padding)
         self.device = device
         self.lengths: list[int] = []
         """Tokens of each row that are in the slab."""

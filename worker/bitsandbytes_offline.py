@@ -1,21 +1,26 @@
 """Imports bitsandbytes without its side effects.
 
 Where the package `kernels` is installed, the import asks a hub for another build of the CPU kernel; where it is not,
-it logs that as a failure. Neither belongs into the start of a server: the kernel that bitsandbytes ships is good.
+it logs that as a failure. Neither belongs into the start of a server: the kernel that bitsandbytes ships is good. The
+import also loads torch's compiler, which takes over a second, for functions that stand in where that kernel is missing.
 LLM.int8 besides logs a line for each layer and forward pass, to say that it computes in float16.
 """
 
 import logging
 import sys
 from types import ModuleType
+from typing import Any
+
+import torch
 
 _KERNELS = "kernels"
 
 
 def _import() -> ModuleType:
-    hidden = sys.modules.get(_KERNELS)
+    hidden, compiler = sys.modules.get(_KERNELS), torch.compile
     # None makes `import kernels` fail, as Python documents.
     sys.modules[_KERNELS] = None  # type: ignore[assignment]
+    torch.compile = _uncompiled  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]
     log = logging.getLogger("bitsandbytes.backends.cpu.ops")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -23,10 +28,15 @@ def _import() -> ModuleType:
         import bitsandbytes as module  # noqa: PLC0415 - that it happens here is the point
     finally:
         log.setLevel(level)
+        torch.compile = compiler
         del sys.modules[_KERNELS]
         if hidden is not None:
             sys.modules[_KERNELS] = hidden
     return module
+
+
+def _uncompiled(function: Any, **_: object) -> Any:  # noqa: ANN401 - as torch.compile
+    return function
 
 
 bnb = _import()

@@ -1,11 +1,11 @@
 """How many prompt tokens a step reads while rows are running, who wait for it. Pure.
 
-A step that reads a chunk is to take at most STRETCH times as long as one that only decodes: so streams keep flowing
+A step that reads a chunk is to take about STRETCH times as long as one that only decodes: so streams keep flowing
 while a long prompt is read, and the reading gets the larger share of the time all the same. Both costs are learned from
 the steps that were run, as moving averages.
 """
 
-STRETCH = 2.5
+STRETCH = 2.2
 """Time of a step with a chunk over that of one without."""
 LEAST_TOKENS = 16
 _WEIGHT, _WEIGHT_BELOW = 0.2, 0.5

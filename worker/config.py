@@ -6,6 +6,7 @@ from typing import Literal
 
 Quantization = Literal["nf4", "fp4", "int8", "none"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("nf4", "fp4", "int8", "none")
+Activations = Literal["exact", "int8"]
 
 TUTOR = Path(__file__).parent / "models" / "tutor"
 """The bundled model."""
@@ -33,6 +34,9 @@ class Config:
     expression for its beginning, as transformers' `llm_int8_skip_modules`. Of no effect on a quantized checkpoint."""
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Type of activations and unquantized weights; auto: bfloat16 where the device computes in it, else float32."""
+    activations: Activations = "exact"
+    """What 4-bit layers multiply with on a CPU: activations as they are, or rounded to int8 in blocks of 64, which is
+    faster and inexact."""
     device_map: str = "auto"
     """How accelerate places the model on devices: auto, balanced, balanced_low_0, sequential, a device such as cpu or
     cuda:0, or a JSON object that maps modules to GPU numbers, "cpu" or "disk"."""

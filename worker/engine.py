@@ -58,7 +58,8 @@ class Engine:
         self.memory = memory
         self.sampler = sampler
         limits = scheduler.limits
-        self.batch = Batch(Storage(memory.layouts, limits.pool_tokens, limits.max_rows), memory.device)
+        storage = Storage(memory.layouts, limits.pool_tokens, limits.max_rows)
+        self.batch = Batch(storage, memory.device, reads_padding=runner.reads_padding)
         self.group: PrefillGroup | None = None
         self._group_storage = Storage(memory.layouts, limits.group_tokens, limits.max_rows)
         self._searches: WeakKeyDictionary[Beams, BeamSearch] = WeakKeyDictionary()
@@ -134,7 +135,7 @@ class Engine:
                 tokens,
                 pad_token_id=memory.pad_token_id,
                 device=memory.device,
-                clear=self.runner.reads_padding,
+                reads_padding=self.runner.reads_padding,
             )
 
     def _prefill(self, plan: Plan) -> Prefill | None:

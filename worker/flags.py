@@ -18,6 +18,8 @@ _HELP = {
     "int8_threshold": "outlier threshold of LLM.int8; 0 keeps rows independent of each other (default: 6)",
     "skip_modules": "linear layers that stay unquantized: names, ends of names or patterns, with commas between",
     "compute_dtype": "type of activations (default: bfloat16 where the device has it, else float32)",
+    "activations": "int8 rounds what 4-bit layers multiply with: inexact, faster, on CPUs with AVX512-VNNI only "
+    "(default: exact)",
     "device_map": "auto, balanced, balanced_low_0, sequential, a device, or a JSON object of modules and devices "
     "(default: auto)",
     "max_memory": "most memory for weights on each device, such as 0=20GiB,cpu=60GiB (default: what is free)",

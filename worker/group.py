@@ -36,13 +36,13 @@ class PrefillGroup:
         *,
         pad_token_id: int,
         device: torch.device,
-        clear: bool = True,
+        reads_padding: bool = True,
     ) -> None:
-        """Takes the storage over; it need not be cleared for a runner that reads no padding."""
+        """Takes the storage over, and clears it for a runner that reads padding."""
         width = len(prompts[0])
         padded = [[pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
-        self.slab = Slab(storage, len(prompts), width)
-        if clear:
+        self.slab = Slab(storage, len(prompts), width, reads_padding=reads_padding)
+        if reads_padding:
             # Chunks are masked from the window's start on, before which shorter rows have written nothing.
             self.slab.clear()
         self.slab.window.rows = len(prompts)

@@ -5,6 +5,7 @@ from typing import Any
 
 from .dispatch import offload_places, offloaded_bytes
 from .facts import ModelFacts
+from .load_cost import LoadCost
 from .quantized_layers import QuantizationReport
 
 logger = logging.getLogger(__name__)
@@ -16,22 +17,23 @@ def log_report(
     facts: ModelFacts,
     report: QuantizationReport,
     model: Any,  # noqa: ANN401 - transformers models share no useful static type
-    seconds: float,
+    cost: LoadCost,
 ) -> None:
-    """Logs one line about the model, and one more for each thing that its operator should know."""
+    """Logs a line about the model, a line about what loading it took, and one for each thing to be known about it."""
     offloaded = offloaded_bytes(model)
     logger.info(
         "loaded %s (%s) on %s in %.1f s: %.1f MiB, %s parameters, %.0f %% of them %s%s",
         facts.name,
         facts.architecture,
         "+".join(facts.devices),
-        seconds,
+        cost.seconds,
         (model.get_memory_footprint() - offloaded) / 2**20,
         f"{report.total_parameters:,}",
         100 * report.share,
         report.quantization if report.share else "quantized",
         " with double quantization" if report.is_double_quantized else "",
     )
+    logger.info("loading took: %s", cost)
     if offloaded:
         logger.warning(
             "%.1f MiB more are offloaded to %s and fetched anew in every step, which is slow",

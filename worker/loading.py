@@ -4,20 +4,22 @@ Safetensors only, no code from the model's folder, 4-bit unless told otherwise, 
 always explicit, tokenizer padded on the left, pad token = end of sequence where none is set.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .config import Config
+from .config import Activations, Config
 from .dispatch import execution_devices, input_device, offload_places
 from .facts import GenerationDefaults, ModelFacts, context_length, eos_token_ids
 from .fingerprint import fingerprint
+from .load_cost import LoadCost
 from .load_report import log_report
+from .native import cpu_multiplies_int8
+from .quantized_layers import QuantizationReport
 from .tokenizer_files import TokenizerFiles, tokenizer_files
-from .weights import compute_dtype, load_weights, read_config, read_tokenizer
+from .weights import compute_dtype, load_weights, read_config, read_tokenizer, runs_on_cpu
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class LoadedModel:
     pad_token_id: int
     input_device: torch.device
     """Where token ids go."""
+    activations: Activations = "exact"
+    """What 4-bit layers are to multiply with; the fingerprint tells the two ways apart."""
 
 
 def load(config: Config) -> LoadedModel:
@@ -38,16 +42,20 @@ def load(config: Config) -> LoadedModel:
 
     Raises:
         OSError, ValueError: transformers could not load it, or it lacks something; the message says what.
+        ValueError: activations are to be int8, and the model does not compute on a CPU that multiplies them.
     """
     check_folder(config.model)
-    began = time.monotonic()
+    _check_activations(config)
+    cost = LoadCost()
     model_config = read_config(config)
     tokenizer = read_tokenizer(config, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     length = context_length(model_config, tokenizer, asked=config.context_length)
+    cost.end("tokenizer")
     dtype = compute_dtype(config)
     model, report = load_weights(config, model_config, dtype)
+    cost.end("weights")
     facts = ModelFacts(
         name=config.name or _own_name(config.model),
         architecture=type(model).__name__,
@@ -55,19 +63,31 @@ def load(config: Config) -> LoadedModel:
         vocab_size=model.get_output_embeddings().weight.shape[0],
         quantization=report.quantization,
         quantized_share=report.share,
-        fingerprint=fingerprint(model, report.arithmetic, dtype),
+        fingerprint=fingerprint(model, _arithmetic(report, config.activations), dtype),
         defaults=GenerationDefaults.of(model.generation_config),
         eos_token_ids=eos_token_ids(model.generation_config, tokenizer),
         devices=(*(str(device) for device in execution_devices(model)), *offload_places(model)),
     )
-    log_report(facts, report, model, time.monotonic() - began)
+    cost.end("fingerprint")
+    log_report(facts, report, model, cost)
     return LoadedModel(
         model=model,
         facts=facts,
         tokenizer=tokenizer_files(tokenizer),
         pad_token_id=_pad_token_id(tokenizer, facts),
         input_device=input_device(model),
+        activations=config.activations,
     )
+
+
+def _check_activations(config: Config) -> None:
+    if config.activations == "int8" and not (runs_on_cpu(config) and cpu_multiplies_int8()):
+        raise ValueError("--activations int8 is for models on a CPU with AVX512-BF16 and AVX512-VNNI alone")
+
+
+def _arithmetic(report: QuantizationReport, activations: Activations) -> str:
+    """Returns what changes results, beside the weights and the compute type."""
+    return report.arithmetic if activations == "exact" else f"{report.arithmetic} {activations} activations"
 
 
 def check_folder(model: str) -> None:

@@ -6,8 +6,9 @@ columns: `start` is the first column that any row uses, `end` the first one not 
 the newest token of every row is in the same column, and a shorter row has padding to its left.
 
 Padding is masked, but 0 times NaN is NaN: so nothing outside the window is ever read, and what `copy_row`, `widen` and
-`clear` put into the window as padding is zero. Whatever an earlier row or an earlier view left in the storage can
-therefore not come under a mask. (What a model itself makes of pad tokens in a prefill group is not copied from there.)
+`clear` put into the window as padding is zero, unless the runner reads no padding. Whatever an earlier row or view left
+in the storage can therefore not come under a mask. (What a model itself makes of pad tokens in a prefill group is not
+copied from there.)
 
 Copies of live columns are made row by row: beside the storage they take the memory of one row of one layer.
 """
@@ -25,9 +26,13 @@ from .storage import Storage
 class Slab:
     """All layers' buffers and their window."""
 
-    def __init__(self, storage: Storage, rows: int, columns: int) -> None:
-        """Views storage, of at least `rows` rows and rows times columns tokens. What it held before is still there."""
+    def __init__(self, storage: Storage, rows: int, columns: int, *, reads_padding: bool = True) -> None:
+        """Views storage, of at least `rows` rows and rows times columns tokens. What it held before is still there.
+
+        Padding is left as it is for a runner that does not read it.
+        """
         self.storage = storage
+        self.reads_padding = reads_padding
         self.window = Window()
         self.layers = [cache_layer(layer, self.window) for layer in storage.layers]
         self._cache = Cache(layers=list(self.layers))
@@ -83,8 +88,9 @@ class Slab:
     def widen(self, start: int) -> None:
         """Opens the window to the left, down to `start`, with zeros as padding."""
         window = self.window
-        for buffer in self.token_buffers:
-            buffer[: window.rows, :, start : window.start].zero_()
+        if self.reads_padding:
+            for buffer in self.token_buffers:
+                buffer[: window.rows, :, start : window.start].zero_()
         window.start = start
 
     def take_rows(self, order: Sequence[int]) -> None:
@@ -103,7 +109,8 @@ class Slab:
         """Fills a row of the window with the newest `length` columns of another slab's row, behind zeros."""
         start, end, source_end = self.window.start, self.window.end, source.window.end
         for target, origin in zip(self.token_buffers, source.token_buffers, strict=True):
-            target[row, :, start : end - length].zero_()
+            if self.reads_padding:
+                target[row, :, start : end - length].zero_()
             target[row, :, end - length : end] = origin[source_row, :, source_end - length : source_end]
         for target, origin in zip(self.state_buffers, source.state_buffers, strict=True):
             target[row] = origin[source_row]

@@ -16,7 +16,7 @@ def warm_up(engine: Engine) -> None:
     """Reads a long prompt, then generates a few tokens for every number of rows that has a first step of its own."""
     limits = engine.scheduler.limits
     new_tokens = min(_NEW_TOKENS, limits.context_length - 1)
-    _generate(engine, 1, min(limits.idle_chunk_tokens, limits.context_length - new_tokens), new_tokens)
+    _generate(engine, 1, min(limits.chunk_tokens, limits.context_length - new_tokens), new_tokens)
     for rows in engine.runner.first_steps(limits.max_rows):
         _generate(engine, rows, min(_PROMPT_TOKENS, limits.context_length - new_tokens), new_tokens)
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +10,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from . import placement, quantization, quantized_layers
+from . import (
+    four_bit,  # noqa: F401 - for its effect
+    placement,
+    quantization,
+    quantized_layers,
+)
+from .checkpoint_files import read_not_mapped
 from .config import Config
 from .quantized_layers import QuantizationReport
 
@@ -79,7 +85,9 @@ def load_weights(
             devices are named that do not exist; or quantized weights do not fit on the devices that compute.
     """
     settings, left_out = _settings(config, model_config, dtype)
-    model = _from_pretrained(config.model, config=model_config, dtype=dtype, **settings, **source(config))
+    is_quantized = config.quantization != "none" or quantization.is_quantized(model_config)
+    with read_not_mapped() if is_quantized else nullcontext():
+        model = _from_pretrained(config.model, config=model_config, dtype=dtype, **settings, **source(config))
     if runs_on_cpu(config) and quantization.cpu_has_4bit_kernel():
         left_out += quantized_layers.dequantize_awkward_layers(model, dtype)
     quantized_layers.set_compute_dtype(model, dtype)

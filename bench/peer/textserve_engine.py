@@ -1,5 +1,9 @@
-"""textserve's own engine, in its worker's interpreter, without its service around it."""
+"""textserve's own engine, in its worker's interpreter, without its service around it.
 
+`--int8` rounds activations, as the worker's `--activations int8` does.
+"""
+
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -34,7 +38,8 @@ class TextserveEngine:
 def prepare(setup: Setup) -> TextserveEngine:
     """Loads the model as a worker does."""
     torch.set_num_threads(setup.threads)
-    engine = assemble(load(Config(model=setup.model)), Config(max_rows=setup.rows))
+    config = Config(model=setup.model, max_rows=setup.rows, activations="int8" if "--int8" in sys.argv else "exact")
+    engine = assemble(load(config), config)
     warm_up(engine)
     return TextserveEngine(engine)
 

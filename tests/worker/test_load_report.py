@@ -1,5 +1,6 @@
 """What a worker's log says about the model that it has loaded."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,30 @@ def load_saved(model: Any, folder: Path, **changes: Any) -> LoadedModel:
     return load(Config(model=str(folder), **changes))
 
 
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "worker.load_report"]
+
+
 def test_one_line_tells_size_share_and_time(llama_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="worker"):
         loaded = load(Config(model=str(llama_folder)))
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "worker.load_report"]
+    line, _ = lines(caplog)
     assert line.startswith("loaded tiny-llama (LlamaForCausalLM) on cpu in ")
     assert f"{loaded.model.get_memory_footprint() / 2**20:.1f} MiB" in line
     assert f"{100 * loaded.facts.quantized_share:.0f} % of them nf4 with double quantization" in line
+
+
+def test_a_second_line_tells_the_seconds_of_each_part_and_the_memory(
+    llama_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="worker"):
+        load(Config(model=str(llama_folder)))
+    _, line = lines(caplog)
+    parts = r"tokenizer [\d.]+ s, weights [\d.]+ s, fingerprint [\d.]+ s, begun [\d.]+ s after the process"
+    memory = r"memory of the process (\d+) MiB before, at most (\d+) MiB until now"
+    found = re.fullmatch(f"loading took: {parts}; {memory}", line)
+    assert found
+    assert 0 < int(found[1]) <= int(found[2])
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 /* The forward pass of decoder-only models built like Llama, for CPUs with AVX512-BF16, and 4-bit products for all others.
 
    Tokens come as a flat list: each has a row and a column of a slab, so a prompt's chunk and one step of many rows are
-   the same to it, and padding costs nothing. All threads walk through one parallel region; barriers part the layers'
-   stages. Activations are bfloat16 and are rounded where the model in transformers rounds them. */
+   the same to it, and padding costs nothing. All threads walk through one parallel region. Activations are bfloat16 and
+   are rounded where the model in transformers rounds them. */
 
 #include <omp.h>
 #include <stdlib.h>
 
 #include "attention.h"
+#include "int8.h"
 #include "linear.h"
+#include "team.h"
 
 typedef struct {
     const bf16 *input_norm, *post_norm;  /* [width] */
@@ -134,45 +136,49 @@ static void attend_run(const model *m, const layer *l, int64_t index, const toke
     attend_tile(dim, sights, r->count * group, keys, values, columns, m->scaling, scores);
 }
 
-#define SHARE(name, count) \
-    for (int64_t name = thread * (count) / threads; name < (thread + 1) * (count) / threads; name++)
+/* How often work is shared out, at most. */
+enum { LAYER_STAGES = 16, HEAD_STAGES = 2, LINEAR_STAGES = 2 };
 
 /* One thread's part of a layer. */
 static void run_layer(const model *m, int64_t index, const tokens *t, const activations *a, const workspace *space,
-                      float *scores, int64_t thread, int64_t threads) {
+                      float *scores, team *team) {
     const layer *l = &m->layers[index];
     const int64_t n = t->count;
     SHARE(token, n)
         normalize(t->hidden + token * m->width, l->input_norm, a->normed + token * m->width, m->width, m->epsilon);
-#pragma omp barrier
-    multiply_share(&l->query, a->normed, n, a->query, 0, space, thread, threads);
-    multiply_share(&l->key, a->normed, n, a->key, 0, space, thread, threads);
-    multiply_share(&l->value, a->normed, n, a->value, 0, space, thread, threads);
-#pragma omp barrier
+    await(team);
+    if (l->query.levels || l->key.levels || l->value.levels)
+        round_share(a->normed, n * m->width, &space->rounded, team);
+    multiply_share(&l->query, a->normed, n, a->query, 0, space, team);
+    multiply_share(&l->key, a->normed, n, a->key, 0, space, team);
+    multiply_share(&l->value, a->normed, n, a->value, 0, space, team);
+    await(team);
     SHARE(token, n) remember(m, l, index, t, token, a);
-#pragma omp barrier
-    /* In turns: later tokens of a prompt see more. */
-    for (int64_t task = thread; task < a->run_count * m->key_heads; task += threads)
+    await(team);
+    SHARE(task, a->run_count * m->key_heads)
         attend_run(m, l, index, t, &a->runs[task / m->key_heads], task % m->key_heads, a, scores);
-#pragma omp barrier
-    multiply_share(&l->output, a->attended, n, t->hidden, t->hidden, space, thread, threads);
-#pragma omp barrier
+    await(team);
+    if (l->output.levels) round_share(a->attended, n * m->heads * m->head_dim, &space->rounded, team);
+    multiply_share(&l->output, a->attended, n, t->hidden, t->hidden, space, team);
+    await(team);
     SHARE(token, n)
         normalize(t->hidden + token * m->width, l->post_norm, a->normed + token * m->width, m->width, m->epsilon);
-#pragma omp barrier
-    multiply_share(&l->gate, a->normed, n, a->gate, 0, space, thread, threads);
-    multiply_share(&l->up, a->normed, n, a->up, 0, space, thread, threads);
-#pragma omp barrier
+    await(team);
+    if (l->gate.levels || l->up.levels) round_share(a->normed, n * m->width, &space->rounded, team);
+    multiply_share(&l->gate, a->normed, n, a->gate, 0, space, team);
+    multiply_share(&l->up, a->normed, n, a->up, 0, space, team);
+    await(team);
     SHARE(part, n * m->inner / 16) gate_up(a->gate + 16 * part, a->up + 16 * part, 16);
-#pragma omp barrier
-    multiply_share(&l->down, a->gate, n, t->hidden, t->hidden, space, thread, threads);
-#pragma omp barrier
+    await(team);
+    if (l->down.levels) round_share(a->gate, n * m->inner, &space->rounded, team);
+    multiply_share(&l->down, a->gate, n, t->hidden, t->hidden, space, team);
+    await(team);
 }
 
-static void run_head(const model *m, const tokens *t, bf16 *normed, int64_t thread, int64_t threads) {
+static void run_head(const model *m, const tokens *t, bf16 *normed, team *team) {
     SHARE(place, t->asked_count)
         normalize(t->hidden + t->asked[place] * m->width, m->final_norm, normed + place * m->width, m->width, m->epsilon);
-#pragma omp barrier
+    await(team);
     const int64_t units = (m->head.outputs + DENSE_OUTPUTS - 1) / DENSE_OUTPUTS;
     SHARE(unit, units)
         sum_dense(&m->head, unit * DENSE_OUTPUTS, normed, t->asked_count, t->logits + unit * DENSE_OUTPUTS, m->head.outputs);
@@ -195,6 +201,28 @@ static workspace take_workspace(arena *from, int64_t rows) {
     space.panel = take(from, PANEL_INPUTS * sizeof(__m512bh));
     space.sums = take(from, rows * OUTPUTS * sizeof(float));
     return space;
+}
+
+/* For so many activations. */
+static int8_rows take_rounded(arena *from, int64_t count) {
+    int8_rows rounded;
+    rounded.codes = take(from, count);
+    rounded.scales = take(from, count / INT8_BLOCK * sizeof(float));
+    rounded.starts = take(from, count / INT8_BLOCK * sizeof(int32_t));
+    return rounded;
+}
+
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* For whatever is multiplied with a model's weights. */
+static int8_rows take_widest_rounded(arena *from, const model *m, int64_t count) {
+    return take_rounded(from, count * larger(m->width, larger(m->inner, m->heads * m->head_dim)));
+}
+
+static stage *take_stages(arena *from, int64_t count) {
+    stage *stages = take(from, count * sizeof(stage));
+    if (stages) memset(stages, 0, count * sizeof(stage));
+    return stages;
 }
 
 static activations take_activations(arena *from, const model *m, int64_t count) {
@@ -242,12 +270,17 @@ static int64_t split(const model *m, const tokens *t, activations *a) {
 /* Runs all tokens through the model: writes their keys and values, and the logits that are asked for.
    Returns 0, or 1 if there is no memory: then nothing was done. */
 int textserve_forward(const model *m, const tokens *t, int64_t thread_count) {
+    const int64_t stage_count = m->layer_count * LAYER_STAGES + HEAD_STAGES;
     arena sizes = {0, 0};
+    take_stages(&sizes, stage_count);
     take_activations(&sizes, m, t->count);
+    take_widest_rounded(&sizes, m, t->count);
     for (int64_t thread = 0; thread < thread_count; thread++) take_workspace(&sizes, t->count);
     arena pieces = {aligned_alloc(64, sizes.used), 0};
     if (!pieces.memory) return 1;
+    stage *stages = take_stages(&pieces, stage_count);
     activations a = take_activations(&pieces, m, t->count);
+    const int8_rows rounded = take_widest_rounded(&pieces, m, t->count);
     const size_t score_bytes = (split(m, t, &a) * sizeof(float) + 63) / 64 * 64;
     char *scores = aligned_alloc(64, thread_count * score_bytes);
     if (!scores) {
@@ -256,13 +289,15 @@ int textserve_forward(const model *m, const tokens *t, int64_t thread_count) {
     }
 #pragma omp parallel num_threads(thread_count)
     {
-        const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        team own = {stages, omp_get_num_threads(), 0, 0};
+        float *own_scores = (float *)(scores + omp_get_thread_num() * score_bytes);
         workspace space;
 #pragma omp critical
         space = take_workspace(&pieces, t->count);
+        space.rounded = rounded;
         for (int64_t index = 0; index < m->layer_count; index++)
-            run_layer(m, index, t, &a, &space, (float *)(scores + thread * score_bytes), thread, threads);
-        run_head(m, t, a.normed, thread, threads);
+            run_layer(m, index, t, &a, &space, own_scores, &own);
+        run_head(m, t, a.normed, &own);
     }
     free(scores);
     free(pieces.memory);
@@ -271,16 +306,24 @@ int textserve_forward(const model *m, const tokens *t, int64_t thread_count) {
 
 /* y = x W^T + bias for [rows][inputs]. Returns 0, or 1 if there is no memory. */
 int textserve_linear(const linear *w, const bf16 *x, int64_t rows, bf16 *y, int64_t thread_count) {
+    const int64_t rounded_count = w->levels ? rows * w->inputs : 0;
     arena sizes = {0, 0};
+    take_stages(&sizes, LINEAR_STAGES);
+    take_rounded(&sizes, rounded_count);
     for (int64_t thread = 0; thread < thread_count; thread++) take_workspace(&sizes, rows);
     arena pieces = {aligned_alloc(64, sizes.used), 0};
     if (!pieces.memory) return 1;
+    stage *stages = take_stages(&pieces, LINEAR_STAGES);
+    const int8_rows rounded = take_rounded(&pieces, rounded_count);
 #pragma omp parallel num_threads(thread_count)
     {
         workspace space;
 #pragma omp critical
         space = take_workspace(&pieces, rows);
-        multiply_share(w, x, rows, y, 0, &space, omp_get_thread_num(), omp_get_num_threads());
+        space.rounded = rounded;
+        team own = {stages, omp_get_num_threads(), 0, 0};
+        if (w->levels) round_share(x, rounded_count, &space.rounded, &own);
+        multiply_share(w, x, rows, y, 0, &space, &own);
     }
     free(pieces.memory);
     return 0;

@@ -82,9 +82,10 @@ def _cache_folder() -> Path:
 
 
 def _compiler() -> str:
-    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    # gcc first: its OpenMP is torch's; that of clang would be a second set of threads.
+    found = next(filter(None, map(shutil.which, ("gcc", "cc", "clang"))), None)
     if found is None:
-        raise NativeError("there is no C compiler (cc, gcc or clang)")
+        raise NativeError("there is no C compiler (gcc, cc or clang)")
     return found
 
 
@@ -94,9 +95,15 @@ def _fingerprint(compiler: str) -> str:
     for source in sorted(_SOURCES.glob("*.[ch]")):
         digest.update(source.read_bytes())
     status = Path(compiler).resolve().stat()
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    cpu = sorted(cpu_features())
     digest.update(repr((_FLAGS, compiler, status.st_size, status.st_mtime_ns, platform.machine(), cpu)).encode())
     return digest.hexdigest()[:16]
+
+
+def cpu_features() -> frozenset[str]:
+    """Returns Linux's names for what this CPU can do."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _compile(compiler: str, path: Path) -> None:

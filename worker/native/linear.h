@@ -7,11 +7,12 @@
 
 #include <string.h>
 
+#include "team.h"
 #include "vector.h"
 
 /* Up to DIRECT_ROWS rows, codes are looked up as they are needed; for more, once for all rows, a panel at a time, with
    ROWS rows in registers. */
-enum { OUTPUTS = 32, DIRECT_ROWS = 8, ROWS = 6, PANEL_INPUTS = 1024, DENSE_OUTPUTS = 4, DENSE_ROWS = 6 };
+enum { OUTPUTS = 32, DIRECT_ROWS = 8, ROWS = 6, PANEL_INPUTS = 1024, DENSE_OUTPUTS = 4, DENSE_ROWS = 6, INT8_BLOCK = 64 };
 
 typedef struct {
     const uint8_t *codes;  /* [outputs / 32][inputs / 2][32]; none: the weights are dense */
@@ -20,13 +21,25 @@ typedef struct {
     const bf16 *dense;     /* [outputs][inputs] */
     const bf16 *bias;      /* [outputs], or none */
     int64_t outputs, inputs, block;
+    const uint8_t *levels; /* [16], what each code stands for, in steps above -128 steps; none: products are exact */
+    float level_step;
 } linear;
+
+/* Activations rounded to int8, as int8.h does. */
+typedef struct {
+    int8_t *codes;    /* [rows][inputs] */
+    float *scales;    /* [rows][inputs / INT8_BLOCK] */
+    int32_t *starts;  /* [rows][inputs / INT8_BLOCK], of the block's sums of products */
+} int8_rows;
 
 /* What one thread needs to multiply more than DIRECT_ROWS rows. */
 typedef struct {
     __m512bh *panel;  /* [PANEL_INPUTS / 2][2] */
     float *sums;      /* [rows][OUTPUTS] */
+    int8_rows rounded;  /* what all threads multiply with weights that have levels */
 } workspace;
+
+static void sum_int8(const linear *w, int64_t output, int64_t rows, const workspace *space);
 
 INLINE void look_up(const uint8_t *codes, __m512i table, __m512bh *low, __m512bh *high) {
     const __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)codes));
@@ -56,13 +69,12 @@ INLINE void multiply_tile(const int rows, const int chains, const linear *w, con
             for (int chain = 0; chain < chains; chain++) {
                 const int64_t place = input / 2 + chain;
                 __m512bh low, high;
-                if (panel) {
-                    /* What comes next in memory is what is looked up next; meanwhile memory would idle. */
-                    _mm_prefetch(codes + OUTPUTS * (inputs / 2 + place), _MM_HINT_T1);
+                /* Next in memory is what is looked up next; without this, memory idles while many rows are computed. */
+                if (panel || rows > 2) _mm_prefetch(codes + OUTPUTS * (inputs / 2 + place), _MM_HINT_T1);
+                if (panel)
                     low = panel[2 * place], high = panel[2 * place + 1];
-                } else {
+                else
                     look_up(codes + OUTPUTS * place, table, &low, &high);
-                }
 #pragma GCC unroll 8
                 for (int row = 0; row < rows; row++) {
                     const __m512bh both = pair(x + row * stride + 2 * place);
@@ -180,13 +192,15 @@ static void sum_dense(const linear *w, int64_t output, const bf16 *x, int64_t ro
     }
 }
 
-/* This thread's share of y = x W^T + bias, plus `residual`, laid out as y, if there is one. */
+/* This thread's share of y = x W^T + bias, plus `residual`, laid out as y, if there is one. For weights that have levels,
+   `space->rounded` is x, rounded. */
 static void multiply_share(const linear *w, const bf16 *x, int64_t rows, bf16 *y, const bf16 *residual, const workspace *space,
-                           int64_t thread, int64_t threads) {
-    const int64_t units = (w->outputs + OUTPUTS - 1) / OUTPUTS;
-    for (int64_t unit = thread * units / threads; unit < (thread + 1) * units / threads; unit++) {
+                           team *team) {
+    SHARE(unit, (w->outputs + OUTPUTS - 1) / OUTPUTS) {
         const int64_t output = unit * OUTPUTS;
-        if (w->codes)
+        if (w->levels)
+            sum_int8(w, output, rows, space);
+        else if (w->codes)
             sum_4bit(w, output, x, rows, space);
         else
             for (int64_t each = 0; each < OUTPUTS && output + each < w->outputs; each += DENSE_OUTPUTS)

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..bitsandbytes_offline import bnb
 from ..quantization import fits_cpu_kernel
+from .levels import LEVEL_BLOCK, levels
 from .library import Library
 from .structures import Linear
 
@@ -32,8 +33,8 @@ def pack(layer: Any) -> None:  # noqa: ANN401 - bitsandbytes ships no types
 class NativeLinear:
     """A layer's weights for the C code. The tensors are the layer's own."""
 
-    def __init__(self, layer: Any) -> None:  # noqa: ANN401 - bitsandbytes ships no types
-        """Takes a packed 4-bit layer, or an nn.Linear in bfloat16."""
+    def __init__(self, layer: Any, *, int8: bool = False) -> None:  # noqa: ANN401 - bitsandbytes ships no types
+        """Takes a packed 4-bit layer, or an nn.Linear in bfloat16; int8: whether to do what `rounds_int8` allows."""
         self.outputs, self.inputs = layer.out_features, layer.in_features
         bias = layer.bias
         if bias is not None:
@@ -48,15 +49,23 @@ class NativeLinear:
             block = 0
         addresses = (None if tensor is None else tensor.data_ptr() for tensor in self._tensors)
         self.structure = Linear(*addresses, self.outputs, self.inputs, block)
+        if int8 and rounds_int8(layer):
+            self._levels, self.structure.level_step = levels(layer.weight.quant_state.code.float())
+            self.structure.levels = self._levels.data_ptr()
 
 
-def takes_4bit(layer: nn.Module) -> bool:
+def takes_4bit(layer: Any) -> bool:  # noqa: ANN401 - bitsandbytes ships no types
     """Returns whether the C code computes with a 4-bit layer."""
     if not isinstance(layer, bnb.nn.Linear4bit) or layer.weight.device.type != "cpu":
         return False
     blocksize = layer.weight.quant_state.blocksize
     in_blocks = layer.in_features % blocksize == 0 and blocksize % _UNROLLED_INPUTS == 0 and blocksize <= _PANEL_INPUTS
     return bool(in_blocks and fits_cpu_kernel(layer.in_features, layer.out_features))
+
+
+def rounds_int8(layer: nn.Module) -> bool:
+    """Returns whether the C code can compute with a layer in int8: 4-bit weights, in blocks of 64 or a multiple."""
+    return takes_4bit(layer) and cast(Any, layer).weight.quant_state.blocksize % LEVEL_BLOCK == 0
 
 
 def takes_dense(layer: nn.Module) -> bool:
@@ -67,15 +76,20 @@ def takes_dense(layer: nn.Module) -> bool:
     )
 
 
-def take_over_linear_layers(model: nn.Module, library: Library) -> int:
+def native_layers(model: nn.Module) -> list[nn.Module]:
+    """Returns the 4-bit layers of any model that can call the C code."""
+    return [layer for layer in model.modules() if takes_4bit(layer) and not hasattr(layer, "_hf_hook")]
+
+
+def take_over_linear_layers(model: nn.Module, library: Library, *, int8: bool = False) -> int:
     """Makes the 4-bit layers of any model call the C code. Returns how many do.
 
-    Results are those of bitsandbytes' kernel, which computes in bfloat16 whatever it is given.
+    Results are those of bitsandbytes' kernel, which computes in bfloat16 whatever it is given; less exact with int8.
     """
-    layers = [layer for layer in model.modules() if takes_4bit(layer) and not hasattr(layer, "_hf_hook")]
+    layers = native_layers(model)
     for layer in layers:
         pack(layer)
-        layer.forward = _forward(NativeLinear(layer), library)
+        layer.forward = _forward(NativeLinear(layer, int8=int8), library)
     return len(layers)
 
 

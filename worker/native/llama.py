@@ -14,6 +14,7 @@ _FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen
 norms in its heads, Mistral and Qwen may have sliding windows."""
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_MOVING_ROPES = {"dynamic", "longrope"}
 _LANES = 16
 _PAIRED_LANES = 32
 _MAX_HEAD_DIM = 256
@@ -32,6 +33,8 @@ def _obstacle_in_shapes(model: Any) -> str:  # noqa: ANN401 - as above
     config, attention = model.config, model.model.layers[0].self_attn
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act}"
+    if model.model.rotary_emb.rope_type in _MOVING_ROPES:
+        return "its rotary frequencies depend on the longest row"
     rotary_dim = 2 * model.model.rotary_emb.inv_freq.numel()
     if rotary_dim != attention.head_dim:
         return f"it rotates {rotary_dim} of {attention.head_dim} dimensions"
@@ -67,8 +70,9 @@ def _norms(model: Any) -> list[Tensor]:  # noqa: ANN401 - as above
 class LlamaDescription:
     """A model's addresses and sizes. What they point to is kept as long as this is."""
 
-    def __init__(self, model: Any) -> None:  # noqa: ANN401 - as above
-        """Takes a model without obstacles, its 4-bit layers packed."""
+    def __init__(self, model: Any, *, int8: bool = False) -> None:  # noqa: ANN401 - as above
+        """Takes a model without obstacles, its 4-bit layers packed; with int8, they round their activations."""
+        self._int8 = int8
         # Kept here: the structures hold addresses alone.
         self._norms = _norms(model)
         self._linears: list[NativeLinear] = []
@@ -104,7 +108,7 @@ class LlamaDescription:
         )
 
     def _linear(self, layer: Any) -> Linear:  # noqa: ANN401 - as above
-        self._linears.append(NativeLinear(layer))
+        self._linears.append(NativeLinear(layer, int8=self._int8))
         return self._linears[-1].structure
 
 

@@ -20,10 +20,10 @@ class NativeRunner:
 
     reads_padding = False
 
-    def __init__(self, model: Any, library: Library) -> None:  # noqa: ANN401 - transformers models share no useful static type
-        """Takes a model without obstacles (`llama.obstacle`), its 4-bit layers packed."""
+    def __init__(self, model: Any, library: Library, *, int8: bool = False) -> None:  # noqa: ANN401 - transformers models share no useful static type
+        """Takes a model without obstacles (`llama.obstacle`), its 4-bit layers packed; int8 as `LlamaDescription`."""
         self.library = library
-        self.description = LlamaDescription(model)
+        self.description = LlamaDescription(model, int8=int8)
         self._embed, self._rotary = model.model.embed_tokens, model.model.rotary_emb
         self._logits = torch.empty(0, self.description.vocab_size)
 

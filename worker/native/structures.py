@@ -16,6 +16,8 @@ class Linear(ctypes.Structure):
         ("outputs", c_int64),
         ("inputs", c_int64),
         ("block", c_int64),
+        ("levels", c_void_p),
+        ("level_step", c_float),
     )
 
 
