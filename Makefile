@@ -66,7 +66,7 @@ proto-check: setup ## Lint the protos, compare them with every earlier version, 
 	./scripts/proto-check
 
 bench: setup ## Measure, and print the tables of docs/performance.md (ARGS=--json).
-	status=0; for name in floor engine sampling gateway; do $(BIN)/python -m bench.$$name $(ARGS) || status=1; done; exit $$status
+	status=0; for name in floor engine sampling gateway startup; do $(BIN)/python -m bench.$$name $(ARGS) || status=1; done; exit $$status
 
 plots: $(PLOTS_READY) ## Draw docs/performance/*.svg from what benches print with ARGS=--json (FILES='a.json b.json').
 	$(BIN)/python -m bench.plots $(FILES) --out docs/performance

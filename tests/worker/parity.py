@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.worker.fake_model import frozen
 from worker.engine import Engine, Memory
 from worker.layout import prefills_whole
 from worker.model_runner import ModelRunner
@@ -91,7 +92,7 @@ def engine_for(model: Any, recorder: Recorder) -> Engine:
         prefills_whole=prefills_whole(layouts),
     )
     runner = ModelRunner.for_model(model, device)
-    return Engine(runner, Scheduler(limits), Memory(layouts, device, pad_token_id=0), sampler=recorder)
+    return Engine(runner, Scheduler(limits), Memory(layouts, device, pad_token_id=0), recorder, frozen)
 
 
 def mixed_sequences(count: int, seed: int, *, vocab_size: int, **parameters: Any) -> list[Sequence]:

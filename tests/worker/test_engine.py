@@ -18,6 +18,7 @@ from tests.worker.fake_model import (
     ModelError,
     expected,
     fake_engine,
+    frozen,
     root,
     sequence,
 )
@@ -114,7 +115,7 @@ def test_the_longest_prompt_of_a_group_can_be_cancelled_while_it_is_read() -> No
     runner = ModelRunner.for_model(model, device)
 
     def run(prompts: list[list[int]], *, cancel_longest: bool) -> list[int]:
-        engine = Engine(runner, Scheduler(limits), memory)
+        engine = Engine(runner, Scheduler(limits), memory, clock=frozen)
         sequences = [sequence(number, prompt, 8) for number, prompt in enumerate(prompts)]
         for each in sequences:
             engine.scheduler.submit(root(each))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.worker.beam_requests import Request, agree, generate, random_request
+from tests.worker.fake_model import frozen
 from tests.worker.parity import generate_alone
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.beam_search import BeamSearch, Hypothesis
@@ -28,7 +29,7 @@ def engine_over(model: Any, *, pool_tokens: int = 1000) -> Engine:
     device = torch.device("cpu")
     limits = Limits(12, 64, pool_tokens, group_tokens=128, chunk_tokens=8, idle_chunk_tokens=16)
     memory = Memory(layer_layouts(model), device, pad_token_id=0)
-    return Engine(ModelRunner.for_model(model, device), Scheduler(limits), memory)
+    return Engine(ModelRunner.for_model(model, device), Scheduler(limits), memory, clock=frozen)
 
 
 def requests(count: int, seed: int) -> list[Request]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.worker.fake_model import frozen
 from tests.worker.parity import generate_alone
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.engine import Engine, Memory
@@ -28,7 +29,7 @@ def engine_over(model: Any) -> Engine:
     device = torch.device("cpu")
     limits = Limits(12, 120, POOL, group_tokens=120, chunk_tokens=16, idle_chunk_tokens=32)
     memory = Memory(layer_layouts(model), device, pad_token_id=0)
-    return Engine(ModelRunner.for_model(model, device), Scheduler(limits), memory)
+    return Engine(ModelRunner.for_model(model, device), Scheduler(limits), memory, clock=frozen)
 
 
 def random_root(rng: random.Random, number: int) -> Root:
@@ -56,7 +57,7 @@ def test_greedy_tokens_equal_generate_alone_through_2000_steps_of_preemptions(mo
         engine.step()
         assert engine.batch.slab.rows * engine.batch.slab.columns <= POOL
         step += 1
-    assert engine.scheduler.preemptions > 20
+    assert engine.scheduler.preemptions > 15
     assert engine.batch.reviews > 50
     finished = [each for each in submitted if each.status is not Status.CANCELLED]
     assert len(finished) > 100

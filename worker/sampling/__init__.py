@@ -41,12 +41,14 @@ def sample(logits: Tensor, rows: Rows[Sequence]) -> Sampled:
         rows: the sequences behind the logits' rows.
     """
     raw = logits.float()
-    # One reduction: a NaN or an infinity anywhere makes the sum of its row one, too.
+    # A NaN or an infinity anywhere makes the sum of its row one, too.
     finite = raw.sum(dim=-1).isfinite()
     scores = process(raw, rows)
     tokens = _choose(scores, rows)
     possible = scores.gather(-1, tokens[:, None])[:, 0] > float("-inf")
     chosen, is_finite, is_possible = torch.stack((tokens, finite, possible)).tolist()
+    if not all(is_finite):  # or the sum alone is too large
+        is_finite = raw.isfinite().all(dim=-1).tolist()
     for index, row in enumerate(rows):
         if is_finite[index] and not is_possible[index]:
             chosen[index] = _last_resort(raw[index], row)
