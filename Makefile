@@ -72,7 +72,7 @@ plots: $(PLOTS_READY) ## Draw docs/performance/*.svg from what benches print wit
 	$(BIN)/python -m bench.plots $(FILES) --out docs/performance
 
 peers: setup ## Install other servers beside this one, and measure against them; some 30 minutes (ARGS=--json).
-	bench/install-peers
+	-bench/install-peers
 	$(BIN)/python -m bench.peers $(ARGS)
 
 tutor: setup ## Train the bundled model again (under 40 minutes on 2 cores).

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from bench.models import Models
+from bench.peer.protocol import Request
 from bench.report import Section
 from bench.timing import Work, seconds
-from bench.workload import Request, random_prompt, submit
+from bench.workload import random_prompt, submit
 from worker.assembly import assemble
 from worker.batch import Batch
 from worker.config import Config
@@ -35,6 +36,8 @@ class Round:
     """What a step takes outside of the runner: scheduling, sampling, bookkeeping."""
     padded_share: float
     """Share of the window's rows times columns that is padding, 0 to 1."""
+    padding_read: float
+    """Share of the columns read that is padding, 0 to 1."""
 
 
 def closed_loop(models: Models, rounds: int) -> Section:
@@ -55,14 +58,15 @@ def step_row(rows: int, measured: Sequence[Round]) -> dict[str, float]:
         "step / floor": statistics.median(each.step_s / each.floor_s for each in measured),
         "tokens/s": rows / step_s,
         "host us": 1e6 * statistics.median(each.host_s for each in measured),
-        "padded share": statistics.median(each.padded_share for each in measured),
+        "padding in the window": statistics.median(each.padded_share for each in measured),
+        "padding read": statistics.median(each.padding_read for each in measured),
     }
 
 
 def measure(models: Models, rows: int, rounds: int) -> list[Round]:
     """Runs steps with `rows` rows, whose prompts are as long as those of the mixed set."""
     engine = assemble(models.ours, Config(max_rows=rows))
-    warm_up(engine)
+    warm_up(engine, models.ours.facts.vocab_size)
     rng = random.Random(rows)
     output_count = (rounds * BLOCKS + 1) * STEPS + 2 * rows
     for number in range(rows):
@@ -87,7 +91,8 @@ def _round(engine: Engine, floor_step: Work, running: list[float]) -> Round:
         floors += [seconds(floor_step) for _ in range(STEPS)]
     host = [step - run for step, run in zip(steps, running, strict=True)]
     median = statistics.median
-    return Round(median(steps), median(floors), median(host), statistics.mean(shares))
+    share = statistics.mean(shares)
+    return Round(median(steps), median(floors), median(host), share, share if engine.runner.reads_padding else 0.0)
 
 
 @contextmanager

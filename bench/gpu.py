@@ -1,6 +1,7 @@
 """Decode steps of a model of the shape of Llama 3 8B on a GPU, over the bytes that a step cannot help reading.
 
-Weights are random, made and quantized on the device: nothing is downloaded. Sides take turns: the engine with NF4
+Weights are random, made and quantized on the device: nothing is downloaded. Scales of blocks are float32, as a captured
+step reads them whatever they were quantized to; the floor counts them so. Sides take turns: the engine with NF4
 weights, the engine with the same shape in bfloat16, and transformers alone with the NF4 model, in a loop that does
 nothing but the forward pass and argmax.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bench.latency import Served
-from bench.workload import Request
+from bench.peer.protocol import Request
 
 Emit = Callable[[Sequence[int]], None]
 

@@ -33,9 +33,8 @@ STEPS = 32
 
 def mixed() -> Figure:
     """Returns the figure of the mixed set."""
-    requests = [Request(request.prompt, request.output_count) for request in mixed_set()]
-    tokens = useful_tokens(mixed_set())
-    return Figure("mixed set", "tokens/s", tokens, lambda _: requests, lambda served: served.seconds)
+    requests = mixed_set()
+    return Figure("mixed set", "tokens/s", useful_tokens(requests), lambda _: requests, lambda served: served.seconds)
 
 
 def closed_loop(rows: int) -> Figure:
@@ -67,6 +66,7 @@ BARS = [
     Bar(MIXED, 1.5, ("llama.cpp",)),
     *(Bar(CLOSED_LOOPS[rows], 1.2, ("llama.cpp",)) for rows in (4, 8, ROWS)),
     *(Bar(figure, 1.0, ("llama.cpp",)) for figure in PREFILLS),
+    Bar(MIXED, 0.9, ("openvino",), of="textserve-int8"),
 ]
 
 
@@ -84,12 +84,17 @@ class Program:
 
     def command(self) -> list[str]:
         """Returns what to run. Raises PeerFailedError, with the reason, if it is not installed."""
-        python = ROOT / ".peers" / self.environment / "bin" / "python" if self.environment else Path(sys.executable)
-        if not python.exists():
-            reason = ROOT / ".peers" / f"{self.environment}.reason"
+        return [str(self._python()), "-m", f"bench.peer.{self.module}", *self.flags]
+
+    def _python(self) -> Path:
+        if not self.environment:
+            return Path(sys.executable)
+        folder = ROOT / ".peers" / self.environment
+        if not (folder / "installed").exists():
+            reason = folder.with_name(f"{self.environment}.reason")
             why = reason.read_text().strip() if reason.exists() else f"bench/install-peers {self.environment}"
             raise PeerFailedError(f"not installed: {why}")
-        return [str(python), "-m", f"bench.peer.{self.module}", *self.flags]
+        return folder / "bin" / "python"
 
 
 OURS = Program("textserve", "textserve_engine")
@@ -189,7 +194,7 @@ def main() -> int:
         model.mkdir()
         export_random_llama(model)
         results = measure(programs, flags.rounds, Path(folder))
-    return show("peers", tables(results), checks(results, BARS), as_json=flags.json)
+    return show("peers", tables(results), checks(results, BARS, flags.rounds), as_json=flags.json)
 
 
 if __name__ == "__main__":

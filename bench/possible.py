@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.peer.protocol import Request
 from bench.step_floor import StepFloor
-from bench.workload import Request, prompt_tokens, useful_tokens
+from bench.workload import prompt_tokens, useful_tokens
 
 PREFILL_ROWS = (64, 128, 256)
 
@@ -27,7 +28,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class Possible:
-    """The least time that a set of requests takes."""
+    """The time of a set of requests on the schedule that is taken for ideal.
+
+    Requests in the order of arrival, each on the first free row, all prompts read by themselves. A server that reads
+    prompts and decodes in one pass of the weights, or takes the longest first, could be faster.
+    """
 
     prefill_s: float
     decode_s: float

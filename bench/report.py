@@ -2,14 +2,17 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 Row = Mapping[str, object]
+_VERDICTS = {True: "pass", False: "FAIL", None: "not measured"}
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,8 @@ class Section:
 
     tables: Mapping[str, Sequence[Row]]
     """By title."""
-    checks: Mapping[str, bool]
-    """What was to be shown, and whether it was."""
+    checks: Mapping[str, bool | None]
+    """What was to be shown, and whether it was; None: it was not measured."""
 
 
 def arguments(description: str, sections: Sequence[str] = ()) -> argparse.Namespace:
@@ -45,16 +48,16 @@ def machine() -> dict[str, object]:
     }
 
 
-def show(name: str, tables: Mapping[str, Sequence[Row]], checks: Mapping[str, bool], *, as_json: bool) -> int:
-    """Prints the tables and the checks; returns the exit code: 1 if a check failed."""
+def show(name: str, tables: Mapping[str, Sequence[Row]], checks: Mapping[str, bool | None], *, as_json: bool) -> int:
+    """Prints the tables and the checks; returns the exit code: 0 if all checks were made and passed, else 1."""
     if as_json:
-        print(json.dumps({"bench": name, "machine": machine(), **tables, "checks": checks}))
+        print(json.dumps(_finite({"bench": name, "machine": machine(), **tables, "checks": checks}), allow_nan=False))
     else:
         print(f"{name} on {', '.join(f'{key} {value}' for key, value in machine().items())}")
         for title, rows in tables.items():
             print(f"\n{title}\n{table(rows)}")
         for check, passed in checks.items():
-            print(f"{'pass' if passed else 'FAIL'}: {check}")
+            print(f"{_VERDICTS[passed]}: {check}")
     return 0 if all(checks.values()) else 1
 
 
@@ -71,6 +74,19 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(_cell(row[name]) for name in header) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - what JSON can hold
+    """Returns it without infinity (the time to a token that never came) and NaN, which JSON does not know."""
+    match value:
+        case Mapping():
+            return {key: _finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
 
 
 def _cell(value: object) -> str:

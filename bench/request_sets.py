@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.models import Models
+from bench.peer.protocol import Request
 from bench.possible import measure_rates, possible
 from bench.report import Section
 from bench.static_batching import by_output, run_generate
 from bench.timing import seconds
-from bench.workload import Request, mixed_set, run_engine, skewed_set, useful_tokens
+from bench.workload import mixed_set, run_engine, skewed_set, useful_tokens
 from worker.assembly import assemble
 from worker.config import Config
 from worker.engine import Engine
@@ -75,7 +76,7 @@ def skewed(models: Models, rounds: int) -> Section:
 def warm_engine(loaded: LoadedModel) -> Engine:
     """Returns an engine of 16 rows that has run."""
     engine = assemble(loaded, Config(max_rows=ROWS))
-    warm_up(engine)
+    warm_up(engine, loaded.facts.vocab_size)
     return engine
 
 

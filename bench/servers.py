@@ -4,8 +4,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from bench.open_loop import Emit
+from bench.peer.protocol import Request
 from bench.static_batching import generate_batch
-from bench.workload import Request, submit
+from bench.workload import submit
 from worker.engine import Engine
 from worker.loading import LoadedModel
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from bench.workload import Request
+from bench.peer.protocol import Request
 from worker.loading import LoadedModel
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 _INTERVAL_S = 0.005
+_LIMIT_S = 600.0
 _READY = "textserve-worker ready"
 _LOADED = "loading took: "
 _FLAGS = ("--memory-gib", "0.25", "--max-rows", "16", "--listen", "127.0.0.1:0", "--exit-with-stdin")
@@ -85,7 +86,7 @@ class Start:
 def start_worker(folder: Path, cache: Path) -> Start:
     """Starts a worker with a model's folder and a folder for compiled code, and ends it as soon as it is ready.
 
-    Raises RuntimeError, with its log, if it ends by itself.
+    Raises RuntimeError, with its log, if it ends by itself or is not ready within ten minutes.
     """
     command = [sys.executable, "-m", "worker", "--model", str(folder), *_FLAGS]
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
@@ -104,7 +105,7 @@ def _watch(process: subprocess.Popen[bytes], log: IO[str]) -> Start:
     while not start.lines or _READY not in start.lines[-1].text:
         now = time.monotonic() - began
         start.lines.extend(Line(now, text) for text in _lines(log)[len(start.lines) :])
-        if process.poll() is not None:
+        if process.poll() is not None or now > _LIMIT_S:
             raise RuntimeError("\n".join(line.text for line in start.lines))
         start.samples.append(_sample(process.pid, now))
         time.sleep(_INTERVAL_S)

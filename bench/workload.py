@@ -2,20 +2,12 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from bench.peer.protocol import Request
 from bench.random_model import VOCAB_SIZE
 from worker.engine import Engine
 from worker.sequence import Root, SamplingParameters
 from worker.sequence import Sequence as Row
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt, and how many tokens are to follow it."""
-
-    prompt: list[int]
-    output_count: int
 
 
 def mixed_set(count: int = 32) -> list[Request]:

@@ -18,7 +18,7 @@ from .scheduler import Limits, Scheduler
 logger = logging.getLogger(__name__)
 
 _LOGPROB_BYTES = 64 * 2**20
-"""What the float32 logits of a chunk whose log-probabilities are reported may take."""
+"""What the float32 logits of a chunk may take whose log-probabilities are reported; the softmax takes as much again."""
 
 
 def assemble(loaded: LoadedModel, config: Config) -> Engine:
@@ -44,14 +44,14 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
         logprob_chunk_tokens=max(1, min(config.chunk_tokens, _LOGPROB_BYTES // (4 * loaded.facts.vocab_size))),
         prefills_whole=prefills_whole(layouts),
     )
-    runner = _runner(loaded)
+    runner = _runner(loaded, config)
     memory = Memory(layouts, loaded.input_device, loaded.pad_token_id)
     return Engine(runner, Scheduler(limits), memory)
 
 
-def _runner(loaded: LoadedModel) -> Runner:
+def _runner(loaded: LoadedModel, config: Config) -> Runner:
     """Returns the fastest way to run the model on this machine."""
-    if captured := cuda_runner(loaded.model, loaded.input_device):
+    if config.cuda_graphs and (captured := cuda_runner(loaded.model, loaded.input_device)):
         return captured
     if (
         loaded.input_device.type == "cpu"

@@ -35,8 +35,8 @@ def _import() -> ModuleType:
     return module
 
 
-def _uncompiled(function: Any, **_: object) -> Any:  # noqa: ANN401 - as torch.compile
-    return function
+def _uncompiled(function: Any = None, **_: object) -> Any:  # noqa: ANN401 - as torch.compile
+    return function if function is not None else _uncompiled
 
 
 bnb = _import()

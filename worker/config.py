@@ -58,6 +58,8 @@ class Config:
     a CPU, and never more than max_rows need."""
     memory_share: float = 0.0
     """Share of the device's free memory for keys and values, 0 to 1; 0: the defaults. Not beside memory_gib."""
+    cuda_graphs: bool = True
+    """Whether decode steps on a GPU are captured in CUDA graphs, with kernels of our own, or run by transformers."""
     chunk_tokens: int = 256
     """Most prompt tokens read in one step while rows are running."""
     exit_with_stdin: bool = False

@@ -38,7 +38,14 @@ class Memory:
 
     layouts: Rows[Layout]
     device: torch.device
+    """Of the model's inputs."""
     pad_token_id: int
+
+    @property
+    def gpus(self) -> set[torch.device]:
+        """The GPUs among the devices of the model's inputs and layers."""
+        shapes = [shape for layout in self.layouts for shape in (layout.tokens, *layout.states) if shape]
+        return {device for device in (self.device, *(shape.device for shape in shapes)) if device.type == "cuda"}
 
 
 class Engine:
@@ -56,6 +63,7 @@ class Engine:
         self.clock = clock
         self.scheduler = scheduler
         self.memory = memory
+        self._gpus = memory.gpus
         self.sampler = sampler
         limits = scheduler.limits
         storage = Storage(memory.layouts, limits.pool_tokens, limits.max_rows)
@@ -85,6 +93,8 @@ class Engine:
         outputs = self._choose(_join_rows(logits), plan.sampled) if logits else []
         for part in parts:
             part.root.reported += len(part.logprobs)
+        if not plan.sampled:
+            self._synchronize()  # nobody's token was waited for: the step would be timed by its launch alone
         self.scheduler.step_succeeded(plan, self.clock() - began)
         return Outcome(outputs, parts)
 
@@ -113,10 +123,14 @@ class Engine:
     def _clear(self) -> None:
         self.batch.clear()
         self.group = None
-        if self.memory.device.type == "cuda":
+        if self._gpus:
             torch.cuda.empty_cache()
-            # Errors of a device come late: this makes one that is still on its way appear here.
-            torch.cuda.synchronize()
+        # Errors of a device come late: this makes one that is still on its way appear here.
+        self._synchronize()
+
+    def _synchronize(self) -> None:
+        for gpu in self._gpus:
+            torch.cuda.synchronize(gpu)
 
     def _rearrange(self, plan: Plan) -> None:
         if plan.batch_rows is not None:

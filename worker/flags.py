@@ -30,6 +30,7 @@ _HELP = {
     "max_rows": "most sequences that run at once (default: 32)",
     "memory_gib": "memory for keys and values, in GiB (default: a share of what is free)",
     "memory_share": "the same as a share of the device's free memory, 0 to 1",
+    "cuda_graphs": "capture decode steps on a GPU (default: yes)",
     "chunk_tokens": "most prompt tokens read in one step while others wait (default: 256)",
     "exit_with_stdin": "end when standard input ends",
     "log_level": "least level to log on standard error (default: info)",

@@ -1,8 +1,8 @@
-"""Quantizes to 4 bit on CPUs as bitsandbytes does, to the last bit, in a fraction of its time and memory.
+"""Quantizes to 4 bit on a CPU as bitsandbytes does, to the last bit of finite weights, in a fraction of its time.
 
 bitsandbytes looks number after number up in a sorted table, and holds some 20 bytes for each number of a weight
 meanwhile. Here a weight is taken in pieces that stay in the cache, and a whole piece is compared with one bound between
-two codes after the other. Import this module for its effect: it becomes what bitsandbytes calls for tensors on a CPU.
+two codes after the other. `register` makes it what bitsandbytes calls for tensors on a CPU.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +15,17 @@ from torch import Tensor
 
 from .bitsandbytes_offline import bnb
 
-_PIECE = 1 << 15
-"""Numbers in a piece: a multiple of every block size, and so few that torch leaves them to one thread."""
+_OPERATION = "bitsandbytes::quantize_4bit"
+_PIECE = 1 << 14
+"""Numbers in a piece: a multiple of every block size; from 32,768 on torch takes several threads."""
 _LEAST_DIVISOR = 1e-38
 """As in bitsandbytes: what a block of zeros is divided by."""
+
+
+def register() -> None:
+    """Lets bitsandbytes quantize tensors on a CPU by this module; not if it has code of its own for CPUs."""
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(_OPERATION, "CPU"):  # noqa: SLF001 - there is no public way
+        torch.library.register_kernel(_OPERATION, "cpu", quantize_4bit)
 
 
 def quantize_4bit(
@@ -52,9 +59,6 @@ def quantize_4bit(
         magnitudes[-1] = rest.abs().max().clamp(min=_LEAST_DIVISOR)
         packed[whole // 2 :] = _packed(torch.nn.functional.pad(rest / magnitudes[-1], (0, len(rest) % 2)), quant_type)
     return packed.view(quant_storage).unsqueeze(1), magnitudes
-
-
-torch.library.register_kernel("bitsandbytes::quantize_4bit", "cpu", quantize_4bit)
 
 
 def _packed(scaled: Tensor, quant_type: str) -> Tensor:

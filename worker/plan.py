@@ -30,8 +30,8 @@ class Plan:
     """The running rows, who get a token."""
     chunk: Chunk | None = None
     """Part of the group to prefill."""
-    prefill_tokens: int = 0
-    """Prompt tokens in it, padding not counted."""
+    prompt_tokens: int = 0
+    """Tokens of prompts in it, padding not counted."""
     reading: list[Root] = field(default_factory=list)
     """The group."""
     joining: list[Root] = field(default_factory=list)

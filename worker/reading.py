@@ -40,16 +40,16 @@ class Reading:
         """Returns the columns to read next; None without a group.
 
         Args:
-            budget: most tokens, padding between them included, at least 1; None: all at once.
+            budget: most tokens, padding between them included; 0: none now; None: all at once.
         """
-        if not self.roots:
+        if not self.roots or budget == 0:
             return None
         # Where the longest root was dropped, columns follow in which nobody has a token.
         begin = max(self._end, min(self._paddings))
         return Chunk(begin, self._width if budget is None else self._end_within(begin, budget))
 
-    def tokens(self, chunk: Chunk) -> int:
-        """Returns how many tokens the roots have in a chunk."""
+    def prompt_tokens(self, chunk: Chunk) -> int:
+        """Returns how many tokens the roots have in a chunk, padding not counted."""
         return sum(max(0, chunk.end - max(chunk.begin, padding)) for padding in self._paddings)
 
     @property

@@ -34,9 +34,9 @@ class Limits:
     group_tokens: int
     """Most columns times rows of a prefill group; at least context_length."""
     chunk_tokens: int = 256
-    """Most tokens of a prefill chunk while rows are running, who wait for it; see ChunkBudget."""
+    """Most tokens, padding included, of a prefill chunk while rows are running, who wait for it; see ChunkBudget."""
     idle_chunk_tokens: int = 1024
-    """Most tokens of a prefill chunk while no row is running."""
+    """Most tokens, padding included, of a prefill chunk while no row is running."""
     logprob_chunk_tokens: int = 128
     """Most tokens of a prefill chunk with a prompt whose log-probabilities are reported."""
     prefills_whole: bool = False
@@ -89,7 +89,7 @@ class Scheduler:
         batch_rows, group_rows = self._settle_batch(), self.reading.settle()
         opening = [] if self.reading.roots else self._open_group()
         chunk, reading = self.reading.next_chunk(self._budget()), self.reading.roots
-        tokens = self.reading.tokens(chunk) if chunk else 0
+        tokens = self.reading.prompt_tokens(chunk) if chunk else 0
         decoding = self.running
         joining = self.reading.advance(chunk) if chunk else []
         self.running = decoding + [row for root in joining for row in root.sequences]
@@ -140,7 +140,7 @@ class Scheduler:
     def step_succeeded(self, plan: Plan, seconds: float) -> None:
         """Learns from a step that was run."""
         self.pressure.step_succeeded()
-        self.chunk_budget.observe(decodes=bool(plan.decoding), prompt_tokens=plan.prefill_tokens, seconds=seconds)
+        self.chunk_budget.observe(rows=len(plan.decoding), prompt_tokens=plan.prompt_tokens, seconds=seconds)
 
     def preempt_all(self, plan: Plan) -> list[Sequence]:
         """Makes everything in the group and the batch wait again, after an allocation in the plan's step has failed.
@@ -152,7 +152,7 @@ class Scheduler:
         self.reading.roots = plan.joining or self.reading.roots
         rows = self._staying_rows()
         failed = self._fail_if_least(rows, plan)
-        self.pressure.allocation_failed(len(rows), plan.prefill_tokens)
+        self.pressure.allocation_failed(len(rows), plan.prompt_tokens)
         for row in sorted(rows, key=_precedence, reverse=True):
             self._preempt(row)
         self._forget_rows()
@@ -161,7 +161,7 @@ class Scheduler:
     def _fail_if_least(self, rows: list[Sequence], plan: Plan) -> list[Sequence]:
         """Fails what was tried alone, unless it can be read in smaller chunks; returns whom that is reported to."""
         alone = len({id(row.beams or row) for row in rows}) == 1
-        if not alone or (plan.prefill_tokens > 1 and not self.limits.prefills_whole):
+        if not alone or (plan.prompt_tokens > 1 and not self.limits.prefills_whole):
             return []
         return fail_all(reported(rows), "OUT_OF_MEMORY")
 
@@ -201,9 +201,8 @@ class Scheduler:
         return self.view if self.view.fits(rows, width) else self._choose(rows, width)
 
     def _choose(self, rows: int, width: int) -> View | None:
-        if rows > self.limits.max_rows:
-            return None
-        return choose(self.limits.pool_tokens, rows, width, max_rows=self.limits.max_rows)
+        most, tokens = self.limits.max_rows, self.limits.pool_tokens
+        return choose(tokens, rows, width, max_rows=most) if rows <= most else None
 
     def _preempt(self, row: Sequence) -> None:
         """Makes a row wait again, with all others of its beam search or of its root in the group."""
@@ -285,7 +284,8 @@ class Scheduler:
         limits = self.limits
         if limits.prefills_whole:
             return None
-        wanted = self.chunk_budget.tokens(limits.chunk_tokens) if self.running else limits.idle_chunk_tokens
+        rows = len(self.running)
+        wanted = self.chunk_budget.tokens(limits.chunk_tokens, rows) if rows else limits.idle_chunk_tokens
         budget = min(self.pressure.tokens, wanted)
         reporting = any(root.wants_prompt_logprobs for root in self.reading.roots)
         return min(budget, limits.logprob_chunk_tokens) if reporting else budget

@@ -55,7 +55,7 @@ def prepare(config: Config) -> Prepared:
     """Loads the model and warms it up. Takes as long as that takes."""
     loaded = load(config)
     engine = assemble(loaded, config)
-    warm_up(engine)
+    warm_up(engine, loaded.facts.vocab_size)
     return Prepared(loaded, engine)
 
 

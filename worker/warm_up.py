@@ -1,4 +1,4 @@
-"""Runs the engine before anybody waits for it: one row, all rows, what lies between, and a whole prefill chunk.
+"""Runs the engine before anybody waits for it: one row, all rows, what lies between, and the largest prefill chunk.
 
 The first forward pass re-packs 4-bit weights on a CPU and loads kernels on a GPU; other shapes load others.
 """
@@ -8,23 +8,29 @@ from .sequence import Root, SamplingParameters, Sequence
 
 _PROMPT_TOKENS = 16
 _NEW_TOKENS = 4
-_TOKENS = 16
-"""Ids from 0 that every vocabulary has."""
+_IDS = 16
+"""Different token ids in the prompts."""
 
 
-def warm_up(engine: Engine) -> None:
-    """Reads a long prompt, then generates a few tokens for every number of rows that has a first step of its own."""
+def warm_up(engine: Engine, vocab_size: int) -> None:
+    """Reads a whole chunk, then generates a few tokens for every number of rows that has a first step of its own."""
     limits = engine.scheduler.limits
-    new_tokens = min(_NEW_TOKENS, limits.context_length - 1)
-    _generate(engine, 1, min(limits.chunk_tokens, limits.context_length - new_tokens), new_tokens)
+    ids = min(_IDS, vocab_size)
+    _generate(engine, 1, limits.idle_chunk_tokens, ids=ids)
     for rows in engine.runner.first_steps(limits.max_rows):
-        _generate(engine, rows, min(_PROMPT_TOKENS, limits.context_length - new_tokens), new_tokens)
+        # In one group if they fit: rows of the first of several could have ended before those of the last join them.
+        _generate(engine, rows, min(_PROMPT_TOKENS, limits.group_tokens // rows), ids=ids)
 
 
-def _generate(engine: Engine, rows: int, prompt_tokens: int, new_tokens: int) -> None:
+def _generate(engine: Engine, rows: int, prompt_tokens: int, *, ids: int) -> None:
     """Runs rows with different prompts, for a check of what was captured to see something; every other one samples."""
+    limits = engine.scheduler.limits
+    further_groups = (rows - 1) // limits.group_tokens  # of prompts of one token, as many as fit
+    # A group may wait for one step in which rows decode alone, see ChunkBudget.
+    new_tokens = min(_NEW_TOKENS + 2 * further_groups, limits.context_length - 1)
+    longest = max(1, min(prompt_tokens, limits.context_length - new_tokens))
     for row in range(rows):
-        prompt = [(row + place) % _TOKENS for place in range(max(1, prompt_tokens - row % _PROMPT_TOKENS))]
+        prompt = [(row + place) % ids for place in range(longest - row % min(longest, _PROMPT_TOKENS))]
         parameters = SamplingParameters(max_new_tokens=new_tokens, do_sample=row % 2 == 1)
         engine.scheduler.submit(Root(prompt, [Sequence(row, prompt, parameters)]))
     while engine.scheduler.has_work:

@@ -10,12 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from . import (
-    four_bit,  # noqa: F401 - for its effect
-    placement,
-    quantization,
-    quantized_layers,
-)
+from . import four_bit, placement, quantization, quantized_layers
 from .checkpoint_files import read_not_mapped
 from .config import Config
 from .quantized_layers import QuantizationReport
@@ -86,6 +81,7 @@ def load_weights(
     """
     settings, left_out = _settings(config, model_config, dtype)
     is_quantized = config.quantization != "none" or quantization.is_quantized(model_config)
+    four_bit.register()
     with read_not_mapped() if is_quantized else nullcontext():
         model = _from_pretrained(config.model, config=model_config, dtype=dtype, **settings, **source(config))
     if runs_on_cpu(config) and quantization.cpu_has_4bit_kernel():

@@ -10,7 +10,8 @@ from bench.peer.nf4 import load_nf4
 from bench.peer.protocol import Arrivals, Request, Setup, answer
 
 _WAIT_S = 60.0
-_BLOCKS_PER_ROW = 8
+BLOCKS_PER_ROW = 8
+"""Of 256 tokens. By default 60 % of the machine's free memory would be taken."""
 _NO_TOKEN = -1
 
 
@@ -43,7 +44,7 @@ def prepare(setup: Setup) -> ContinuousBatching:
     model = load_nf4(setup.model)
     model.set_attn_implementation("sdpa")
     config = ContinuousBatchingConfig(
-        num_blocks=_BLOCKS_PER_ROW * setup.rows,  # of 256 tokens; else 60 % of the machine's free memory
+        num_blocks=BLOCKS_PER_ROW * setup.rows,
         max_requests_per_batch=setup.rows,
         allow_block_sharing=False,
     )

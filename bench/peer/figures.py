@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import truediv
 from random import Random
 from typing import Literal
 
@@ -22,7 +23,7 @@ class Figure:
     tokens: int
     """How many tokens `seconds` stand for."""
     requests: Callable[[Random], list[Request]]
-    """Makes the requests of one measurement; prompts are new each time, lest a peer remember them."""
+    """Makes the requests of one measurement."""
     seconds: Callable[[Served], float]
     """Takes the time that counts out of a measurement."""
     size: Mapping[str, int] = field(default_factory=dict)
@@ -64,11 +65,28 @@ class Result:
 
 @dataclass(frozen=True)
 class Bar:
-    """How many times as fast as the fastest of some peers our engine has to be."""
+    """How many times as fast as the fastest of some peers our engine has to be, or another peer in its place."""
 
     figure: Figure
     ratio: float
     peers: tuple[str, ...]
+    of: str = OURS
+    """Who has to be; both it and the peers are measured beside our engine, whose times stand between them."""
+
+    @property
+    def label(self) -> str:
+        """Says what is to be reached."""
+        whose = "" if self.of == OURS else f"{self.of} "
+        return f"{self.figure.name}: {whose}at least {self.ratio} times {' and '.join(self.peers)}"
+
+    def is_reached(self, results: Sequence[Result], rounds: int) -> bool | None:
+        """Tells whether it is reached; None if one that it is about was not measured in all rounds."""
+        times = {each.peer: [pair.theirs_s / pair.ours_s for pair in each.pairs] for each in results}
+        times[OURS] = [1.0] * rounds
+        if any(len(times.get(name, [])) < rounds for name in (*self.peers, self.of)):
+            return None
+        ratios: list[float] = [statistics.median(map(truediv, times[peer], times[self.of])) for peer in self.peers]
+        return min(ratios) >= self.ratio
 
 
 def step_seconds(served: Served, rows: int) -> float:
@@ -90,19 +108,19 @@ def tables(results: Sequence[Result]) -> dict[str, list[dict[str, object]]]:
     return found
 
 
-def checks(results: Sequence[Result], bars: Iterable[Bar]) -> dict[str, bool]:
-    """Returns for each bar whether it is reached; bars whose peers were not measured are left out."""
-    found = {}
-    for bar in bars:
-        ratios = [each.ratio for each in results if each.figure is bar.figure and each.peer in bar.peers and each.pairs]
-        if ratios:
-            found[f"{bar.figure.name}: at least {bar.ratio} times {' and '.join(bar.peers)}"] = min(ratios) >= bar.ratio
-    return found
+def checks(results: Sequence[Result], bars: Iterable[Bar], rounds: int) -> dict[str, bool | None]:
+    """Returns for each bar about peers that were asked for whether it is reached; None: it was not measured."""
+    asked = {OURS, *(each.peer for each in results)}
+    return {
+        bar.label: bar.is_reached([each for each in results if each.figure is bar.figure], rounds)
+        for bar in bars
+        if asked.issuperset((*bar.peers, bar.of))
+    }
 
 
 def _our_row(figure: Figure, results: Sequence[Result]) -> dict[str, object]:
     times = [pair.ours_s for result in results for pair in result.pairs]
-    return _cells(OURS, figure, theirs=_median(figure, times))
+    return _cells(OURS, figure, value=_median(figure, times))
 
 
 def _row(result: Result) -> dict[str, object]:
@@ -110,7 +128,7 @@ def _row(result: Result) -> dict[str, object]:
     return _cells(
         result.peer,
         figure,
-        theirs=_median(figure, [pair.theirs_s for pair in pairs]),
+        value=_median(figure, [pair.theirs_s for pair in pairs]),
         ours=_median(figure, [pair.ours_s for pair in pairs]),
         ratio=result.ratio if pairs else _NOTHING,
         note=result.note,
@@ -118,10 +136,10 @@ def _row(result: Result) -> dict[str, object]:
 
 
 def _cells(
-    peer: str, figure: Figure, *, theirs: object, ours: object = _NOTHING, ratio: object = _NOTHING, note: str = ""
+    peer: str, figure: Figure, *, value: object, ours: object = _NOTHING, ratio: object = _NOTHING, note: str = ""
 ) -> dict[str, object]:
     beside = {f"{OURS} beside it": ours, f"{OURS} is faster by": ratio}
-    return {"peer": peer, **figure.size, figure.unit: theirs, **beside, "note": note}
+    return {"peer": peer, **figure.size, figure.unit: value, **beside, "note": note}
 
 
 def _median(figure: Figure, times: Sequence[float]) -> object:

@@ -48,6 +48,7 @@ class PeerProcess:
         """
         served = Served(**self._call({"requests": [asdict(request) for request in requests]}, limit_s))
         if wrong := wrong_count(requests, served):
+            self._signal(signal.SIGKILL)
             raise PeerFailedError(wrong)
         return served
 
@@ -64,6 +65,13 @@ class PeerProcess:
         self._popen.communicate()
 
     def _call(self, message: dict[str, Any], limit_s: float) -> Any:  # noqa: ANN401 - JSON
+        try:
+            return self._exchange(message, limit_s)
+        except PeerFailedError:
+            self._signal(signal.SIGKILL)  # it is not asked again, and must not compute beside the others
+            raise
+
+    def _exchange(self, message: dict[str, Any], limit_s: float) -> Any:  # noqa: ANN401 - as above
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
         self._signal(signal.SIGCONT)
@@ -73,7 +81,7 @@ class PeerProcess:
         except BrokenPipeError as error:
             raise PeerFailedError(self._reason()) from error
         if not select.select([self._popen.stdout], [], [], limit_s)[0]:
-            raise PeerFailedError(f"no answer within {limit_s:.0f} s")
+            raise PeerFailedError(f"no answer within {limit_s:g} s")
         line = self._popen.stdout.readline()
         if not line:
             raise PeerFailedError(self._reason())

@@ -13,30 +13,10 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer
-from transformers.generation.streamers import BaseStreamer
 
 from bench.peer.nf4 import load_nf4
 from bench.peer.protocol import Arrivals, Request, Setup, answer
-
-
-class StepTimes(BaseStreamer):
-    """Notes a token for every request of a batch that still wants one, at each step."""
-
-    def __init__(self, wanted: dict[int, int], arrivals: Arrivals) -> None:
-        """`wanted`: how many tokens each request wants, by its number."""
-        self._wanted = wanted
-        self._arrivals = arrivals
-        self._made = -1  # what `generate()` puts first is the prompt
-
-    def put(self, value: torch.Tensor) -> None:  # noqa: ARG002 - when it comes is all that counts
-        """Takes the prompt, then each step's tokens."""
-        self._made += 1
-        for number, count in self._wanted.items():
-            if 0 < self._made <= count:
-                self._arrivals.add(number)
-
-    def end(self) -> None:
-        """Does nothing: every step has been noted."""
+from bench.static_batching import StepListener
 
 
 class StaticGenerate:
@@ -58,14 +38,19 @@ class StaticGenerate:
 
     def _generate(self, batch: dict[int, Request], arrivals: Arrivals) -> None:
         prompts = [request.prompt for request in batch.values()]
-        wanted = {number: request.output_count for number, request in batch.items()}
+
+        def on_step(step: int) -> None:
+            for number, request in batch.items():
+                if step < request.output_count:
+                    arrivals.add(number)
+
         with torch.inference_mode():
             self._model.generate(
                 **self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt"),
-                max_new_tokens=max(wanted.values()),
+                max_new_tokens=max(request.output_count for request in batch.values()),
                 do_sample=False,
                 pad_token_id=self._tokenizer.pad_token_id,
-                streamer=StepTimes(wanted, arrivals),
+                streamer=StepListener(on_step),
             )
 
 

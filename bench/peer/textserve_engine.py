@@ -39,8 +39,9 @@ def prepare(setup: Setup) -> TextserveEngine:
     """Loads the model as a worker does."""
     torch.set_num_threads(setup.threads)
     config = Config(model=setup.model, max_rows=setup.rows, activations="int8" if "--int8" in sys.argv else "exact")
-    engine = assemble(load(config), config)
-    warm_up(engine)
+    loaded = load(config)
+    engine = assemble(loaded, config)
+    warm_up(engine, loaded.facts.vocab_size)
     return TextserveEngine(engine)
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from bench.peer.continuous_batching import BLOCKS_PER_ROW
 from bench.peer.nf4 import load_nf4
 from bench.peer.protocol import Arrivals, Request, Setup, answer
 
-_BLOCKS_PER_ROW = 8
 _WAIT_S = 300
 
 
@@ -84,7 +84,7 @@ def prepare(setup: Setup) -> TransformersServe:
 def _flags(setup: Setup, model: Path, port: int) -> list[str]:
     flags = [str(model), "--device", "cpu", "--attn-implementation", "sdpa", "--host", "127.0.0.1", "--port", str(port)]
     if "--continuous-batching" in sys.argv:
-        flags += ["--continuous-batching", "--cb-num-blocks", str(_BLOCKS_PER_ROW * setup.rows)]
+        flags += ["--continuous-batching", "--cb-num-blocks", str(BLOCKS_PER_ROW * setup.rows)]
     return flags
 
 

@@ -1,7 +1,7 @@
 import pytest
 
+from bench.peer.protocol import Request
 from bench.possible import Rates, decode_seconds, ideal_schedule, interpolate, possible
-from bench.workload import Request
 
 
 def test_a_row_that_ends_is_replaced_at_once() -> None:

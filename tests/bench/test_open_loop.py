@@ -4,7 +4,8 @@ from itertools import pairwise
 import pytest
 
 from bench.open_loop import Arrival, Emit, poisson_arrivals, serve
-from bench.workload import Request, mixed_set
+from bench.peer.protocol import Request
+from bench.workload import mixed_set
 
 
 class Clock:

@@ -1,6 +1,7 @@
 """The peers' protocol, what follows from the times of tokens, and how a peer that fails is reported."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,9 +73,17 @@ def test_a_peer_that_ends_fails_with_its_last_word(setup: Setup) -> None:
 def test_a_peer_that_does_not_answer_in_time_fails(setup: Setup) -> None:
     with (
         PeerProcess([sys.executable, "-c", "import sys; sys.stdin.read()"], setup) as peer,
-        pytest.raises(PeerFailedError, match="no answer"),
+        pytest.raises(PeerFailedError, match=r"no answer within 0\.1 s"),
     ):
         peer.prepare(limit_s=0.1)
+
+
+def test_a_peer_that_failed_computes_no_more(setup: Setup) -> None:
+    with PeerProcess([sys.executable, "-c", "while True: pass"], setup) as peer:
+        with pytest.raises(PeerFailedError, match="no answer"):
+            peer.prepare(limit_s=0.1)
+        os.waitid(os.P_PID, peer.pid, os.WEXITED | os.WNOWAIT)
+        assert _state(peer.pid) == "Z"
 
 
 def test_a_peer_that_is_not_installed_says_how_to_install_it() -> None:
@@ -129,15 +138,34 @@ def test_rows_of_a_table_have_the_same_columns_and_figures_of_a_title_share_one(
 def test_a_bar_counts_against_the_fastest_of_its_peers() -> None:
     shared = figure()
     results = [Result("slow", shared, [Pair(1, 5)]), Result("fast", shared, [Pair(1, 1.5)])]
-    assert checks(results, [Bar(shared, 2.0, ("slow", "fast"))]) == {
+    assert checks(results, [Bar(shared, 2.0, ("slow", "fast"))], rounds=1) == {
         "mixed set: at least 2.0 times slow and fast": False
     }
-    assert checks(results, [Bar(shared, 2.0, ("slow",))]) == {"mixed set: at least 2.0 times slow": True}
+    assert checks(results, [Bar(shared, 2.0, ("slow",))], rounds=1) == {"mixed set: at least 2.0 times slow": True}
 
 
-def test_a_bar_whose_peers_did_not_run_is_no_failure() -> None:
+def test_a_bar_between_two_peers_counts_by_what_our_engine_took_beside_each() -> None:
     shared = figure()
-    assert checks([Result("other", shared, note="why")], [Bar(shared, 2.0, ("other",))]) == {}
+    results = [
+        Result("fast", shared, [Pair(1, 1.0), Pair(2, 2.0)]),
+        Result("rival", shared, [Pair(1, 1.0), Pair(2, 1.0)]),
+    ]
+    bar = Bar(shared, 0.7, ("rival",), of="fast")
+    assert bar.label == "mixed set: fast at least 0.7 times rival"
+    assert bar.is_reached(results, rounds=2), "the rival takes 1 and 0.5 times as long"
+    assert not Bar(shared, 0.8, ("rival",), of="fast").is_reached(results, rounds=2)
+
+
+@pytest.mark.parametrize("pairs", [[], [Pair(1, 5), Pair(1, 5)]])
+def test_a_bar_is_not_measured_if_a_peer_of_it_did_not_run_to_the_end(pairs: list[Pair]) -> None:
+    shared = figure()
+    results = [Result("ran", shared, [Pair(1, 5)] * 3), Result("failed", shared, pairs, note="why")]
+    assert list(checks(results, [Bar(shared, 2.0, ("ran", "failed"))], rounds=3).values()) == [None]
+
+
+def test_a_bar_about_a_peer_that_nobody_asked_for_is_left_out() -> None:
+    shared = figure()
+    assert checks([Result("asked", shared, [Pair(1, 5)])], [Bar(shared, 2.0, ("other",))], rounds=1) == {}
 
 
 def test_llama_cpps_order_of_rows_puts_each_pair_that_is_rotated_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:

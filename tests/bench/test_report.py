@@ -17,6 +17,16 @@ def test_sections_are_printed_as_one_object(capsys: pytest.CaptureFixture[str]) 
     assert printed["checks"] == {"fast": True, "faster": False}
 
 
+def test_what_is_not_finite_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    show_sections("engine", [Section({"gaps": [{"p99": float("inf"), "p50": 1.0}]}, {})], as_json=True)
+    assert json.loads(capsys.readouterr().out)["gaps"] == [{"p99": None, "p50": 1.0}]
+
+
+def test_a_check_that_was_not_made_is_told_and_fails_the_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_sections("peers", [Section({}, {"faster": None})], as_json=False) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "not measured: faster"
+
+
 @pytest.mark.parametrize(("sections", "code"), [([FIRST], 0), ([SECOND], 1), ([FIRST, SECOND], 1)])
 def test_a_check_that_failed_fails_the_bench(sections: list[Section], code: int) -> None:
     assert show_sections("engine", sections, as_json=False) == code

@@ -4,8 +4,8 @@ from typing import Any, cast
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
+from bench.peer.protocol import Request
 from bench.servers import StaticServer
-from bench.workload import Request
 from worker.loading import LoadedModel
 
 

@@ -18,6 +18,7 @@ from tests.worker.parity import (
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.allocation import is_out_of_memory
 from worker.bitsandbytes_offline import bnb
+from worker.cuda.llama import LlamaForward
 from worker.sequence import Root
 
 pytestmark = [needs_gpu, pytest.mark.timeout(600)]
@@ -88,3 +89,31 @@ def test_graphs_go_on_after_the_device_had_no_memory() -> None:
         engine.step()
     assert [sequence.output for sequence in sequences] == [alone[s.sequence_id].tokens for s in sequences]
     assert graphs.is_trusted
+
+
+class WaitingForward(LlamaForward):
+    """Waits for the device in the middle of a step, as no captured one may."""
+
+    def __call__(self, given: Any) -> Any:
+        assert given.tokens.sum().item() >= 0
+        return super().__call__(given)
+
+
+def test_a_step_that_waits_for_the_device_is_not_captured_and_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.cuda.assembly.LlamaForward", WaitingForward)
+    model: Any = tiny_llama()
+    model.to(DEVICE)
+    sequences = mixed_sequences(6, 3, vocab_size=VOCAB_SIZE, do_sample=False)
+    with DEVICE:
+        alone = generate_each_alone(model, sequences)
+    engine, graphs = engine_on_gpu(model, Recorder())
+    for sequence in sequences:
+        engine.scheduler.submit(Root(sequence.prompt, [sequence]))
+    for _ in range(4):
+        engine.step()
+    assert not graphs.is_trusted
+    # This cleans the allocator up, which fails behind a capture that broke off.
+    assert engine.relieve(engine.plan()) == []
+    while engine.scheduler.has_work:
+        engine.step()
+    assert [sequence.output for sequence in sequences] == [alone[s.sequence_id].tokens for s in sequences]

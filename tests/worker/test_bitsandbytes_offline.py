@@ -13,6 +13,8 @@ compiler = torch.compile
 import worker.bitsandbytes_offline
 assert "bitsandbytes" in sys.modules
 assert torch.compile is compiler
+stand_in = worker.bitsandbytes_offline._uncompiled
+assert stand_in(len) is len and stand_in(len, dynamic=True) is len and stand_in(dynamic=True)(len) is len
 print(sorted({"torch._inductor", "torch._dynamo", "kernels"} & sys.modules.keys()))
 """
 

@@ -31,7 +31,6 @@ from worker.probe import layer_layouts
 from worker.runner import Logits, Prefill
 from worker.scheduler import Limits, Scheduler
 from worker.sequence import Root, Sequence, Status
-from worker.warm_up import warm_up
 
 EOS = 17
 POOLS = [96, 128, 200, 384, 1000]
@@ -281,28 +280,3 @@ def test_the_memory_never_grows_beyond_the_pool(monkeypatch: pytest.MonkeyPatch)
     run_history(engine, random_roots(random.Random(3), 30, 3), 3)
     assert all(rows * columns <= 200 for rows, columns in views)
     assert all(buffer.untyped_storage().nbytes() == 200 * 4 for buffer in engine.batch.slab.token_buffers)
-
-
-def test_warming_up_leaves_an_idle_engine_that_still_counts_right() -> None:
-    engine = fake_engine(FakeModel())
-    warm_up(engine)
-    assert not engine.scheduler.has_work
-    after = sequence(0, [5, 6, 7], 10)
-    engine.scheduler.submit(root(after))
-    run_to_the_end(engine)
-    assert after.output == expected([5, 6, 7], 10)
-
-
-def test_warming_up_comes_by_every_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
-    engine = fake_engine()
-    step = engine.runner.step
-
-    def recorded(batch: Batch, tokens: list[int], prefill: Prefill | None) -> Logits:
-        rows.append(len(tokens))
-        return step(batch, tokens, prefill)
-
-    monkeypatch.setattr(engine.runner, "step", recorded)
-    monkeypatch.setattr(engine.runner, "first_steps", lambda most: range(1, most + 1))
-    warm_up(engine)
-    assert set(range(1, LIMITS.max_rows + 1)) <= set(rows)

@@ -9,6 +9,7 @@ from worker import four_bit
 from worker.load_cost import peak_bytes
 
 OPERATION = "bitsandbytes::quantize_4bit"
+four_bit.register()
 
 
 def bitsandbytes_own(*arguments: object) -> tuple[Tensor, Tensor]:
@@ -89,3 +90,13 @@ def test_little_memory_is_taken_beside_the_weight() -> None:
     torch.ops.bitsandbytes.quantize_4bit(weights, 64, "nf4", torch.uint8)
     assert peak_bytes() - before < weights.nbytes
     del held
+
+
+def test_another_kernel_for_cpus_is_left_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as this one, once it is there, or one that a later bitsandbytes brings."""
+
+    def refused(*_: object) -> None:
+        raise AssertionError("registered a second time")
+
+    monkeypatch.setattr(torch.library, "register_kernel", refused)
+    four_bit.register()

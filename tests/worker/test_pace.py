@@ -8,7 +8,7 @@ from worker.pace import Pace, Work
 from worker.plan import Chunk, Plan
 from worker.sequence import Root, SamplingParameters, Sequence
 
-DECODE = Work(decodes=True, prefill_tokens=0)
+DECODE = Work(decodes=True, prompt_tokens=0)
 SECONDS = st.floats(0.001, 20)
 
 
@@ -20,15 +20,15 @@ def test_work_of_an_unknown_kind_has_the_first_limit_though_the_other_kind_is_kn
     pace = Pace()
     pace.observe(DECODE, 0.5)
     assert pace.limit(DECODE) == 5
-    assert pace.limit(Work(decodes=True, prefill_tokens=8)) == 600
+    assert pace.limit(Work(decodes=True, prompt_tokens=8)) == 600
 
 
 def test_the_limit_grows_with_the_tokens_of_a_chunk() -> None:
     pace = Pace()
     pace.observe(DECODE, 0.5)
-    pace.observe(Work(decodes=True, prefill_tokens=100), 1.5)
-    assert pace.limit(Work(decodes=False, prefill_tokens=1000)) == pytest.approx(100)
-    assert pace.limit(Work(decodes=True, prefill_tokens=1000)) == pytest.approx(105)
+    pace.observe(Work(decodes=True, prompt_tokens=100), 1.5)
+    assert pace.limit(Work(decodes=False, prompt_tokens=1000)) == pytest.approx(100)
+    assert pace.limit(Work(decodes=True, prompt_tokens=1000)) == pytest.approx(105)
 
 
 @given(st.lists(SECONDS, min_size=1, max_size=30))
@@ -51,12 +51,12 @@ def test_the_work_of_a_plan_is_its_decode_and_its_chunk_times_the_rows_of_the_gr
     row = Sequence(0, [5], SamplingParameters(max_new_tokens=1))
     group = [Root([5] * 10, [row])] * 3
     assert Work.of(Plan(decoding=[row])) == DECODE
-    assert Work.of(Plan(chunk=Chunk(4, 10), prefill_tokens=18, reading=group)) == Work(decodes=False, prefill_tokens=18)
-    both = Plan(decoding=[row], chunk=Chunk(0, 2), prefill_tokens=2, reading=group[:1])
-    assert Work.of(both) == Work(decodes=True, prefill_tokens=2)
+    assert Work.of(Plan(chunk=Chunk(4, 10), prompt_tokens=18, reading=group)) == Work(decodes=False, prompt_tokens=18)
+    both = Plan(decoding=[row], chunk=Chunk(0, 2), prompt_tokens=2, reading=group[:1])
+    assert Work.of(both) == Work(decodes=True, prompt_tokens=2)
 
 
 def test_a_short_prompt_does_not_hide_a_hang_in_a_long_one() -> None:
     pace = Pace()
-    pace.observe(Work(decodes=False, prefill_tokens=1), 0.03)
-    assert pace.limit(Work(decodes=False, prefill_tokens=1024)) < 5
+    pace.observe(Work(decodes=False, prompt_tokens=1), 0.03)
+    assert pace.limit(Work(decodes=False, prompt_tokens=1024)) < 5

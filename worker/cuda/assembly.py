@@ -33,7 +33,10 @@ def cuda_runner(model: Any, device: torch.device) -> CudaRunner | None:  # noqa:
 
     Nothing is captured yet: each number of rows is at its first step, so a warm-up should come by all of them.
     """
-    if device.type != "cuda" or len(execution_devices(model)) != 1 or _is_offloaded(model):
+    if device.type != "cuda":
+        return None
+    if len(execution_devices(model)) != 1 or _is_offloaded(model):
+        logger.info("decode steps are not captured: the model is not on one GPU alone")
         return None
     if find_spec("triton") is None:
         logger.warning("Triton is not installed: decode steps are not captured")
@@ -49,8 +52,8 @@ def _is_offloaded(model: torch.nn.Module) -> bool:
 def make_forward(model: Any, storage: Storage, device: torch.device) -> Forward:  # noqa: ANN401 - as above
     """Returns the forward pass of a model over a storage, its kernels checked and its products chosen by measurement.
 
-    Raises UncapturableError if the model cannot be captured, ValueError if a kernel computes something else than plain
-    torch on this device.
+    Raises UncapturableError if the model cannot be captured, WrongKernelError if a kernel computes something else than
+    plain torch on this device.
     """
     from .kernel_check import check_ops  # noqa: PLC0415 - Triton is loaded only where a GPU runs it
     from .triton_ops import TritonOps  # noqa: PLC0415 - the same
@@ -60,10 +63,13 @@ def make_forward(model: Any, storage: Storage, device: torch.device) -> Forward:
     ops = TritonOps(processors)
     with torch.cuda.device(device):
         for pool in {(pool.keys.shape, pool.values.shape): pool for pool in layers}.values():
-            check_ops(ops, pool, group=_queries_per_key(model, pool))
+            # As many parts as this device has use for, and so few that each is several tiles long.
+            for each in (ops, TritonOps(processors=1)):
+                check_ops(each, pool, group=_queries_per_key(model, pool))
         if not is_llama_like(model):
             return TransformersForward(model, layers, ops)
         forward = LlamaForward(model, layers, ops)
+        torch.cuda.empty_cache()  # what fusing has freed counts as free
         choose(
             forward.projections(),
             row_buckets(storage.rows),

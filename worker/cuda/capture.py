@@ -1,15 +1,17 @@
 """Turns a piece of work on the device into something that runs again without Python: a CUDA graph."""
 
 import statistics
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 Work = Callable[[], Tensor]
 _WARM_UPS = 2
-"""Runs before a capture: the first ones compile kernels and take memory."""
+"""Runs before a capture: the first one compiles kernels and takes memory, the last one shows whether it waits."""
 _REPEATS = 5
 
 
@@ -31,10 +33,7 @@ class CudaCapture:
     def __call__(self, work: Work) -> Work:
         """See Capture. Raises what the work or CUDA raises if it cannot be captured."""
         with torch.cuda.device(self.device):
-            _warm_up(work)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                result = work()
+            graph, result = _captured(work, self._pool)
 
         def replay() -> Tensor:
             with torch.cuda.device(self.device):
@@ -44,22 +43,45 @@ class CudaCapture:
         return replay
 
 
+def _captured(work: Callable[[], T], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, T]:  # noqa: ANN401 - torch's handle
+    """Captures a graph, and returns what the work returned then, too."""
+    _warm_up(work)
+    graph = torch.cuda.CUDAGraph()
+    # Entering the present stream brings the thread back to it also where the end of the capture raises.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=pool):
+        result = work()
+    return graph, result
+
+
 def _warm_up(work: Callable[[], object]) -> None:
-    """Runs work on a stream of its own, as capturing asks for."""
+    """Runs work on a stream of its own, as capturing asks for. Raises RuntimeError if it waits for the device.
+
+    That must come to light before: a capture that breaks off leaves torch's allocator in a state in which the next
+    cleaning up fails.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(_WARM_UPS):
+        for _ in range(_WARM_UPS - 1):
+            work()
+        with _waiting_refused():
             work()
     torch.cuda.current_stream().wait_stream(stream)
 
 
+@contextmanager
+def _waiting_refused() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
 def device_seconds(work: Callable[[], object]) -> float:
     """Returns the median time of work on the device, without what its launches take: it is captured, too."""
-    _warm_up(work)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
+    graph, _ = _captured(work)
     graph.replay()
     return statistics.median(_replay_seconds(graph) for _ in range(_REPEATS))
 

@@ -33,7 +33,7 @@ class _Captured:
 
 
 class GraphStep:
-    """Implements DecodeStep. Once something is found wrong, it declines all batches for good."""
+    """Implements `runner.DecodeStep`. Once something is found wrong, it declines all batches for good."""
 
     def __init__(self, model: Any, make_forward: MakeForward, capture: Capture) -> None:  # noqa: ANN401 - no static type
         self.model = model
@@ -73,11 +73,15 @@ class GraphStep:
             logger.warning("no memory for a graph of %s rows; such steps run without one", rows)
             self._declined.add(rows)
             return None
-        except Exception as error:  # noqa: BLE001 - whatever a model does in a capture, its own forward pass can do
+        except Exception as error:
+            # Whatever a model does that a capture does not allow, its own forward pass can do.
+            logger.warning("a decode step could not be captured", exc_info=True)
             self._give_up("decode steps are not captured: %s", error)
             return None
         written = newest_column(batch)
         theirs = eager_logits(self.model, batch, tokens)
+        if not theirs.isfinite().all(dim=1).any():
+            return theirs  # there is nothing to compare with: the next step tries again
         errors = difference(ours, theirs), difference(written, newest_column(batch))
         if max(errors) > tolerance(theirs.dtype):
             self._give_up(
@@ -112,3 +116,4 @@ class GraphStep:
         logger.warning(message, *values)
         self.is_trusted = False
         self._captured.clear()
+        self._forward = self._storage = None  # copies of matrices go with it

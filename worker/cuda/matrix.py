@@ -2,7 +2,8 @@
 
 Codes lie row after row, two in a byte, with one scale for each block of inputs. Where a row is a whole number of
 blocks, rows can be put behind one another without a change of any code or scale, so a fused product is the same. The
-layers go on working: what they hold become views of the fused matrix, and no memory is taken twice.
+layers go on working: what they hold become views of the fused matrix. Scales that were quantized themselves are taken
+as float32: four bytes for a block in the place of one.
 """
 
 from collections.abc import Sequence

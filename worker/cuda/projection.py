@@ -25,7 +25,7 @@ Product = Callable[[Tensor], Tensor]
 """Returns [rows, outputs] for [rows, inputs]."""
 Timer = Callable[[Callable[[], object]], float]
 """Returns the seconds that a piece of work takes on the device."""
-LIBRARY, RESIDENT = "bitsandbytes", "resident 16-bit copy"
+LIBRARY, RESIDENT = "bitsandbytes", "resident copy"
 
 
 class MoreWays(Protocol):
@@ -42,7 +42,7 @@ class FourBitProjection:
     def __init__(self, matrix: FourBitMatrix) -> None:
         self.matrix = matrix
         self.resident: Tensor | None = None
-        """The matrix in 16 bit, [outputs, inputs], if there is a copy."""
+        """The matrix in the type that the model computes in, [outputs, inputs], if there is a copy."""
         self.chosen: dict[int, Product] = {}
         """By the number of rows."""
 
@@ -69,7 +69,7 @@ class FourBitProjection:
         return out
 
     def by_copy(self, given: Tensor) -> Tensor:
-        """Multiplies with the 16-bit copy."""
+        """Multiplies with the copy."""
         assert self.resident is not None  # noqa: S101 - chosen only where there is one
         return linear(given, self.resident, self.matrix.bias)
 
@@ -142,10 +142,15 @@ def _choose_way(
     offered = [_ways(projection, rows, more_ways) for projection in group]
     times = {}
     for name, product in offered[0].items():
-        if (error := difference(product(given), exact)) > tolerance(dtype):
-            logger.warning("%s computes %s %s wrongly (by %.2g); not used", name, rows, first.shape, error)
-            continue
-        times[name] = timer(partial(_run_all, [ways[name] for ways in offered], given))
+        try:
+            if (error := difference(product(given), exact)) > tolerance(dtype):
+                logger.warning("%s computes %s %s wrongly (by %.2g); not used", name, rows, first.shape, error)
+                continue
+            times[name] = timer(partial(_run_all, [ways[name] for ways in offered], given))
+        except Exception as problem:
+            if name == LIBRARY:
+                raise
+            logger.warning("%s cannot multiply %s %s: %s", name, rows, first.shape, problem)
     fastest = min(times, key=lambda name: times[name], default=LIBRARY)
     logger.debug("%s rows times %s: %s of %s", rows, first.shape, fastest, times)
     for projection, ways in zip(group, offered, strict=True):

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from . import attention_kernels, layer_kernels
-from .buckets import attention_parts
+from .buckets import attention_parts, columns_at_once
 from .ops import Pool, Rotation
 from .static_input import Bounds
 
-_COLUMNS_AT_ONCE = 64
 _WIDTH_AT_ONCE = 1024
 _LEAST_OF_A_PRODUCT = 16
 """Rows that Triton's matrix product takes at least."""
@@ -64,7 +63,7 @@ class TritonOps:
             BLOCK_GROUP=max(_LEAST_OF_A_PRODUCT, _power_of_two(group)),
             BLOCK_KEY=max(_LEAST_OF_A_PRODUCT, _power_of_two(key_dim)),
             BLOCK_VALUE=max(_LEAST_OF_A_PRODUCT, _power_of_two(value_dim)),
-            BLOCK=_COLUMNS_AT_ONCE,
+            BLOCK=columns_at_once(max(key_dim, value_dim) * query.element_size()),
             PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
         )
         out = torch.empty(rows, heads, value_dim, dtype=query.dtype, device=query.device)

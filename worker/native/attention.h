@@ -1,7 +1,8 @@
 /* Attention of tokens over their own rows: columns before a row's first token are never read.
 
    A single token reads keys as they are. Tokens that follow one another in a row share a tile: keys are transposed and
-   values interleaved once for all of them. */
+   values interleaved once for all of them. Softmax is in float32; what it gives is rounded to bfloat16 in tiles alone, so
+   that a token's last bits depend on whether it was read together with others. */
 #pragma once
 
 #include <math.h>
@@ -9,7 +10,7 @@
 
 #include "vector.h"
 
-enum { MAX_HEAD_DIM = 256, TILE_QUERIES = 64, TILE_SCORES = 1 << 17, TILE_ROWS = 8 };
+enum { MAX_HEAD_DIM = 256, TILE_QUERIES = 64, FEW_QUERIES = 16, TILE_SCORES = 1 << 19, TILE_ROWS = 8 };
 
 /* Keys and values of a layer: [rows][heads][columns][head_dim]. */
 typedef struct {
@@ -24,8 +25,8 @@ INLINE __m128 dot_four(const bf16 *query, const bf16 *keys, const int64_t column
     for (int column = 0; column < 4; column++) {
         const bf16 *key = keys + (column < columns ? column : columns - 1) * dim;
         sums[column] = _mm512_setzero_ps();
-        for (int place = 0; place < dim; place += 32)
-            sums[column] = _mm512_dpbf16_ps(sums[column], load32(query + place), load32(key + place));
+        for (int i = 0; i < dim; i += 32)
+            sums[column] = _mm512_dpbf16_ps(sums[column], load32(query + i), load32(key + i));
     }
     return sums_of_four(sums[0], sums[1], sums[2], sums[3]);
 }
@@ -33,26 +34,24 @@ INLINE __m128 dot_four(const bf16 *query, const bf16 *keys, const int64_t column
 /* Columns rounded up to whole vectors. */
 INLINE int64_t padded(int64_t columns) { return (columns + 15) / 16 * 16; }
 
-INLINE __mmask16 lanes(int64_t left) { return left >= 16 ? 0xffff : (1 << left) - 1; }
-
 /* Turns scores into weights that sum to one. */
 static void softmax(float *scores, int64_t count) {
     const __m512 lowest = _mm512_set1_ps(-INFINITY);
     __m512 highest = lowest;
-    for (int64_t place = 0; place < count; place += 16)
-        highest = _mm512_max_ps(highest, _mm512_mask_loadu_ps(lowest, lanes(count - place), scores + place));
+    for (int64_t i = 0; i < count; i += 16)
+        highest = _mm512_max_ps(highest, _mm512_mask_loadu_ps(lowest, lanes16(count - i), scores + i));
     const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(highest));
     __m512 sum = _mm512_setzero_ps();
-    for (int64_t place = 0; place < count; place += 16) {
-        const __mmask16 mask = lanes(count - place);
-        const __m512 weight = exponential(_mm512_sub_ps(_mm512_mask_loadu_ps(most, mask, scores + place), most));
-        _mm512_mask_storeu_ps(scores + place, mask, weight);
+    for (int64_t i = 0; i < count; i += 16) {
+        const __mmask16 mask = lanes16(count - i);
+        const __m512 weight = exponential(_mm512_sub_ps(_mm512_mask_loadu_ps(most, mask, scores + i), most));
+        _mm512_mask_storeu_ps(scores + i, mask, weight);
         sum = _mm512_mask_add_ps(sum, mask, sum, weight);
     }
     const __m512 scale = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(sum));
-    for (int64_t place = 0; place < count; place += 16) {
-        const __mmask16 mask = lanes(count - place);
-        _mm512_mask_storeu_ps(scores + place, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, scores + place), scale));
+    for (int64_t i = 0; i < count; i += 16) {
+        const __mmask16 mask = lanes16(count - i);
+        _mm512_mask_storeu_ps(scores + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, scores + i), scale));
     }
 }
 
@@ -93,10 +92,10 @@ static void attend(int64_t dim, const bf16 *queries, int64_t group, const bf16 *
 /* 16 columns of keys, [columns][dim], as [dim / 2][16] pairs; zeros for columns that are missing. */
 static void transpose_keys(const bf16 *keys, int64_t columns, int64_t dim, int32_t *pairs) {
     for (int64_t column = 0; column < 16; column++)
-        for (int64_t place = 0; place < dim / 2; place++) {
+        for (int64_t i = 0; i < dim / 2; i++) {
             int32_t both = 0;
-            if (column < columns) memcpy(&both, keys + column * dim + 2 * place, sizeof both);
-            pairs[place * 16 + column] = both;
+            if (column < columns) memcpy(&both, keys + column * dim + 2 * i, sizeof both);
+            pairs[i * 16 + column] = both;
         }
 }
 
@@ -105,9 +104,10 @@ INLINE void score_rows(const int rows, const bf16 *const *queries, const int32_t
                        float *scores, int64_t stride) {
     __m512 sums[TILE_ROWS];
     for (int row = 0; row < rows; row++) sums[row] = _mm512_setzero_ps();
-    for (int64_t place = 0; place < dim / 2; place++) {
-        const __m512bh key = (__m512bh)_mm512_loadu_si512(pairs + place * 16);
-        for (int row = 0; row < rows; row++) sums[row] = _mm512_dpbf16_ps(sums[row], pair(queries[row] + 2 * place), key);
+    for (int64_t i = 0; i < dim / 2; i++) {
+        const __m512bh key = (__m512bh)_mm512_loadu_si512(pairs + i * 16);
+        for (int row = 0; row < rows; row++)
+            sums[row] = _mm512_dpbf16_ps(sums[row], (__m512bh)repeated(queries[row] + 2 * i), key);
     }
     for (int row = 0; row < rows; row++)
         _mm512_storeu_ps(scores + row * stride, _mm512_mul_ps(sums[row], _mm512_set1_ps(scaling)));
@@ -115,7 +115,7 @@ INLINE void score_rows(const int rows, const bf16 *const *queries, const int32_t
 
 /* Rounds weights to bfloat16 where they are: the first half of their memory. */
 static void round_in_place(float *weights, int64_t count) {
-    for (int64_t place = 0; place < count; place += 16) store16((bf16 *)weights + place, _mm512_loadu_ps(weights + place));
+    for (int64_t i = 0; i < count; i += 16) store16((bf16 *)weights + i, _mm512_loadu_ps(weights + i));
 }
 
 /* Sums values of 32 dimensions, weighted, over an even number of columns, for some queries. */
@@ -131,7 +131,7 @@ INLINE void sum_values(const int rows, const float *weights, int64_t stride, con
         const __m512i odd = column + 1 < columns ? _mm512_loadu_si512(values + (column + 1) * dim) : even;
         const __m512bh lower = (__m512bh)_mm512_unpacklo_epi16(even, odd), upper = (__m512bh)_mm512_unpackhi_epi16(even, odd);
         for (int row = 0; row < rows; row++) {
-            const __m512bh weight = pair((const bf16 *)(weights + row * stride) + column);
+            const __m512bh weight = (__m512bh)repeated((const bf16 *)(weights + row * stride) + column);
             low[row] = _mm512_dpbf16_ps(low[row], weight, lower);
             high[row] = _mm512_dpbf16_ps(high[row], weight, upper);
         }
@@ -159,13 +159,14 @@ static void attend_tile(int64_t dim, const sight *sights, int64_t count, const b
     const int64_t stride = padded(columns);
     int32_t pairs[MAX_HEAD_DIM / 2 * 16];
     const bf16 *queries[TILE_QUERIES];
-    bf16 *outputs[TILE_QUERIES];
+    bf16 *outputs[TILE_ROWS];
     for (int64_t row = 0; row < count; row++) queries[row] = sights[row].query;
     for (int64_t column = 0; column < columns; column += 16) {
         transpose_keys(keys + column * dim, columns - column, dim, pairs);
         for (int64_t row = 0; row < count; row += TILE_ROWS) {
 #define SCORE(rows) score_rows(rows, queries + row, pairs, dim, scaling, scores + row * stride + column, stride)
             FOR_ROWS(count - row < TILE_ROWS ? count - row : TILE_ROWS, SCORE)
+#undef SCORE
         }
     }
     for (int64_t row = 0; row < count; row++) {
@@ -181,5 +182,7 @@ static void attend_tile(int64_t dim, const sight *sights, int64_t count, const b
             for (int64_t each = 0; each < rows; each++) outputs[each] = sights[row + each].output + part;
 #define SUM(n) sum_values(n, scores + row * stride, stride, values + part, dim, columns, outputs)
             FOR_ROWS(rows, SUM)
+#undef SUM
         }
 }
+#undef FOR_ROWS

@@ -6,11 +6,28 @@
 #pragma once
 
 #include "linear.h"
+#include "team.h"
 
 /* Compiled on any CPU; whoever gives levels has checked that this one has the instructions. */
 #define VNNI __attribute__((target("avx512vnni")))
 
-enum { INT8_ROWS = 6, INT8_INPUTS = 1024, LEVEL_ZERO = 128 };
+enum { INT8_BLOCK = 64, INT8_ROWS = 6, INT8_INPUTS = 1024, LEVEL_ZERO = 128 };
+
+/* Activations rounded to int8. */
+typedef struct {
+    int8_t *codes;    /* [rows][inputs] */
+    float *scales;    /* [rows][inputs / INT8_BLOCK] */
+    int32_t *starts;  /* [rows][inputs / INT8_BLOCK], of the block's sums of products */
+} int8_rows;
+
+/* For so many activations. */
+static int8_rows take_rounded(arena *from, int64_t count) {
+    int8_rows rounded;
+    rounded.codes = take(from, count);
+    rounded.scales = take(from, count / INT8_BLOCK * sizeof(float));
+    rounded.starts = take(from, count / INT8_BLOCK * sizeof(int32_t));
+    return rounded;
+}
 
 /* Rounds INT8_BLOCK activations. What is not finite in them makes the scale so, and each sum that it is in. */
 VNNI static void round_block(const bf16 *x, int8_t *codes, float *scale, int32_t *start) {
@@ -35,10 +52,10 @@ VNNI static void round_block(const bf16 *x, int8_t *codes, float *scale, int32_t
 }
 
 /* Rounds `count` activations, rows one behind the other; comes back when all threads have done their share. */
-VNNI static void round_share(const bf16 *x, int64_t count, const int8_rows *to, team *team) {
+VNNI static void round_share(const bf16 *x, int64_t count, const int8_rows *to, member *self) {
     SHARE(block, count / INT8_BLOCK)
         round_block(x + block * INT8_BLOCK, to->codes + block * INT8_BLOCK, to->scales + block, to->starts + block);
-    await(team);
+    await(self);
 }
 
 /* The levels of four neighbouring inputs of 16 outputs, and of the next 16. */
@@ -49,12 +66,6 @@ INLINE void look_up_levels(const uint8_t *codes, __m512i levels, __m512i *low, _
     const __m512i pairs = _mm512_permutexvar_epi16(order, _mm512_loadu_si512(codes));
     *low = _mm512_shuffle_epi8(levels, _mm512_and_si512(pairs, code));
     *high = _mm512_shuffle_epi8(levels, _mm512_and_si512(_mm512_srli_epi16(pairs, 4), code));
-}
-
-INLINE __m512i four(const int8_t *from) {
-    int32_t all;
-    memcpy(&all, from, sizeof all);
-    return _mm512_set1_epi32(all);
 }
 
 /* Adds to sums[rows][OUTPUTS] the products of rows from `first` on over `inputs` inputs from `begin` on, whole blocks.
@@ -75,17 +86,17 @@ VNNI INLINE void int8_tile(const int rows, const int chains, const linear *w, co
             part[1][row][0] = part[1][row][1] = _mm512_setzero_si512();
         }
         const int8_t *given = x->codes + first * w->inputs + input;
-        for (int place = 0; place < INT8_BLOCK; place += 4 * chains) {
+        for (int i = 0; i < INT8_BLOCK; i += 4 * chains) {
 #pragma GCC unroll 2
             for (int chain = 0; chain < chains; chain++) {
-                const int at = place + 4 * chain;
+                const int at = i + 4 * chain;
                 __m512i low, high;
                 /* For one or two rows memory is busy as it is. */
                 if (rows > 2) _mm_prefetch(codes + OUTPUTS * (inputs + at) / 2, _MM_HINT_T1);
                 look_up_levels(codes + OUTPUTS * at / 2, levels, &low, &high);
 #pragma GCC unroll 8
                 for (int row = 0; row < rows; row++) {
-                    const __m512i all = four(given + row * w->inputs + at);
+                    const __m512i all = repeated(given + row * w->inputs + at);
                     part[chain][row][0] = _mm512_dpbusd_epi32(part[chain][row][0], low, all);
                     part[chain][row][1] = _mm512_dpbusd_epi32(part[chain][row][1], high, all);
                 }
@@ -115,19 +126,19 @@ VNNI static void multiply_int8(int rows, const linear *w, const uint8_t *codes, 
 #undef TILE
 }
 
-/* Sums up 32 outputs from `output` on, for all rows, rounded in `space`. Each tile of rows looks codes up anew: that
-   costs no more than loading what was looked up before, which is twice as long. */
-static void sum_int8(const linear *w, int64_t output, int64_t rows, const workspace *space) {
+/* Sums up 32 outputs from `output` on, for all rows: sums[rows][OUTPUTS]. Each tile of rows looks codes up anew:
+   that costs no more than loading what was looked up before, which is twice as long. */
+static void sum_int8(const linear *w, int64_t output, const int8_rows *x, int64_t rows, float *sums) {
     const uint8_t *codes = w->codes + output * w->inputs / 2;
-    memset(space->sums, 0, rows * OUTPUTS * sizeof(float));
+    memset(sums, 0, rows * OUTPUTS * sizeof(float));
     const int64_t tiles = (rows + INT8_ROWS - 1) / INT8_ROWS;
     const int64_t step = tiles == 1 ? w->inputs : INT8_INPUTS;
     for (int64_t begin = 0; begin < w->inputs; begin += step) {
         const int64_t inputs = begin + step < w->inputs ? step : w->inputs - begin;
         for (int64_t tile = 0; tile < tiles; tile++) {
             const int64_t first = tile * rows / tiles, last = (tile + 1) * rows / tiles;
-            multiply_int8(last - first, w, codes + OUTPUTS * begin / 2, w->scales + output, &space->rounded, first,
-                          begin, inputs, space->sums + first * OUTPUTS);
+            multiply_int8(last - first, w, codes + OUTPUTS * begin / 2, w->scales + output, x, first, begin, inputs,
+                          sums + first * OUTPUTS);
         }
     }
 }

@@ -6,9 +6,10 @@ from torch import Tensor
 from .library import cpu_features
 
 LEVEL_BLOCK = 64
-"""Inputs whose activations are rounded together, INT8_BLOCK in linear.h: blocks of weights are made up of them."""
+"""Inputs whose activations are rounded together, INT8_BLOCK in int8.h: blocks of weights are made up of them."""
 
 _ZERO = 128
+"""LEVEL_ZERO in int8.h."""
 _STEPS_IN_ONE = torch.arange(96.0, 127.125, 0.125)
 
 

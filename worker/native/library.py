@@ -6,6 +6,8 @@ import logging
 import os
 import platform
 import shutil
+import signal
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -61,22 +63,48 @@ def load(threads: int, folder: Path | None = None) -> Library:
         threads: how many compute.
         folder: where what was compiled is kept; by default `textserve` in the user's folder for caches.
 
-    Raises NativeError if there is no compiler, it fails, or what it made can be neither kept nor loaded.
+    Raises NativeError if there is no compiler, it fails, what it made can be neither kept nor loaded, or others than
+    this user can write what is kept.
     """
     folder = folder or _cache_folder()
     compiler = _compiler()
     try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_writers(folder)
         path = folder / f"kernels-{_fingerprint(compiler)}.so"
-        if not path.exists():
+        if not _is_kept(path):
             _compile(compiler, path)
         return Library(path, threads)
     except OSError as error:
         raise NativeError(str(error)) from error
 
 
+def _is_kept(path: Path) -> bool:
+    """Returns whether a file is there, and whole: loading one that was cut off may end the process."""
+    if not path.exists():
+        return False
+    _check_writers(path)
+    content = path.read_bytes()
+    return content == _sealed(content[: -hashlib.sha256().digest_size])
+
+
+def _sealed(content: bytes) -> bytes:
+    """Returns a library with its digest behind it, where the loader does not look."""
+    return content + hashlib.sha256(content).digest()
+
+
+def _check_writers(path: Path) -> None:
+    """Refuses what others may have written: it would run as this user."""
+    status = path.stat()
+    if status.st_uid not in {0, os.getuid()} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise NativeError(f"others than this user can write {path}, which is to be run")
+
+
 def _cache_folder() -> Path:
+    # A path that is not absolute is to be ignored: XDG Base Directory Specification.
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textserve"
+        return (folder if folder.is_absolute() else Path.home() / ".cache") / "textserve"
     except RuntimeError as error:
         raise NativeError("this user has no home folder to keep what is compiled; set XDG_CACHE_HOME") from error
 
@@ -96,27 +124,50 @@ def _fingerprint(compiler: str) -> str:
         digest.update(source.read_bytes())
     status = Path(compiler).resolve().stat()
     cpu = sorted(cpu_features())
+    if not cpu:
+        raise NativeError("the CPU's features cannot be read from /proc/cpuinfo")
     digest.update(repr((_FLAGS, compiler, status.st_size, status.st_mtime_ns, platform.machine(), cpu)).encode())
     return digest.hexdigest()[:16]
 
 
 def cpu_features() -> frozenset[str]:
-    """Returns Linux's names for what this CPU can do."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    """Returns Linux's names for what this CPU can do; none if Linux does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _compile(compiler: str, path: Path) -> None:
     """Compiles into place; workers that start at once may all do so."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
-            command = [compiler, *_FLAGS, "-o", str(made), str(_SOURCES / "kernels.c"), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_COMPILE_S)
-            made.replace(path)
-    except subprocess.CalledProcessError as error:
-        raise NativeError(f"{compiler} failed: {error.stderr.strip()[-500:]}") from error
-    except subprocess.TimeoutExpired as error:
-        raise NativeError(str(error)) from error
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        _run([compiler, *_FLAGS, "-o", str(made), str(_SOURCES / "kernels.c"), "-lm"])
+        made.write_bytes(_sealed(made.read_bytes()))
+        made.chmod(0o700)
+        made.replace(path)
     logger.info("compiled the kernels for this CPU: %s", path)
+
+
+def _run(command: list[str]) -> None:
+    """Runs the compiler. Raises NativeError if it fails or takes too long."""
+    # In a session of its own: what it has started in its turn is ended with it, and holds its output open no longer.
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            _, complaint = process.communicate(timeout=_COMPILE_S)
+        except subprocess.TimeoutExpired as error:
+            raise NativeError(str(error)) from error
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        raise NativeError(f"{command[0]} failed: {complaint.strip()[-500:]}")

@@ -1,4 +1,4 @@
-/* y = x W^T + bias, for weights in 4-bit blocks or in bfloat16. Sums are float32.
+/* Sums of x W^T for weights in 4-bit blocks or in bfloat16, in float32.
 
    4-bit weights are as bitsandbytes packs them for this kind of CPU (`_convert_weight_packed_for_cpu`): for 32 outputs
    and two neighbouring inputs 64 codes in 32 bytes, the first 16 outputs in the low halves, the others in the high ones.
@@ -7,12 +7,11 @@
 
 #include <string.h>
 
-#include "team.h"
 #include "vector.h"
 
 /* Up to DIRECT_ROWS rows, codes are looked up as they are needed; for more, once for all rows, a panel at a time, with
    ROWS rows in registers. */
-enum { OUTPUTS = 32, DIRECT_ROWS = 8, ROWS = 6, PANEL_INPUTS = 1024, DENSE_OUTPUTS = 4, DENSE_ROWS = 6, INT8_BLOCK = 64 };
+enum { OUTPUTS = 32, DIRECT_ROWS = 8, ROWS = 6, PANEL_INPUTS = 1024, DENSE_OUTPUTS = 4, DENSE_ROWS = 6 };
 
 typedef struct {
     const uint8_t *codes;  /* [outputs / 32][inputs / 2][32]; none: the weights are dense */
@@ -24,22 +23,6 @@ typedef struct {
     const uint8_t *levels; /* [16], what each code stands for, in steps above -128 steps; none: products are exact */
     float level_step;
 } linear;
-
-/* Activations rounded to int8, as int8.h does. */
-typedef struct {
-    int8_t *codes;    /* [rows][inputs] */
-    float *scales;    /* [rows][inputs / INT8_BLOCK] */
-    int32_t *starts;  /* [rows][inputs / INT8_BLOCK], of the block's sums of products */
-} int8_rows;
-
-/* What one thread needs to multiply more than DIRECT_ROWS rows. */
-typedef struct {
-    __m512bh *panel;  /* [PANEL_INPUTS / 2][2] */
-    float *sums;      /* [rows][OUTPUTS] */
-    int8_rows rounded;  /* what all threads multiply with weights that have levels */
-} workspace;
-
-static void sum_int8(const linear *w, int64_t output, int64_t rows, const workspace *space);
 
 INLINE void look_up(const uint8_t *codes, __m512i table, __m512bh *low, __m512bh *high) {
     const __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)codes));
@@ -67,17 +50,17 @@ INLINE void multiply_tile(const int rows, const int chains, const linear *w, con
         for (int64_t input = begin; input < begin + w->block; input += 2 * chains) {
 #pragma GCC unroll 4
             for (int chain = 0; chain < chains; chain++) {
-                const int64_t place = input / 2 + chain;
+                const int64_t i = input / 2 + chain;
                 __m512bh low, high;
                 /* Next in memory is what is looked up next; without this, memory idles while many rows are computed. */
-                if (panel || rows > 2) _mm_prefetch(codes + OUTPUTS * (inputs / 2 + place), _MM_HINT_T1);
+                if (panel || rows > 2) _mm_prefetch(codes + OUTPUTS * (inputs / 2 + i), _MM_HINT_T1);
                 if (panel)
-                    low = panel[2 * place], high = panel[2 * place + 1];
+                    low = panel[2 * i], high = panel[2 * i + 1];
                 else
-                    look_up(codes + OUTPUTS * place, table, &low, &high);
+                    look_up(codes + OUTPUTS * i, table, &low, &high);
 #pragma GCC unroll 8
                 for (int row = 0; row < rows; row++) {
-                    const __m512bh both = pair(x + row * stride + 2 * place);
+                    const __m512bh both = (__m512bh)repeated(x + row * stride + 2 * i);
                     part[chain][row][0] = _mm512_dpbf16_ps(part[chain][row][0], both, low);
                     part[chain][row][1] = _mm512_dpbf16_ps(part[chain][row][1], both, high);
                 }
@@ -104,41 +87,27 @@ static void multiply(int rows, const linear *w, const uint8_t *codes, const __m5
 #undef TILE
 }
 
-/* Writes the sums of 32 outputs from `output` on, or of as many as there are, rounded as the model does: the product,
-   then the product plus what it is added to, laid out as y. */
-static void finish(const linear *w, int64_t output, int64_t rows, const float *sums, bf16 *y, const bf16 *residual) {
-    for (int64_t half = output; half < output + OUTPUTS && half < w->outputs; half += 16) {
-        const __mmask16 mask = w->outputs - half >= 16 ? 0xffff : (1 << (w->outputs - half)) - 1;
-        const __m512 bias = w->bias ? widen(_mm256_maskz_loadu_epi16(mask, w->bias + half)) : _mm512_setzero_ps();
-        for (int64_t row = 0; row < rows; row++) {
-            __m512 sum = _mm512_add_ps(_mm512_loadu_ps(sums + row * OUTPUTS + half - output), bias);
-            const int64_t place = row * w->outputs + half;
-            if (residual) sum = _mm512_add_ps(rounded(sum), widen(_mm256_maskz_loadu_epi16(mask, residual + place)));
-            _mm256_mask_storeu_epi16(y + place, mask, (__m256i)_mm512_cvtneps_pbh(sum));
-        }
-    }
-}
-
 static void look_up_panel(const linear *w, const uint8_t *codes, int64_t inputs, __m512bh *panel) {
     const __m512i table = lookup_table(w->table);
-    for (int64_t place = 0; place < inputs / 2; place++)
-        look_up(codes + OUTPUTS * place, table, panel + 2 * place, panel + 2 * place + 1);
+    for (int64_t i = 0; i < inputs / 2; i++)
+        look_up(codes + OUTPUTS * i, table, panel + 2 * i, panel + 2 * i + 1);
 }
 
-/* Sums up 32 outputs from `output` on, for all rows. */
-static void sum_4bit(const linear *w, int64_t output, const bf16 *x, int64_t rows, const workspace *space) {
+/* Sums up 32 outputs from `output` on, for all rows: sums[rows][OUTPUTS]. More than DIRECT_ROWS rows take a panel,
+   [PANEL_INPUTS / 2][2]. */
+static void sum_4bit(const linear *w, int64_t output, const bf16 *x, int64_t rows, __m512bh *panel, float *sums) {
     const uint8_t *codes = w->codes + output * w->inputs / 2;
-    memset(space->sums, 0, rows * OUTPUTS * sizeof(float));
+    memset(sums, 0, rows * OUTPUTS * sizeof(float));
     const int64_t tiles = rows <= DIRECT_ROWS ? 1 : (rows + ROWS - 1) / ROWS;
     const int64_t step = tiles == 1 ? w->inputs : PANEL_INPUTS / w->block * w->block;
     for (int64_t begin = 0; begin < w->inputs; begin += step) {
         const int64_t inputs = begin + step < w->inputs ? step : w->inputs - begin;
         const uint8_t *part = codes + OUTPUTS * begin / 2;
-        if (tiles > 1) look_up_panel(w, part, inputs, space->panel);
+        if (tiles > 1) look_up_panel(w, part, inputs, panel);
         for (int64_t tile = 0; tile < tiles; tile++) {
             const int64_t first = tile * rows / tiles, last = (tile + 1) * rows / tiles;
-            multiply(last - first, w, part, tiles > 1 ? space->panel : 0, w->scales + begin / w->block * w->outputs + output,
-                     x + first * w->inputs + begin, w->inputs, inputs, space->sums + first * OUTPUTS);
+            multiply(last - first, w, part, tiles > 1 ? panel : 0, w->scales + begin / w->block * w->outputs + output,
+                     x + first * w->inputs + begin, w->inputs, inputs, sums + first * OUTPUTS);
         }
     }
 }
@@ -150,8 +119,7 @@ INLINE void dense_tile(const int rows, const int outputs, const bf16 *weights, c
     for (int row = 0; row < rows; row++)
         for (int output = 0; output < outputs; output++) total[row][output] = _mm512_setzero_ps();
     for (int64_t input = 0; input < inputs; input += 32) {
-        const int64_t left = inputs - input;
-        const __mmask32 mask = left >= 32 ? 0xffffffffu : (1u << left) - 1;
+        const __mmask32 mask = lanes32(inputs - input);
         __m512bh weight[DENSE_OUTPUTS];
         for (int output = 0; output < outputs; output++)
             weight[output] = (__m512bh)_mm512_maskz_loadu_epi16(mask, weights + output * inputs + input);
@@ -189,22 +157,5 @@ static void sum_dense(const linear *w, int64_t output, const bf16 *x, int64_t ro
         else
             switch (left) { TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) }
 #undef TILE
-    }
-}
-
-/* This thread's share of y = x W^T + bias, plus `residual`, laid out as y, if there is one. For weights that have levels,
-   `space->rounded` is x, rounded. */
-static void multiply_share(const linear *w, const bf16 *x, int64_t rows, bf16 *y, const bf16 *residual, const workspace *space,
-                           team *team) {
-    SHARE(unit, (w->outputs + OUTPUTS - 1) / OUTPUTS) {
-        const int64_t output = unit * OUTPUTS;
-        if (w->levels)
-            sum_int8(w, output, rows, space);
-        else if (w->codes)
-            sum_4bit(w, output, x, rows, space);
-        else
-            for (int64_t each = 0; each < OUTPUTS && output + each < w->outputs; each += DENSE_OUTPUTS)
-                sum_dense(w, output + each, x, rows, space->sums + each, OUTPUTS);
-        finish(w, output, rows, space->sums, y, residual);
     }
 }

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 _UNROLLED_INPUTS = 8
 """A block of weights is walked through in steps of so many inputs."""
 _PANEL_INPUTS = 1024
-"""As in linear.h: blocks are not longer."""
+"""PANEL_INPUTS in linear.h: blocks are not longer."""
 
 
 def pack(layer: Any) -> None:  # noqa: ANN401 - bitsandbytes ships no types
@@ -95,6 +95,8 @@ def take_over_linear_layers(model: nn.Module, library: Library, *, int8: bool = 
 
 def _forward(layer: NativeLinear, library: Library) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
+        if x.shape[-1] != layer.inputs:
+            raise ValueError(f"the layer takes {layer.inputs} inputs, not {x.shape[-1]}")
         given = x.to(torch.bfloat16).contiguous()
         product = torch.empty(*x.shape[:-1], layer.outputs, dtype=torch.bfloat16)
         library.linear(layer.structure, given.data_ptr(), given.numel() // layer.inputs, product.data_ptr())

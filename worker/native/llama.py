@@ -18,14 +18,18 @@ _MOVING_ROPES = {"dynamic", "longrope"}
 _LANES = 16
 _PAIRED_LANES = 32
 _MAX_HEAD_DIM = 256
+"""MAX_HEAD_DIM in attention.h."""
 
 
 def obstacle(model: Any) -> str:  # noqa: ANN401 - transformers models share no useful static type
     """Returns why the C code cannot run a model; empty if it can."""
-    if type(model).__name__ not in _FAMILIES:
+    family = type(model)
+    if family.__name__ not in _FAMILIES or not family.__module__.startswith("transformers.models."):
         return "it is built otherwise"
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         return "it is spread over devices"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):  # noqa: SLF001 - torch has no public way to ask
+        return "it has hooks, which C cannot call"
     return _obstacle_in_shapes(model) or _obstacle_in_weights(model)
 
 

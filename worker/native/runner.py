@@ -28,7 +28,11 @@ class NativeRunner:
         self._logits = torch.empty(0, self.description.vocab_size)
 
     def step(self, batch: Batch, tokens: list[int], prefill: Prefill | None) -> Logits:
-        """Runs all tokens in one pass, as `Runner.step`. Raises MemoryError, with nothing moved."""
+        """Runs all tokens in one pass, as `Runner.step`.
+
+        Raises MemoryError if the activations find no room: then rows have not grown, but the batch's window may have
+        slid, and the group's may have skipped padding.
+        """
         if not tokens and prefill is None:
             return Logits()
         listed = TokenList()
@@ -92,9 +96,15 @@ def _slab(slab: Slab) -> structures.Slab:
 
 
 def _spread(logits: Tensor, listed: TokenList, skipped: int, prefill: Prefill) -> Tensor:
-    """Returns the logits of a chunk's tokens, [tokens, vocabulary], as [rows, columns, vocabulary]; 0 on padding."""
+    """Returns the logits of a chunk's tokens, [tokens, vocabulary], as [rows, columns, vocabulary]; 0 on padding.
+
+    They are copied only if there is padding.
+    """
     places = torch.tensor(listed.places[skipped:])
     rows, columns = places[:, 1], places[:, 3] - prefill.chunk.begin
-    spread = logits.new_zeros(int(rows[-1]) + 1, prefill.chunk.end - prefill.chunk.begin, logits.shape[1])
+    shape = (int(rows[-1]) + 1, prefill.chunk.end - prefill.chunk.begin)
+    if len(logits) == shape[0] * shape[1]:
+        return logits.view(*shape, logits.shape[1])
+    spread = logits.new_zeros(*shape, logits.shape[1])
     spread[rows, columns] = logits
     return spread

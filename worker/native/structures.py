@@ -1,4 +1,4 @@
-"""What the C functions take: the structures of kernels.c, linear.h and attention.h, field by field."""
+"""What the C functions take: the structures of model.h, linear.h and attention.h, field by field."""
 
 import ctypes
 from ctypes import POINTER, c_float, c_int64, c_void_p

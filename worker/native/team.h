@@ -9,6 +9,10 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "arena.h"
 
 enum { PIECES = 8, SPINS = 4096 };
 
@@ -18,16 +22,24 @@ typedef struct {
 
 /* One thread's way through the stages, which all take in the same order. */
 typedef struct {
-    stage *stages;  /* all zero before the pass */
-    int64_t threads, current, awaited;
-} team;
+    stage *stages;  /* [stage_count], all zero before the pass */
+    int64_t stage_count, threads, current, awaited;
+} member;
 
 typedef struct {
     int64_t begin, end;
 } piece;
 
+static stage *take_stages(arena *from, int64_t count) {
+    stage *stages = take(from, count * sizeof(stage));
+    if (stages) memset(stages, 0, count * sizeof(stage));
+    return stages;
+}
+
 /* Gives back the piece that was taken before, and takes the next one of a stage of `count` units; 0: none is left. */
-static int take_piece(team *t, int64_t count, piece *p) {
+static int take_piece(member *t, int64_t count, piece *p) {
+    /* More stages than were reserved: what lies behind them is others' memory. */
+    if (t->current == t->stage_count) abort();
     stage *s = &t->stages[t->current];
     if (p->end > p->begin)
         atomic_fetch_add_explicit(&s->done, p->end - p->begin, memory_order_release);
@@ -42,7 +54,7 @@ static int take_piece(team *t, int64_t count, piece *p) {
 }
 
 /* Waits until all stages that this thread has come by are done. */
-static void await(team *t) {
+static void await(member *t) {
     for (; t->awaited < t->current; t->awaited++) {
         stage *s = &t->stages[t->awaited];
         const int64_t count = atomic_load_explicit(&s->count, memory_order_relaxed);
@@ -55,5 +67,5 @@ static void await(team *t) {
 
 /* Runs what follows for each unit that falls to this thread. */
 #define SHARE(unit, count) \
-    for (piece unit##_piece = {0, 0}; take_piece(team, count, &unit##_piece);) \
+    for (piece unit##_piece = {0, 0}; take_piece(self, count, &unit##_piece);) \
         for (int64_t unit = unit##_piece.begin; unit < unit##_piece.end; unit++)

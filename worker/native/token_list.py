@@ -6,7 +6,7 @@ from ..batch import Batch
 from ..runner import Prefill
 
 Place = tuple[int, int, int, int]
-"""Slab, row, first column of the row, column of the token: `place` in kernels.c."""
+"""Slab, row, first column of the row, column of the token: `place` in model.h."""
 
 
 @dataclass

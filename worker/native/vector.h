@@ -23,12 +23,17 @@ INLINE __m512 rounded(__m512 values) { return widen((__m256i)_mm512_cvtneps_pbh(
 
 INLINE __m512bh load32(const bf16 *from) { return (__m512bh)_mm512_loadu_si512(from); }
 
-/* Two neighbours in all lanes. */
-INLINE __m512bh pair(const bf16 *from) {
-    int32_t both;
-    __builtin_memcpy(&both, from, sizeof both);
-    return (__m512bh)_mm512_set1_epi32(both);
+/* Four bytes, again and again: two neighbours in bfloat16, or four in int8. */
+INLINE __m512i repeated(const void *from) {
+    int32_t bytes;
+    __builtin_memcpy(&bytes, from, sizeof bytes);
+    return _mm512_set1_epi32(bytes);
 }
+
+/* The first lanes of 16, or of 32: as many as are left. */
+INLINE __mmask16 lanes16(int64_t left) { return left >= 16 ? 0xffff : (1 << left) - 1; }
+
+INLINE __mmask32 lanes32(int64_t left) { return left >= 32 ? 0xffffffffu : (1u << left) - 1; }
 
 /* The sums of the lanes of four vectors. */
 INLINE __m128 sums_of_four(__m512 a, __m512 b, __m512 c, __m512 d) {

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.cuda.buckets import attention_parts, row_bucket, row_buckets
+from worker.cuda.buckets import attention_parts, columns_at_once, row_bucket, row_buckets
 
 
 def test_the_first_buckets() -> None:
@@ -28,6 +28,11 @@ def test_there_are_few_buckets_and_each_is_needed(most_rows: int) -> None:
 def test_no_rows_have_no_bucket() -> None:
     with pytest.raises(ValueError, match="0 rows"):
         row_bucket(0)
+
+
+@pytest.mark.parametrize(("column_bytes", "columns"), [(64, 64), (256, 64), (512, 32), (1024, 16), (4096, 16)])
+def test_a_tile_has_fewer_columns_where_they_are_long(column_bytes: int, columns: int) -> None:
+    assert columns_at_once(column_bytes) == columns
 
 
 @given(st.integers(1, 1 << 14), st.integers(1, 200))

@@ -99,6 +99,7 @@ def test_a_step_that_is_wrong_or_cannot_be_captured_is_never_served(
     assert mismatches(recorder, sequences, alone) == []
     assert not steps.graphs.is_trusted
     assert steps.graphs.buckets == []
+    assert steps.graphs._forward is None, "it would hold copies of matrices"
     assert steps.taken <= 1
     assert "decode steps are not captured" in caplog.text
 

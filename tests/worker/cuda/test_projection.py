@@ -59,6 +59,20 @@ def test_the_fastest_way_that_is_right_is_taken_for_all_matrices_of_a_shape(capl
     assert "wrong computes" in caplog.text
 
 
+def test_a_way_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    def more_ways(matrix: FourBitMatrix, rows: int) -> dict[str, Product]:
+        def multiply(given: Tensor) -> Tensor:
+            raise RuntimeError("out of resources: shared memory")
+
+        return {"large": multiply}
+
+    group = projections()
+    choose(group, [8], dtype=DTYPE, timer=lambda work: 1.0, more_ways=more_ways, copy_bytes=0)
+    given = torch.randn(8, 128).to(DTYPE)
+    assert all(torch.equal(projection(given), projection.by_library(given)) for projection in group)
+    assert "large cannot multiply" in caplog.text
+
+
 @pytest.mark.parametrize(("copy_bytes", "is_kept"), [(3 * 96 * 128 * 2, True), (3 * 96 * 128 * 2 - 1, False)])
 def test_copies_are_made_within_their_budget_and_are_bit_equal(copy_bytes: int, *, is_kept: bool) -> None:
     times = iter([2.0, 1.0])

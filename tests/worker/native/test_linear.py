@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.worker.native.matrices import Matrix, activations, dense, four_bit, multiply
 from worker.native.library import Library
-from worker.native.linear import NativeLinear
+from worker.native.linear import NativeLinear, take_over_linear_layers
 
 ROWS = (*range(1, 21), 33, 64)
 SHAPES = ((32, 64), (96, 192), (160, 1024), (64, 1088), (32, 2304))
@@ -107,6 +107,13 @@ def test_a_row_that_is_not_finite_spoils_no_other(library: Library, matrix: Matr
 def test_no_rows_are_no_product(library: Library) -> None:
     for matrix in (four_bit(32, 64), dense(3, 44)):
         assert multiply(library, matrix.layer, activations(0, matrix.layer.in_features)).shape[0] == 0
+
+
+def test_other_inputs_than_a_layers_are_refused(library: Library) -> None:
+    layer = four_bit(32, 64).layer
+    take_over_linear_layers(nn.Sequential(layer), library)
+    with pytest.raises(ValueError, match="the layer takes 64 inputs, not 128"):
+        layer(activations(3, 128))
 
 
 def test_a_row_is_the_same_in_any_company(library: Library) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 
@@ -40,6 +41,25 @@ def float16(model: Any) -> Any:
 
 def hooked(model: Any) -> Any:
     add_hook_to_module(model.model.layers[1], ModelHook())
+    return model
+
+
+def watched(model: Any) -> Any:
+    model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    return model
+
+
+def prepared(model: Any) -> Any:
+    model.model.layers[1].self_attn.k_proj.register_forward_pre_hook(lambda *_: None)
+    return model
+
+
+class LlamaForCausalLM(transformers.LlamaForCausalLM):
+    """A remote model that has the name of one that is known."""
+
+
+def of_remote_code(model: Any) -> Any:
+    model.__class__ = LlamaForCausalLM
     return model
 
 
@@ -109,7 +129,10 @@ REFUSED = (
     Refused("int8", "the weights of q_proj are neither bfloat16 nor 4-bit blocks", change=with_int8_layer),
     Refused("a 4-bit head", "its head is no plain bfloat16 matrix", change=with_4bit_head),
     Refused("a strided head", "its head is no plain bfloat16 matrix", change=with_strided_head),
-    Refused("hooks", "it is spread over devices", change=hooked),
+    Refused("hooks of accelerate", "it is spread over devices", change=hooked),
+    Refused("hooks", "it has hooks, which C cannot call", change=watched),
+    Refused("hooks before a layer", "it has hooks, which C cannot call", change=prepared),
+    Refused("remote code", "it is built otherwise", change=of_remote_code),
     Refused("float32 embeddings", "it does not compute in bfloat16", change=with_float32_embeddings, runs=False),
 )
 

@@ -12,6 +12,7 @@ from tests.worker.native.accuracy import Errors, spoil
 from tests.worker.native.models import CASES, Case, bfloat16_model, exact_copy
 from worker.batch import Batch
 from worker.group import PrefillGroup
+from worker.native import structures
 from worker.native.library import Library
 from worker.native.runner import NativeRunner
 from worker.plan import Chunk
@@ -71,7 +72,7 @@ def test_the_logits_of_all_columns_are_those_of_the_prompts(case: Case, size: in
         for row, logits in enumerate(answered.read):
             padding = max(0, group.width - len(PROMPTS[row]) - chunk.begin)
             assert (logits[:padding] == 0).all()
-            parts[row].append(logits[padding:])
+            parts[row].append(logits[padding:].clone())
     for prompt, read in zip(PROMPTS, parts, strict=True):
         wanted = own_logits(exact, prompt)
         assert Errors.of(torch.cat(read), wanted).are_like(Errors.of(own_logits(model, prompt), wanted))
@@ -83,24 +84,28 @@ def test_the_logits_of_all_columns_are_those_of_the_prompts(case: Case, size: in
         {},
         {"num_attention_heads": 1, "num_key_value_heads": 1},
         {"num_attention_heads": 72, "num_key_value_heads": 1, "hidden_size": 144},
+        {"num_attention_heads": 16, "num_key_value_heads": 1, "sliding_window": 40},
     ],
-    ids=["two queries for a head", "one", "more than a tile has"],
+    ids=["two queries for a head", "one", "more than a tile has", "a window narrower than a tile"],
 )
 def test_a_long_prompt_and_a_token_behind_it_fill_the_memory(settings: dict[str, int], library: Library) -> None:
-    model = bfloat16_model(Case("", settings={"num_hidden_layers": 1, "max_position_embeddings": 4096, **settings}))
+    family = "MistralConfig" if "sliding_window" in settings else "LlamaConfig"
+    common = {"num_hidden_layers": 1, "max_position_embeddings": 4096}
+    model = bfloat16_model(Case("", family, {**common, **settings}))
     runner, exact = NativeRunner(model, library), exact_copy(model)
     prompt = [place * place % 311 + 2 for place in range(2301)]
     group = group_of(model, [prompt], tokens=len(prompt))
     batch = Batch(memory(model, tokens=len(prompt) + 1), CPU)
     read = runner.step(batch, [], Prefill(group, Chunk(0, len(prompt)), all_positions=True)).read
     assert read is not None
+    read = read[0].clone()
     batch.view(1, len(prompt) + 1)
     batch.concatenate(group, [1])
     decoded = runner.step(batch, [17], None).decoded
     assert decoded is not None
     wanted = own_logits(exact, [*prompt, 17])
     own = Errors.of(own_logits(model, [*prompt, 17]), wanted)
-    assert Errors.of(torch.cat((read[0], decoded)), wanted).are_like(own)
+    assert Errors.of(torch.cat((read, decoded)), wanted).are_like(own)
 
 
 def test_a_chunk_that_completes_nothing_is_answered_with_no_rows(library: Library) -> None:
@@ -119,7 +124,21 @@ def test_nothing_to_do_is_nothing_done(library: Library) -> None:
     assert (answered.decoded, answered.read) == (None, None)
 
 
-def test_without_memory_nothing_moves(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tokens_are_no_pass(library: Library) -> None:
+    library.forward(structures.Model(layer_count=1), structures.Tokens())
+
+
+def test_the_logits_of_prompts_without_padding_are_not_copied(library: Library) -> None:
+    model = bfloat16_model(CASES[0])
+    runner = NativeRunner(model, library)
+    group = group_of(model, [PROMPTS[2], PROMPTS[2]])
+    read = runner.step(Batch(memory(model), CPU), [], Prefill(group, Chunk(0, 7), all_positions=True)).read
+    assert read is not None
+    assert read.shape == (2, 7, model.config.vocab_size)
+    assert read.data_ptr() == runner._logits.data_ptr()
+
+
+def test_without_memory_no_row_grows(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     model = bfloat16_model(CASES[0])
     runner = NativeRunner(model, library)
     batch = prefilled(model, runner, PROMPTS)

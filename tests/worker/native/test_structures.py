@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.native import levels, linear, llama, structures
 from worker.native import library as library_module
-from worker.native import structures
 from worker.native.library import _compiler
 
 SOURCES = Path(library_module.__file__).parent
@@ -49,6 +49,17 @@ def test_every_structure_has_the_size_that_it_has_in_c() -> None:
 def test_a_place_is_four_numbers_of_64_bits() -> None:
     assertions = [f"offsetof(place, {name}) == {8 * index}" for index, name in enumerate(PLACE_FIELDS)]
     assert check([*assertions, "sizeof(place) == 32"]) == ""
+
+
+@pytest.mark.usefixtures("library")
+def test_limits_written_twice_are_the_same() -> None:
+    limits = {
+        "MAX_HEAD_DIM": llama._MAX_HEAD_DIM,
+        "PANEL_INPUTS": linear._PANEL_INPUTS,
+        "INT8_BLOCK": levels.LEVEL_BLOCK,
+        "LEVEL_ZERO": levels._ZERO,
+    }
+    assert check([f"{name} == {value}" for name, value in limits.items()]) == ""
 
 
 @pytest.mark.usefixtures("library")
