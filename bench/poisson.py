@@ -15,7 +15,7 @@ from bench.workload import mixed_set, run_engine
 from worker.engine import Engine
 
 LOADS = (0.5, 0.7, 0.9)
-REQUESTS = 48
+REQUESTS = 32
 """In each round."""
 CAPACITY_REQUESTS = 16 * ROWS
 """So many that the time at the end, when rows stay empty, is a small part."""
