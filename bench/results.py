@@ -9,13 +9,17 @@ Results = Mapping[str, Mapping[str, Any]]
 
 
 def read_results(paths: Iterable[Path]) -> Results:
-    """Returns each bench's object, by its name; of several the last one.
+    """Returns each bench's tables, by its name: where a bench was run in parts, those of all; of several the last ones.
 
     A file may hold the output of several benches, one object on a line; other lines, such as make's, are passed over.
     """
     lines = [line for path in paths for line in path.read_text().splitlines() if line.startswith("{")]
     objects = [json.loads(line) for line in lines]
-    return {each["bench"]: each for each in objects if "bench" in each}
+    found: dict[str, dict[str, Any]] = {}
+    for each in objects:
+        if "bench" in each:
+            found.setdefault(each["bench"], {}).update(each)
+    return found
 
 
 def rows_of(results: Results, bench: str, title: str) -> Sequence[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ the steps that were run, as moving averages. Under steady load prompts always wa
 decoding alone: so now and then one reads nothing. Else more rows, or longer ones, would look like dearer prompts.
 """
 
-STRETCH = 2.1
+STRETCH = 2.2
 """Time of a step with a chunk over that of one without."""
 LEAST_TOKENS = 12
 TELLING_TOKENS = LEAST_TOKENS // 2

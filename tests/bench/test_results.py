@@ -17,6 +17,14 @@ def test_objects_are_found_among_the_lines_of_make_and_the_last_one_of_a_bench_c
     assert rows_of(results, "engine", "mixed set") == [{"rows": 16}]
 
 
+def test_the_parts_of_a_bench_that_was_run_in_parts_are_put_together(tmp_path: Path) -> None:
+    parts = [{"bench": "engine", "closed loop": [{"rows": 1}]}, {"bench": "engine", "open loop": [{"load": 0.5}]}]
+    (tmp_path / "parts").write_text("\n".join(map(json.dumps, parts)))
+    results = read_results([tmp_path / "parts"])
+    assert rows_of(results, "engine", "closed loop") == [{"rows": 1}]
+    assert rows_of(results, "engine", "open loop") == [{"load": 0.5}]
+
+
 def test_a_bench_or_a_section_that_was_not_run_has_no_rows() -> None:
     assert rows_of({}, "engine", "closed loop") == []
     assert rows_of({"engine": {"bench": "engine"}}, "engine", "closed loop") == []
