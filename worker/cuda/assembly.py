@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from ..dispatch import execution_devices
 from ..memory import free_bytes
 from ..model_runner import ModelRunner
 from ..storage import Storage
@@ -17,6 +16,7 @@ from .forward import Forward, TransformersForward, pools
 from .graph_step import GraphStep
 from .llama import LlamaForward, is_llama_like
 from .matrix import FourBitMatrix
+from .obstacle import obstacle
 from .ops import Pool
 from .projection import MoreWays, Product, choose
 from .runner import CudaRunner
@@ -24,29 +24,25 @@ from .runner import CudaRunner
 logger = logging.getLogger(__name__)
 
 _COPY_SHARE = 0.5
-"""What 16-bit copies of 4-bit matrices may take of the memory that is free once the batch has its own."""
+"""What dequantized copies of matrices may take of the memory that is free once the batch has its own."""
 _BLOCKS_OF_OUTPUTS = (32, 64)
 
 
 def cuda_runner(model: Any, device: torch.device) -> CudaRunner | None:  # noqa: ANN401 - no useful static type
-    """Returns a runner that replays CUDA graphs; None for a model that is not on one GPU alone, or without Triton.
+    """Returns a runner that replays CUDA graphs; None on a CPU, without Triton, and where `obstacle` finds a reason.
 
     Nothing is captured yet: each number of rows is at its first step, so a warm-up should come by all of them.
     """
     if device.type != "cuda":
         return None
-    if len(execution_devices(model)) != 1 or _is_offloaded(model):
-        logger.info("decode steps are not captured: the model is not on one GPU alone")
+    if reason := obstacle(model):
+        logger.warning("decode steps are not captured: %s", reason)
         return None
     if find_spec("triton") is None:
         logger.warning("Triton is not installed: decode steps are not captured")
         return None
     step = GraphStep(model, lambda storage: make_forward(model, storage, device), CudaCapture(device))
     return CudaRunner(ModelRunner.for_model(model, device), step)
-
-
-def _is_offloaded(model: torch.nn.Module) -> bool:
-    return any(parameter.device.type != "cuda" for parameter in model.parameters())
 
 
 def make_forward(model: Any, storage: Storage, device: torch.device) -> Forward:  # noqa: ANN401 - as above

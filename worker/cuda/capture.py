@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -28,12 +29,17 @@ class CudaCapture:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._pool = torch.cuda.graph_pool_handle()
+
+    @cached_property
+    def _first(self) -> torch.cuda.CUDAGraph:
+        """A graph that never runs: torch ends a pool with its last graph, and cannot capture into it again."""
+        graph, _ = _captured(lambda: torch.zeros(1, device=self.device))
+        return graph
 
     def __call__(self, work: Work) -> Work:
         """See Capture. Raises what the work or CUDA raises if it cannot be captured."""
         with torch.cuda.device(self.device):
-            graph, result = _captured(work, self._pool)
+            graph, result = _captured(work, self._first.pool())
 
         def replay() -> Tensor:
             with torch.cuda.device(self.device):
@@ -61,12 +67,15 @@ def _warm_up(work: Callable[[], object]) -> None:
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UPS - 1):
-            work()
-        with _waiting_refused():
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS - 1):
+                work()
+            with _waiting_refused():
+                work()
+    finally:
+        # Also what broke off may still be writing what the next step reads.
+        torch.cuda.current_stream().wait_stream(stream)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The linear layers of a captured step: those that read the same input as one product, each by its fastest way.
 
 A 4-bit matrix can be multiplied in several ways: bitsandbytes' operator, which for some shapes dequantizes the whole
-matrix on each call, a 16-bit copy that stays in memory, and our own kernels. Which is fastest depends on the card, the
-shape and the rows, so it is measured where it runs, and what computes something else is left out.
+matrix on each call, a dequantized copy that stays in memory, and our own kernels. Which is fastest depends on the card,
+the shape and the rows, so it is measured where it runs, and what computes something else is left out.
 """
 
 import logging
@@ -116,7 +116,7 @@ def choose(
         dtype: what the model computes in.
         timer: measures work on the device.
         more_ways: beside bitsandbytes' and a copy.
-        copy_bytes: what 16-bit copies may take in all.
+        copy_bytes: what dequantized copies may take in all.
     """
     shapes: dict[tuple[int, int, torch.device], list[FourBitProjection]] = defaultdict(list)
     for projection in projections:

@@ -21,7 +21,10 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Returns the largest |ours - theirs| / |theirs| of any row that is finite in theirs; infinity if ours is not."""
+    """Returns the largest |ours - theirs| / |theirs| of any row that is finite in theirs; infinity if ours is not.
+
+    Where no row of theirs is finite it returns 0, which then says nothing.
+    """
     ours, theirs = ours.flatten(1).float(), theirs.flatten(1).float()
     finite = theirs.isfinite().all(dim=1)
     if not finite.any():

@@ -25,6 +25,7 @@ from tests.worker.parity import (
     run_with_random_arrivals,
 )
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
+from worker.cuda.buckets import attention_parts, columns_at_once
 from worker.cuda.forward import TransformersForward, pools
 from worker.cuda.four_bit_product import FourBitProduct
 from worker.cuda.graph_step import GraphStep
@@ -40,6 +41,8 @@ from worker.cuda.triton_ops import TritonOps
 INTERPRETER = "TRITON_INTERPRET"
 DEVICE = torch.device("cpu" if INTERPRETER in os.environ else "cuda")
 PROCESSORS = 16
+LONG_SCENES = (11, 17, 37)
+"""Seeds of scenes with a row that is long, with and without a window that is."""
 DTYPES = [torch.float32, torch.float16, *([] if INTERPRETER in os.environ else [torch.bfloat16])]
 """The interpreter, made of numpy, has no products of bfloat16."""
 
@@ -47,15 +50,15 @@ DTYPES = [torch.float32, torch.float16, *([] if INTERPRETER in os.environ else [
 class Scene:
     """Rows of random lengths, some absent, in a pool whose other numbers are not numbers."""
 
-    def __init__(self, seed: int, *, most_columns: int = 130) -> None:
+    def __init__(self, seed: int, *, most_columns: int = 130, least_columns: int = 2) -> None:
         rng = random.Random(seed)
         self.random = torch.Generator().manual_seed(seed)
         self.rows = rng.choice([1, 2, 3, 5])
         self.heads, self.group = rng.choice([1, 2]), rng.choice([1, 2, 3, 8])
         self.dim, self.value_dim = rng.choice([16, 24, 64]), rng.choice([16, 24, 64])
-        self.window = rng.choice([0, 0, 1, 7, 70])
-        self.columns = rng.randint(2, most_columns)
-        self.end = rng.randint(1, self.columns - 1)
+        self.window = rng.choice([0, 0, 1, 7, 70, 1000])
+        self.columns = rng.randint(least_columns, most_columns)
+        self.end = rng.randint(least_columns // 2, self.columns - 1)
         self.lengths = [rng.choice([ABSENT, 0, 1, self.end, rng.randint(0, self.end)]) for _ in range(self.rows)]
         places = torch.tensor([*self.lengths, self.end, self.columns], device=DEVICE)
         self.bounds = Bounds(places[:-2], places[-2], places[-1])
@@ -101,6 +104,15 @@ def test_attention_sees_a_rows_own_tokens_and_nothing_else(seed: int) -> None:
     scene = Scene(seed)
     pool = Pool(scene.keys, scene.values)
     scene.check(TritonOps(PROCESSORS).attend(scene.query, pool, scene.bounds, scaling=0.3, window=scene.window))
+
+
+@pytest.mark.parametrize("seed", LONG_SCENES)
+def test_attention_sees_all_of_a_part_that_is_several_tiles_long(seed: int) -> None:
+    scene = Scene(seed, least_columns=1200, most_columns=1500)
+    seen = min(max(scene.lengths) + 1, scene.window or scene.columns)
+    assert seen > attention_parts(scene.rows * scene.heads, processors=1) * columns_at_once(4 * scene.dim)
+    pool = Pool(scene.keys, scene.values)
+    scene.check(TritonOps(1).attend(scene.query, pool, scene.bounds, scaling=0.3, window=scene.window))
 
 
 @given(st.integers(0, 10**9))
@@ -161,16 +173,19 @@ def test_an_operation_that_is_wrong_is_found() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 16, 40])
-@pytest.mark.parametrize(("outputs", "inputs"), FOUR_BIT_SHAPES)
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "processors"),
+    [*((*shape, PROCESSORS) for shape in FOUR_BIT_SHAPES), (64, 1024, 1)],  # the last: several blocks in each part
+)
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_the_four_bit_product_is_that_with_the_dequantized_matrix(
-    rows: int, outputs: int, inputs: int, *, has_bias: bool
+    rows: int, outputs: int, inputs: int, processors: int, *, has_bias: bool
 ) -> None:
     matrix = fuse([quantized(outputs, inputs, has_bias=has_bias, device=DEVICE)])
     given_rows = torch.randn(rows, 2 * inputs, device=DEVICE)[:, :inputs]
     expected = given_rows @ matrix.dequantize(torch.float32).T + (0 if matrix.bias is None else matrix.bias)
     for outputs_at_once in (32, 64):
-        product = FourBitProduct(matrix, outputs_at_once, PROCESSORS)
+        product = FourBitProduct(matrix, outputs_at_once, processors)
         assert difference(product(given_rows), expected) < 1e-5
 
 

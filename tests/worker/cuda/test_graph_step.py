@@ -19,7 +19,9 @@ from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.cuda.buckets import row_buckets
 from worker.cuda.forward import TransformersForward
 from worker.cuda.llama import LlamaForward, is_llama_like
+from worker.cuda.self_check import eager_logits
 from worker.engine import Engine
+from worker.sequence import Root
 
 
 def engine_with(model: Any, make: Any, recorder: Recorder, capture: Any = None) -> tuple[Engine, Counting]:
@@ -102,6 +104,30 @@ def test_a_step_that_is_wrong_or_cannot_be_captured_is_never_served(
     assert steps.graphs._forward is None, "it would hold copies of matrices"
     assert steps.taken <= 1
     assert "decode steps are not captured" in caplog.text
+
+
+class TurnedForward(LlamaForward):
+    """Writes the right keys and values, and prefers what the model likes least."""
+
+    def __call__(self, given: Any) -> Any:
+        return -super().__call__(given)
+
+
+def test_a_step_of_which_no_row_is_finite_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+
+    def logits(*step: Any) -> torch.Tensor:
+        seen.append(eager_logits(*step))
+        return torch.full_like(seen[-1], torch.nan) if len(seen) == 1 else seen[-1]
+
+    monkeypatch.setattr("worker.cuda.graph_step.eager_logits", logits)
+    engine, steps = engine_with(tiny_llama(), TurnedForward, Recorder())
+    for sequence in mixed_sequences(2, 5, vocab_size=VOCAB_SIZE, do_sample=False):
+        engine.scheduler.submit(Root(sequence.prompt, [sequence]))
+        while engine.scheduler.has_work:
+            engine.step()
+    assert len(seen) == 2
+    assert not steps.graphs.is_trusted
 
 
 class HungryCapture(TraceCapture):
