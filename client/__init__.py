@@ -19,11 +19,13 @@ from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from .errors import (
     CallCancelledError,
     DeadlineExceededError,
+    DeadlineUnreachableError,
     ErrorDetails,
     FieldViolation,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
+    QuotaExceededError,
     ResourceExhaustedError,
     ServerError,
     TextserveError,
@@ -32,7 +34,7 @@ from .errors import (
 )
 from .events import Delta, Started
 from .generation_config import EarlyStopping, GenerationConfig
-from .options import GenerateOptions
+from .options import GenerateOptions, Priority
 from .sync_client import Client, Stream
 from .values import (
     Candidate,
@@ -56,6 +58,7 @@ __all__ = [
     "Candidate",
     "Client",
     "DeadlineExceededError",
+    "DeadlineUnreachableError",
     "Delta",
     "EarlyStopping",
     "ErrorDetails",
@@ -69,7 +72,9 @@ __all__ = [
     "Model",
     "NotFoundError",
     "PermissionDeniedError",
+    "Priority",
     "Prompt",
+    "QuotaExceededError",
     "ResourceExhaustedError",
     "ServerError",
     "Started",

@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from .flags import add_option_flags
-from .options import seconds
+from .options import Priority, seconds
 
 ADDRESS_VARIABLE = "TEXTSERVE_ADDRESS"
 
@@ -68,6 +69,10 @@ def _add_connection(command: argparse.ArgumentParser, address: str) -> None:
         default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
         help="how long the whole call may take (default: %(default)s)",
+    )
+    command.add_argument("--tenant", metavar="T", help="whose call it is, for gateways that trust this")
+    command.add_argument(
+        "--priority", choices=get_args(Priority), help="how urgent it is, for gateways that trust this"
     )
     command.add_argument(
         "--address",

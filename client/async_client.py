@@ -11,10 +11,10 @@ import grpc.aio
 
 from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
-from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, ChannelOptions, Metadata, open_aio_channel
+from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, ChannelOptions, Metadata, call_metadata, open_aio_channel
 from .convert import event_from, generation_from, models_from
 from .events import Delta, Event, Started
-from .options import GenerateOptions, seconds
+from .options import GenerateOptions, Priority, seconds
 from .request import generate_request, models_request
 from .status import cancelled_locally, mapped_errors
 from .transcript import Transcript
@@ -94,10 +94,12 @@ class AsyncClient:
         timeout: float = DEFAULT_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Metadata = (),
+        tenant: str | None = None,
+        priority: Priority | None = None,
         options: ChannelOptions | None = None,
     ) -> None:
         self._timeout = seconds(timeout)
-        self._metadata = tuple(metadata)
+        self._metadata = call_metadata(metadata, tenant, priority)
         self._channel = open_aio_channel(address, credentials, options)
         self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._model = model_pb2_grpc.ModelServiceStub(self._channel)

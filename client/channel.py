@@ -3,9 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import get_args
 
 import grpc
 import grpc.aio
+
+from .options import Priority
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 60.0
@@ -19,6 +22,8 @@ ChannelOptions = Mapping[str, int | str]
 
 # A retry can repeat nothing that has been delivered: gRPC gives up on retries with the first message of an answer.
 SERVICE_CONFIG = {
+    # A connection takes a few hundred calls at once; those beyond go over more of them.
+    "connectionScaling": {"maxConnectionsPerSubchannel": 8},
     "methodConfig": [
         {
             "name": [{}],
@@ -30,7 +35,7 @@ SERVICE_CONFIG = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 
 DEFAULT_OPTIONS: ChannelOptions = MappingProxyType(
@@ -40,6 +45,7 @@ DEFAULT_OPTIONS: ChannelOptions = MappingProxyType(
         # A request that does not fit into this buffer is silently not retried.
         "grpc.per_rpc_retry_buffer_size": 16 * 2**20,
         "grpc.service_config": json.dumps(SERVICE_CONFIG),
+        "grpc.max_connections_per_subchannel_cap": 8,
         # A server that hangs is noticed within 15 s, also while a request waits in its queue. The keepalive timeout has
         # no effect without the other, and by default pings stop after two without data. Servers must allow this many.
         "grpc.keepalive_time_ms": 10_000,
@@ -68,6 +74,22 @@ def open_aio_channel(
     if credentials is None:
         return grpc.aio.insecure_channel(address, arguments)
     return grpc.aio.secure_channel(address, credentials, arguments)
+
+
+def call_metadata(
+    metadata: Metadata, tenant: str | None, priority: Priority | None
+) -> tuple[tuple[str, str | bytes], ...]:
+    """What to send with every call. ValueError for a tenant or a priority that cannot be named there."""
+    named: list[tuple[str, str | bytes]] = list(metadata)
+    if tenant is not None:
+        if not (tenant.isascii() and tenant.isprintable()):
+            raise ValueError(f"tenant must be printable ASCII, not {tenant!r}")
+        named.append(("textserve-tenant", tenant))
+    if priority is not None:
+        if priority not in get_args(Priority):
+            raise ValueError(f"priority must be one of {', '.join(get_args(Priority))}, not {priority!r}")
+        named.append(("textserve-priority", priority))
+    return tuple(named)
 
 
 def _arguments(options: ChannelOptions | None) -> list[tuple[str, int | str]]:

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     command = {"generate": _generate, "models": _models}[arguments.command]
     try:
-        with Client(arguments.address, timeout=arguments.timeout) as client:
+        with _client(arguments) as client:
             command(client, arguments)
         sys.stdout.flush()
     except TextserveError as error:
@@ -45,6 +45,10 @@ def _run(arguments: argparse.Namespace) -> int:
     except ValueError as error:  # a number or a character that no request can hold
         return _fail(str(error), EXIT_USAGE)
     return 0
+
+
+def _client(arguments: argparse.Namespace) -> Client:
+    return Client(arguments.address, timeout=arguments.timeout, tenant=arguments.tenant, priority=arguments.priority)
 
 
 def _generate(client: Client, arguments: argparse.Namespace) -> None:

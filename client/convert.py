@@ -41,6 +41,7 @@ def generation_from(response: generation_pb2.GenerateResponse) -> Generation:
         config=_config(receipt.generation_config),
         worker=receipt.worker,
         attempt_count=receipt.attempt_count,
+        resumed=receipt.resumed,
         prompt_token_ids=tuple(response.prompt_token_ids),
         prompt_logprobs=_logprobs(response.prompt_logprobs),
     )
@@ -86,6 +87,7 @@ def _finished(message: generation_pb2.StreamFinished) -> Finished:
         config=_config(message.receipt.generation_config),
         worker=message.receipt.worker,
         attempt_count=message.receipt.attempt_count,
+        resumed=message.receipt.resumed,
     )
 
 

@@ -5,9 +5,11 @@
     ├── NotFoundError             there is no such model
     ├── UnauthenticatedError      the credentials are missing or wrong
     ├── PermissionDeniedError     the credentials do not allow it
-    ├── ResourceExhaustedError    the queue is full, or a quota is used up: try again after `retry_after`
+    ├── ResourceExhaustedError    the queue is full, or a limit is reached: try again after `retry_after`
+    │   └── QuotaExceededError    as much of this tenant waits as may; others are served
     ├── UnavailableError          no connection, no worker, or the server is draining: try again
     ├── DeadlineExceededError     the timeout passed: allow more time, or ask for less
+    │   └── DeadlineUnreachableError  it would have: nothing was begun, `estimate` says what the wait alone takes
     ├── CallCancelledError        the call was cancelled, or its client closed
     └── ServerError               the server failed, broke the protocol, or does not know the call: report it
 
@@ -97,12 +99,26 @@ class ResourceExhaustedError(TextserveError):
     """The queue is full, a quota is used up, or (without a reason) a message is larger than a limit."""
 
 
+class QuotaExceededError(ResourceExhaustedError):
+    """As many requests of this tenant wait, or as many tokens of their prompts, as may. Others are served."""
+
+
 class UnavailableError(TextserveError):
     """No connection, no worker, or a server that is draining; what a stream has delivered stands."""
 
 
 class DeadlineExceededError(TextserveError):
     """The call took longer than its timeout, or than a limit of the server (then with a reason)."""
+
+
+class DeadlineUnreachableError(DeadlineExceededError):
+    """The wait and the prompt alone would have taken longer than the timeout: refused at once, nothing was begun."""
+
+    @property
+    def estimate(self) -> float | None:
+        """Seconds to the first token, at the least, as the server estimates them; None if it did not say."""
+        text = self.metadata.get("estimate_s")
+        return None if text is None else float(text)
 
 
 class CallCancelledError(TextserveError):

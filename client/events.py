@@ -68,6 +68,8 @@ class Finished:
     """The worker that served the request; the last one, if it was moved."""
     attempt_count: int
     """How many workers have run the request."""
+    resumed: bool = False
+    """Whether the output was not made in one piece."""
 
 
 Event = Started | PromptLogprobs | Delta | Finished

@@ -50,6 +50,7 @@ def _add_length(add: _Add) -> None:
     add("--include-stop-sequence", action="store_true", help="print the stop text, or stop token, that ended it")
     add("--ignore-eos", action="store_true", help="go on after the model's end-of-sequence tokens")
     add("--max-time", type=float, metavar="SECONDS", help="end with what there is when so much time has passed")
+    add("--partial-on-deadline", action="store_true", help="end with what there is shortly before the timeout")
 
 
 def _add_sampling(add: _Add) -> None:

@@ -1,12 +1,16 @@
 """The keyword arguments that `generate` and `stream` share, in both clients."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from .generation_config import EarlyStopping
 
 MAX_TIMEOUT = 1e9
 """Seconds, more than 30 years. From about 7e9 on gRPC's clock overflows, and a call is over at once."""
+
+
+Priority = Literal["interactive", "default", "batch"]
+"""How urgent calls are: interactive ones go before others, and batch ones make way for them."""
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -21,6 +25,13 @@ class GenerateOptions(TypedDict, total=False):
     """Name of the model, as `models()` reports it. Default "": the model that the server serves."""
     truncate_prompt: int | None
     """Keeps the last tokens of the prompt, at most this many, at least 1. Default: kept whole, refused if too long."""
+
+    request_id: str
+    """Name of this request among those of its tenant, at most 128 bytes: `generate` with the name of a call that runs,
+    or ended a short while ago at the same gateway, returns that call's result. Not for `stream`. Default: none."""
+    resume_from: Mapping[int, Sequence[int]] | None
+    """Token ids that the caller holds of a call that it lost, by candidate index: only what follows them is delivered.
+    The request must be the same, with the seed that the lost call reported."""
 
     # Length and end.
 
@@ -42,6 +53,9 @@ class GenerateOptions(TypedDict, total=False):
     at most 100."""
     max_time: float | None
     """Seconds from the request's arrival, above 0, after which the generation ends with what there is."""
+    partial_on_deadline: bool
+    """Ends shortly before the call's timeout with what there is, and finish reason "deadline", where the call would
+    raise `DeadlineExceededError`. Default: False."""
 
     # Sampling.
 

@@ -32,6 +32,7 @@ def generation_json(generation: Generation) -> str:
             "config": _config(generation.config),
             "worker": generation.worker,
             "attempt_count": generation.attempt_count,
+            "resumed": generation.resumed,
             "candidates": [asdict(each) for each in generation.candidates],
             "prompt_token_ids": generation.prompt_token_ids,
             "prompt_logprobs": [asdict(each) for each in generation.prompt_logprobs],

@@ -88,6 +88,14 @@ def _decay(penalty: tuple[int, float]) -> generation_pb2.ExponentialDecayLengthP
     return generation_pb2.ExponentialDecayLengthPenalty(start_index=start_index, factor=factor)
 
 
+def _resume_from(candidates: Mapping[int, Sequence[int]]) -> generation_pb2.ResumeFrom:
+    return generation_pb2.ResumeFrom(
+        candidates=[
+            generation_pb2.ResumedCandidate(candidate_index=index, token_ids=ids) for index, ids in candidates.items()
+        ]
+    )
+
+
 def _early_stopping(value: EarlyStopping) -> "generation_pb2.EarlyStopping.ValueType":
     if not isinstance(value, bool) and value != "never":
         raise ValueError(f"must be True, False or 'never', not {value!r}")
@@ -96,6 +104,7 @@ def _early_stopping(value: EarlyStopping) -> "generation_pb2.EarlyStopping.Value
 
 _ENCODERS: Mapping[str, Callable[[Any], object]] = MappingProxyType(
     {
+        "resume_from": _resume_from,
         "stop": _texts,
         "logit_bias": dict,
         "bad_words_ids": _token_sequences,

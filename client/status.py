@@ -12,11 +12,13 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from .errors import (
     CallCancelledError,
     DeadlineExceededError,
+    DeadlineUnreachableError,
     ErrorDetails,
     FieldViolation,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
+    QuotaExceededError,
     ResourceExhaustedError,
     ServerError,
     TextserveError,
@@ -48,6 +50,11 @@ ERRORS: Mapping[grpc.StatusCode, type[TextserveError]] = MappingProxyType(
 )
 """The error of every status code but OK."""
 
+REASONS: Mapping[str, type[TextserveError]] = MappingProxyType(
+    {"DEADLINE_UNREACHABLE": DeadlineUnreachableError, "TENANT_QUOTA": QuotaExceededError}
+)
+"""The errors of reasons that call for something else than others of their code."""
+
 _Detail = TypeVar("_Detail", bound=Message)
 
 
@@ -63,7 +70,7 @@ def mapped_errors() -> Iterator[None]:
 def error_from_rpc(error: grpc.RpcError) -> TextserveError:
     """The error of our tree for a failed call."""
     details = _details(error)
-    return ERRORS[details.code](details)
+    return REASONS.get(details.reason, ERRORS[details.code])(details)
 
 
 def cancelled_locally() -> CallCancelledError:

@@ -8,10 +8,10 @@ import grpc
 
 from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
-from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, ChannelOptions, Metadata, open_channel
+from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, ChannelOptions, Metadata, call_metadata, open_channel
 from .convert import event_from, generation_from, models_from
 from .events import Delta, Event, Started
-from .options import GenerateOptions, seconds
+from .options import GenerateOptions, Priority, seconds
 from .request import generate_request, models_request
 from .status import mapped_errors
 from .transcript import Transcript
@@ -99,6 +99,8 @@ class Client:
         timeout: seconds for a whole call that names none, its stream included; above 0, at most 1e9.
         credentials: for TLS; plaintext without.
         metadata: sent with every call.
+        tenant: whose calls these are, in printable ASCII; a gateway heeds it if it is told to trust that.
+        priority: how urgent they are; heeded in the same way.
         options: gRPC channel arguments, over those of `channel.DEFAULT_OPTIONS`.
     """
 
@@ -109,10 +111,12 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Metadata = (),
+        tenant: str | None = None,
+        priority: Priority | None = None,
         options: ChannelOptions | None = None,
     ) -> None:
         self._timeout = seconds(timeout)
-        self._metadata = tuple(metadata)
+        self._metadata = call_metadata(metadata, tenant, priority)
         self._channel = open_channel(address, credentials, options)
         self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._model = model_pb2_grpc.ModelServiceStub(self._channel)
@@ -126,9 +130,9 @@ class Client:
             prompt: plain text, chat messages (oldest first), or token ids.
             timeout: seconds for the call; None is the client's own.
             **options: how to generate, as `GenerateOptions` explains:
-                prompt: model, truncate_prompt;
+                request: model, truncate_prompt, request_id, resume_from;
                 length and end: max_new_tokens, min_new_tokens, stop, stop_token_ids, include_stop_sequence, ignore_eos,
-                exponential_decay_length_penalty, max_time;
+                exponential_decay_length_penalty, max_time, partial_on_deadline;
                 sampling: do_sample, seed, temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff;
                 repetition: repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size;
                 tokens: logit_bias, bad_words_ids, allowed_token_ids, suppress_tokens, begin_suppress_tokens,

@@ -113,6 +113,7 @@ class Transcript:
             config=last.config,
             worker=last.worker,
             attempt_count=last.attempt_count,
+            resumed=last.resumed,
             prompt_token_ids=started.prompt_token_ids,
             prompt_logprobs=tuple(self._prompt_logprobs),
         )

@@ -33,7 +33,7 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
     """The call was cancelled."""
     DEADLINE = "deadline"
-    """The deadline passed."""
+    """The call's timeout was near, and `partial_on_deadline` was set."""
     STOP_TOKEN = "stop_token"  # noqa: S105 - no secret
     """One of the request's stop token ids came up."""
     TIME_LIMIT = "time_limit"
@@ -139,6 +139,9 @@ class Generation:
     """The worker that served the request; the last one, if it was moved."""
     attempt_count: int
     """How many workers have run the request: more than 1 if one was lost and another went on."""
+    resumed: bool = False
+    """Whether the output comes from more than one worker, or goes on behind what the caller held: in 16-bit arithmetic
+    it may then differ by rounding from one that was made in one piece."""
     prompt_token_ids: tuple[int, ...] = ()
     """The prompt's token ids if both `echo` and `token_ids` were asked for, else empty."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()

@@ -11,8 +11,18 @@ from .generation import Generation
 from .limits import kept_count, length_violations, output_room, request_violations
 from .models import Models, ServedModel
 from .output_text import OutputText, Stopping
-from .queueing import RETRY_AFTER_S
-from .request import ChatPrompt, OutputOptions, Prompt, Request, TextPrompt, TokenPrompt
+from .request import (
+    Call,
+    ChatPrompt,
+    ModelFacts,
+    OutputOptions,
+    Prompt,
+    Request,
+    ResumedCandidate,
+    TextPrompt,
+    TokenPrompt,
+)
+from .resumption import fit_violations, held_count, remaining_output, resume
 from .seeds import candidate_seeds
 from .sequence import Sequence
 from .sequence_ids import SequenceIds
@@ -36,8 +46,8 @@ class Admission:
         self._new_seed = new_seed
         self._sequence_ids = SequenceIds()
 
-    async def admit(self, request: Request, arrived_at: float) -> Generation:
-        """The generation that `request` asks for.
+    async def admit(self, request: Request, call: Call) -> Generation:
+        """The generation that `request` asks for, with what is known of its call.
 
         Raises ServiceError: NO_WORKER before any worker has been ready, MODEL_NOT_FOUND, or what is wrong with it.
         """
@@ -50,24 +60,25 @@ class Admission:
         too_long = list(length_violations(len(prompt_ids), _field(request.prompt), request, model.facts))
         if too_long:
             raise invalid_request(too_long)
-        return await self._generation(request, model, prompt_ids, arrived_at)
+        return await self._generation(request, model, prompt_ids, call)
 
     def _model(self, name: str) -> ServedModel:
         model = self._models.current
         if model is None:
-            raise no_worker(RETRY_AFTER_S)
+            raise no_worker()
         if name not in {"", model.facts.name}:
             raise model_not_found(name, model.facts.name)
         return model
 
-    async def _generation(
-        self, request: Request, model: ServedModel, prompt_ids: list[int], arrived_at: float
-    ) -> Generation:
+    async def _generation(self, request: Request, model: ServedModel, prompt_ids: list[int], call: Call) -> Generation:
         facts = model.facts
         room = output_room(len(prompt_ids), request.config, facts)
         config = resolve(request.config, facts.generation_defaults, room=room, seed=self._new_seed())
+        if unfit := list(fit_violations(request.resumed, config)):
+            raise invalid_request(unfit)
         prompt_text, detokenizer = await _detokenizer(request.output, model.tokenizer, prompt_ids)
         texts = _texts(request, config, detokenizer)
+        output = remaining_output(request.output, request.resumed)
         has_logprobs = request.output.logprobs or config.is_ranked
         sequences = tuple(
             Sequence(
@@ -75,12 +86,22 @@ class Admission:
                 candidate_index=index,
                 seed=seed,
                 text=next(texts),
-                output=request.output,
-                arrived_at=arrived_at,
+                output=output,
+                arrived_at=call.arrived_at,
             )
             for index, seed in enumerate(candidate_seeds(config.seed, config.sequence_count))
         )
-        return Generation(facts, prompt_ids, prompt_text, config, request.output, sequences)
+        await _resume(sequences, request.resumed, config, facts)
+        return Generation(
+            facts,
+            prompt_ids,
+            "" if held_count(request.resumed) else prompt_text,
+            config,
+            output,
+            sequences,
+            caller=call.caller,
+            deadline_at=call.deadline_at,
+        )
 
 
 async def tokenize(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
@@ -100,6 +121,18 @@ async def _detokenizer(output: OutputOptions, tokenizer: Tokenizer, prompt_ids: 
     if len(prompt_ids) <= INLINE_TOKENS:
         return _echo(output, tokenizer, prompt_ids)
     return await asyncio.to_thread(_echo, output, tokenizer, prompt_ids)
+
+
+async def _resume(
+    sequences: tuple[Sequence, ...], resumed: tuple[ResumedCandidate, ...], config: EffectiveConfig, facts: ModelFacts
+) -> None:
+    """Gives the sequences what their caller holds of them. Raises ServiceError for tokens behind an end."""
+    if held_count(resumed) <= INLINE_TOKENS:
+        violations = list(resume(sequences, resumed, config, facts))
+    else:
+        violations = await asyncio.to_thread(lambda: list(resume(sequences, resumed, config, facts)))
+    if violations:
+        raise invalid_request(violations)
 
 
 def _texts(request: Request, config: EffectiveConfig, detokenizer: Detokenizer) -> Iterator[OutputText]:

@@ -11,11 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from .config import Config
+from .config import Config, Tenant
 from .serve import serve
 from .server import StartupError
 
 CHOICES = {"quantization": ("nf4", "fp4", "int8", "none"), "log_level": ("debug", "info", "warning", "error")}
+COUNTS = (
+    "workers",
+    "max_queued",
+    "max_queued_tokens",
+    "max_tenant_queued",
+    "max_tenant_queued_tokens",
+    "max_message_bytes",
+)
+LISTS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "worker": ("HOST:PORT", str),
+    "tenant": ("NAME=WEIGHT[:PRIORITY]", Tenant.parse),
+}
+"""The fields that are lists: how an entry is written, and how it is read."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,11 +52,20 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     own, worker_args = _split(argv)
     parser = _parser(environ)
     values = vars(parser.parse_args(own))
-    values["worker"] = tuple(values["worker"] or filter(None, environ.get("TEXTSERVE_WORKER", "").split(",")))
+    for name in LISTS:
+        values[name] = _list(parser, name, values[name] or environ.get(f"TEXTSERVE_{name.upper()}", "").split(","))
     config = Config(**values, worker_args=tuple(worker_args))
     if fault := _fault(config):
         parser.error(fault)
     return config
+
+
+def _list(parser: argparse.ArgumentParser, name: str, texts: Sequence[str]) -> tuple[Any, ...]:
+    metavar, read = LISTS[name]
+    try:
+        return tuple(read(text) for text in texts if text)
+    except ValueError:
+        parser.error(f"--{name} must be {metavar}")
 
 
 def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
@@ -77,7 +99,7 @@ def _add(parser: argparse.ArgumentParser, field: "Field[Any]", text: str, given:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=value, help=text)
     elif isinstance(default, tuple):
         # argparse would append to a default: `parse` takes the environment's value if no flag is given.
-        parser.add_argument(flag, action="append", metavar="HOST:PORT", help=text)
+        parser.add_argument(flag, action="append", metavar=LISTS[field.name][0], help=text)
     else:
         shown = f"{text} Default: {default}." if default != "" else text
         # argparse converts a default that is a string just as it converts a flag.
@@ -110,12 +132,14 @@ def _fault(config: Config) -> str | None:
         # argparse checks what comes by flag only.
         if getattr(config, name) not in {*choices, Config.__dataclass_fields__[name].default}:
             return f"--{name.replace('_', '-')} must be one of {', '.join(choices)}"
-    for name in ("workers", "max_queued", "max_message_bytes"):
+    for name in COUNTS:
         if getattr(config, name) < 1:
             return f"--{name.replace('_', '-')} must be at least 1"
     for name in ("request_timeout", "worker_wait", "grace"):
         if not 0 <= getattr(config, name) < float("inf"):
             return f"--{name.replace('_', '-')} must be a number of seconds from 0"
+    if config.tenant and not config.trust_tenant_metadata:
+        return "--tenant has no meaning without --trust-tenant-metadata"
     if config.worker and (config.model or config.quantization or config.worker_args or config.workers != 1):
         return (
             "--worker attaches to workers that run: --model, --workers, --quantization and -- have no meaning with it"

@@ -61,6 +61,10 @@ def _beam_violations(request: Request) -> Iterator[Violation]:
         yield _config("best_of", "must not be set with beam search")
     if request.config.max_time is not None:
         yield _config("max_time", "must not be set with beam search, which has nothing before its end")
+    if request.partial_on_deadline:
+        yield Violation(
+            "partial_on_deadline", "CONTRADICTION", "must not be set with beam search, as max_time must not"
+        )
     if request.stop_sequences:
         yield Violation("stop_sequences", "CONTRADICTION", "must not be set with beam search")
     if request.output.logprobs:

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
-from .errors import ServiceError, draining, no_worker, poison_request, worker_lost
+from .ejection import Ejection
+from .errors import ServiceError, deadline_exceeded, draining, no_worker, poison_request, worker_lost
 from .generation import Generation
 from .outage import Outage
-from .queueing import RETRY_AFTER_S
-from .scheduler import Scheduler
+from .scheduler import Assignment, Scheduler
 from .sequence import Status
 from .session import Session
 
@@ -17,6 +18,22 @@ logger = logging.getLogger(__name__)
 # Workers that are ended together are all seen to be gone within this time. Until then nothing is sent: what one of them
 # left would go to the next, and count as present at both deaths.
 SETTLING_S = 0.05
+
+
+class Gate(Protocol):
+    """Refuses what would wait in vain, by what it has seen of the workers' speed."""
+
+    def check(self, generation: Generation, now: float) -> None:
+        """Raises ServiceError if a new generation is not to be taken."""
+
+    def observe_start(self, generation: Generation, prefill_s: float) -> None:
+        """A generation has its first token on its worker, after a prefill of so many seconds."""
+
+    def observe_end(self, now: float) -> None:
+        """A generation has left its worker for good."""
+
+    def observe_loss(self) -> None:
+        """A worker was lost."""
 
 
 class Dispatcher:
@@ -29,6 +46,8 @@ class Dispatcher:
         worker_wait_s: How long generations wait for a worker to come back after the last one was lost.
         clock: Seconds of a monotonic clock.
         on_workers_changed: Called with the number of workers that take work, whenever it may have changed.
+        gate: Asked before a generation is taken; None takes all.
+        ejection: Knows which workers fail far more than the others.
     """
 
     def __init__(
@@ -38,9 +57,13 @@ class Dispatcher:
         worker_wait_s: float,
         clock: Callable[[], float],
         on_workers_changed: Callable[[int], None],
+        gate: Gate | None = None,
+        ejection: Ejection | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._clock = clock
+        self._gate = gate
+        self._ejection = ejection or Ejection()
         self._on_workers_changed = on_workers_changed
         self._outage = Outage(worker_wait_s, self._give_up)
         self._sessions: dict[str, Session] = {}
@@ -60,25 +83,40 @@ class Dispatcher:
         return len(self._running)
 
     @property
+    def utilization(self) -> float:
+        """Rows that run and wait, relative to those that workers take; 0 without any."""
+        loads = [session.load for session in self._sessions.values()]
+        limit = sum(load.limit for load in loads)
+        row_count = self._scheduler.load.row_count + sum(load.outstanding for load in loads)
+        return row_count / limit if limit else 0.0
+
+    @property
     def worker_count(self) -> int:
         """Workers that take work."""
         return sum(not session.draining for session in self._sessions.values())
 
     def check_open(self) -> None:
-        """Raises ServiceError if a generation would not be taken now: DRAINING, NO_WORKER or QUEUE_FULL."""
+        """Raises ServiceError if a generation would not be taken now: DRAINING or NO_WORKER."""
         if self._draining:
             raise draining()
         if not self._sessions and not self._outage.lasts:
-            raise no_worker(RETRY_AFTER_S)
-        self._scheduler.check_room()
+            raise no_worker()
 
     def submit(self, generation: Generation) -> None:
-        """Takes a generation, which must be released later. Raises as `check_open`."""
+        """Takes a generation, which must be released later. Raises as `check_open`, and what the gate raises.
+
+        One that has ended, because its caller holds all of it, goes to no worker.
+        """
         self.check_open()
-        self._scheduler.append(generation)
+        if not generation.finished:
+            if self._gate is not None:
+                self._gate.check(generation, self._clock())
+            self._scheduler.append(generation)
         self._running.add(generation)
         self._idle.clear()
         self.dispatch()
+        if generation.finished:
+            generation.on_change()
 
     def release(self, generation: Generation, status: Status) -> None:
         """Lets go of a generation: if it has not finished, it ends with `status` and its rows become free."""
@@ -108,6 +146,8 @@ class Dispatcher:
         if self._sessions.get(session.worker) is not session:
             return []
         del self._sessions[session.worker]
+        if self._gate is not None:
+            self._gate.observe_loss()
         if not self._sessions:
             self._outage.begin(session.worker, why)
         unfinished = self._take_back(session, died=died)
@@ -128,11 +168,15 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Submits as long as a worker has room, and tells the workers what is left."""
-        sessions = self._sessions.values()
-        while self._settling is None and (assignment := self._scheduler.next(session.load for session in sessions)):
-            self._sessions[assignment.worker].submit(assignment.generation, self._clock())
-        for session in sessions:
-            session.tell_demand(self._scheduler.row_count)
+        now = self._clock()
+        for session in self._sessions.values():
+            self._account(session, now)
+        if len(self._scheduler):
+            self._expire(now)
+            self._send_what_fits(now)
+        row_count = self._scheduler.load.row_count
+        for session in self._sessions.values():
+            session.tell_demand(row_count)
 
     def drain(self) -> None:
         """Refuses what comes from now on."""
@@ -149,6 +193,36 @@ class Dispatcher:
         self._outage.end()
         self._end_settling()
 
+    def _account(self, session: Session, now: float) -> None:
+        """Takes in what a worker has done."""
+        progress = session.take_progress()
+        for caller, token_count in progress.token_counts.items():
+            self._scheduler.charge(caller, token_count)
+        if self._gate is not None:
+            for generation, prefill_s in progress.starts:
+                self._gate.observe_start(generation, prefill_s)
+            for _ in range(progress.end_count):
+                self._gate.observe_end(now)
+
+    def _expire(self, now: float) -> None:
+        for generation in self._scheduler.expire(now):
+            limit_s = 0.0 if generation.deadline_at is None else generation.deadline_at - generation.arrived_at
+            generation.fail(deadline_exceeded(limit_s, "queue"))
+
+    def _send_what_fits(self, now: float) -> None:
+        sessions = self._sessions.values()
+        ejected = self._ejection.ejected([each.worker for each in sessions if not each.draining], now)
+        able = [each for each in sessions if each.worker not in ejected]
+        while self._settling is None and (next_ := self._scheduler.next((each.load for each in able), now)):
+            self._send(next_, now)
+
+    def _send(self, assignment: Assignment, now: float) -> None:
+        session = self._sessions[assignment.worker]
+        for preempted in session.preempt(assignment.lacking):
+            preempted.preempt()
+            self._scheduler.restore(preempted)
+        session.submit(assignment.generation, now)
+
     def _take_back(self, session: Session, *, died: bool) -> list[Generation]:
         unfinished = session.close()
         for generation in unfinished:
@@ -157,7 +231,7 @@ class Dispatcher:
         if unfinished:
             logger.warning("%s leaves %d unfinished requests to others", session.worker, len(unfinished))
         for generation in guilty:
-            logger.error("request %d has ended worker after worker", generation.sequences[0].sequence_id)
+            logger.error("request %d has ended worker after worker", generation.number)
             generation.fail(poison_request())
         return unfinished
 
@@ -182,4 +256,4 @@ class Dispatcher:
         logger.error("%s was lost: %s; %d waiting requests end", worker, why, len(self._scheduler))
         for generation in tuple(self._scheduler):
             was_begun = generation.deaths or generation.output_token_count
-            self.abandon(generation, worker_lost(worker, why) if was_begun else no_worker(RETRY_AFTER_S))
+            self.abandon(generation, worker_lost(worker, why) if was_begun else no_worker())

@@ -1,19 +1,23 @@
 """The errors that callers see, each with a code, a reason and details.
 
     ServiceError
-        invalid_request    INVALID_ARGUMENT    INVALID_REQUEST, or the reason of its violations if they share one
-        undecodable        INVALID_ARGUMENT    UNDECODABLE_MESSAGE
-        message_too_large  RESOURCE_EXHAUSTED  MESSAGE_TOO_LARGE
-        model_not_found    NOT_FOUND           MODEL_NOT_FOUND
-        queue_full         RESOURCE_EXHAUSTED  QUEUE_FULL
-        slow_reader        RESOURCE_EXHAUSTED  SLOW_READER
-        no_worker          UNAVAILABLE         NO_WORKER
-        worker_lost        UNAVAILABLE         WORKER_LOST
-        draining           UNAVAILABLE         DRAINING
-        deadline_exceeded  DEADLINE_EXCEEDED   REQUEST_TIMEOUT
-        generation_failed  INTERNAL            as the worker says, such as NON_FINITE_LOGITS
-        poison_request     INTERNAL            POISON_REQUEST
-        internal           INTERNAL            INTERNAL
+        invalid_request       INVALID_ARGUMENT    INVALID_REQUEST, or the reason of its violations if they share one
+        undecodable           INVALID_ARGUMENT    UNDECODABLE_MESSAGE
+        message_too_large     RESOURCE_EXHAUSTED  MESSAGE_TOO_LARGE
+        model_not_found       NOT_FOUND           MODEL_NOT_FOUND
+        request_id_taken      ALREADY_EXISTS      REQUEST_ID_TAKEN
+        queue_full            RESOURCE_EXHAUSTED  QUEUE_FULL
+        wait_too_long         RESOURCE_EXHAUSTED  QUEUE_FULL
+        tenant_quota          RESOURCE_EXHAUSTED  TENANT_QUOTA
+        slow_reader           RESOURCE_EXHAUSTED  SLOW_READER
+        no_worker             UNAVAILABLE         NO_WORKER
+        worker_lost           UNAVAILABLE         WORKER_LOST
+        draining              UNAVAILABLE         DRAINING
+        deadline_exceeded     DEADLINE_EXCEEDED   REQUEST_TIMEOUT
+        deadline_unreachable  DEADLINE_EXCEEDED   DEADLINE_UNREACHABLE
+        generation_failed     INTERNAL            as the worker says, such as NON_FINITE_LOGITS
+        poison_request        INTERNAL            POISON_REQUEST
+        internal              INTERNAL            INTERNAL
 
 `status` turns them into gRPC statuses with google.rpc details.
 """
@@ -33,6 +37,7 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     RESOURCE_EXHAUSTED = 8
     INTERNAL = 13
     UNAVAILABLE = 14
@@ -121,15 +126,49 @@ def model_not_found(requested: str, served: str) -> ServiceError:
     )
 
 
-def queue_full(limit: int, retry_after_s: float) -> ServiceError:
-    """As many requests wait as may wait."""
-    text = f"{limit} requests are waiting; more are not taken"
+def request_id_taken(request_id: str) -> ServiceError:
+    """Another request of the same tenant has this name, and is generated, or was a short while ago."""
+    text = f"another request has the name {quoted(request_id)}"
+    return ServiceError(
+        Code.ALREADY_EXISTS, "REQUEST_ID_TAKEN", text, violations=(Violation("request_id", "REQUEST_ID_TAKEN", text),)
+    )
+
+
+def queue_full(limit: int, retry_after_s: float, *, unit: str = "requests") -> ServiceError:
+    """As much waits as may wait, in requests or in prompt tokens."""
+    text = f"at most {limit} {unit} may wait; this request would be more"
     return ServiceError(
         Code.RESOURCE_EXHAUSTED,
         "QUEUE_FULL",
         text,
         metadata={"limit": str(limit)},
-        quota=Quota("queued_requests", text),
+        quota=Quota(f"queued {unit}", text),
+        retry_after_s=retry_after_s,
+    )
+
+
+def wait_too_long(queue_s: float, limit_s: float, retry_after_s: float) -> ServiceError:
+    """What is before it would take longer than anything is to wait."""
+    text = f"the queue before this request takes {queue_s:.3g} s at the least; at most {limit_s:.3g} s are waited"
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED,
+        "QUEUE_FULL",
+        text,
+        metadata={"estimate_s": f"{queue_s:.3f}", "limit_s": f"{limit_s:g}"},
+        quota=Quota("expected wait", text),
+        retry_after_s=retry_after_s,
+    )
+
+
+def tenant_quota(tenant: str, limit: int, retry_after_s: float, *, unit: str = "requests") -> ServiceError:
+    """As much of one tenant waits as may, in requests or in prompt tokens. Others are served."""
+    text = f"at most {limit} {unit} of tenant {quoted(tenant)} may wait; this request would be more"
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED,
+        "TENANT_QUOTA",
+        text,
+        metadata={"limit": str(limit), "tenant": tenant},
+        quota=Quota(f"tenant:{tenant}", text),
         retry_after_s=retry_after_s,
     )
 
@@ -146,9 +185,9 @@ def slow_reader(limit_chars: int) -> ServiceError:
     )
 
 
-def no_worker(retry_after_s: float) -> ServiceError:
+def no_worker() -> ServiceError:
     """No worker is ready: they are starting, or all are lost."""
-    return ServiceError(Code.UNAVAILABLE, "NO_WORKER", "no worker is ready", retry_after_s=retry_after_s)
+    return ServiceError(Code.UNAVAILABLE, "NO_WORKER", "no worker is ready", retry_after_s=1.0)
 
 
 def worker_lost(worker: str, why: str) -> ServiceError:
@@ -175,6 +214,16 @@ def deadline_exceeded(limit_s: float, phase: str) -> ServiceError:
         "REQUEST_TIMEOUT",
         f"the request was not finished within {limit_s:g} s; it was in phase {phase}",
         metadata={"phase": phase},
+    )
+
+
+def deadline_unreachable(wait_s: float, remaining_s: float) -> ServiceError:
+    """The queue and the prefill alone would take longer than the deadline leaves. Nothing has been done."""
+    return ServiceError(
+        Code.DEADLINE_EXCEEDED,
+        "DEADLINE_UNREACHABLE",
+        f"the first token is expected after {wait_s:.3g} s at the earliest, the deadline is in {remaining_s:.3g} s",
+        metadata={"estimate_s": f"{wait_s:.3f}", "remaining_s": f"{remaining_s:.3f}"},
     )
 
 

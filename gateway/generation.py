@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .logprobs import PromptPart, ReportedToken, TokenLogprob
 from .ranking import best
 from .sequence import Sequence, Status
+from .tenancy import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from .errors import ServiceError
     from .request import ModelFacts, OutputOptions
     from .timing import Timing
+
+
+HORIZON_S = 60.0
+"""A deadline that is further off than this, from the arrival on, is no more urgent than this."""
+
+NEW_NAMES = 1 << 40
+"""Added to the sequence ids of what goes on under new ones: even, as `sequence_ids` wants it, and never reached."""
 
 
 def _ignore() -> None:
@@ -44,6 +52,15 @@ class Generation:
     sequences: tuple[Sequence, ...]
     """What is generated, by index."""
 
+    caller: Caller = field(default_factory=Caller)
+    """Whose it is."""
+
+    deadline_at: float | None = None
+    """When it is of no use any more, in seconds of the gateway's clock."""
+
+    number: int = field(init=False)
+    """Which of the gateway's requests it is: smaller for the older."""
+
     on_change: Callable[[], None] = field(default=_ignore, init=False)
     """Called when there is something new to deliver. Whoever delivers sets it, before the generation is submitted."""
 
@@ -56,11 +73,32 @@ class Generation:
     deaths: int = field(default=0, init=False)
     """How many workers have died while they ran it."""
 
+    preemptions: int = field(default=0, init=False)
+    """How often it was taken back from a worker to make way."""
+
+    is_protected: bool = field(default=False, init=False)
+    """Whether it has waited for so long that it makes way for nothing."""
+
     error: ServiceError | None = field(default=None, init=False)
     """Why it failed."""
 
     _prompt_logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob], init=False)
     _prompt_logprobs_taken: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        # Sequences are numbered in the order of their arrival.
+        self.number = self.sequences[0].sequence_id
+
+    @property
+    def arrived_at(self) -> float:
+        """When it arrived, in seconds of the gateway's clock."""
+        return self.sequences[0].timeline.arrived_at
+
+    @property
+    def due(self) -> float:
+        """What its urgency is judged by: its deadline, or a horizon, so that nothing goes before it for ever."""
+        horizon = self.arrived_at + HORIZON_S
+        return horizon if self.deadline_at is None else min(self.deadline_at, horizon)
 
     @property
     def finished(self) -> bool:
@@ -78,8 +116,9 @@ class Generation:
 
     @property
     def row_count(self) -> int:
-        """Rows that it takes on a worker."""
-        return max(self.config.num_beams, len(self.sequences))
+        """Rows that it takes on a worker: its beams, else its candidates, but for those that have ended."""
+        ended_count = sum(sequence.finished for sequence in self.sequences)
+        return max(self.config.num_beams, len(self.sequences)) - ended_count
 
     @property
     def candidates(self) -> list[Sequence]:
@@ -117,6 +156,17 @@ class Generation:
         self.worker = ""
         for sequence in self.unfinished:
             sequence.requeue()
+
+    def preempt(self) -> None:
+        """It makes way for others, and waits again.
+
+        It goes on under new names, maybe on the same worker's stream, where the old ones are not used twice: what the
+        worker has still sent under those is made again.
+        """
+        self.preemptions += 1
+        self.requeue()
+        for sequence in self.unfinished:
+            sequence.sequence_id += NEW_NAMES
 
     def add_prompt_logprobs(self, position: int, entries: Iterable[TokenLogprob]) -> None:
         """Takes in a part of the prompt's log-probabilities; what came before, from another worker, is dropped.

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DESCRIBE_TIMEOUT_S = 10.0
+# The answer stands ready: a worker that takes longer is taken to be stopped, or its event loop to be blocked.
+DESCRIBE_TIMEOUT_S = 5.0
 TOKENIZER_TIMEOUT_S = 120.0
 
 

@@ -1,6 +1,6 @@
-"""What stands between gRPC and the services: every request is decoded safely, and every exception gets a status.
+"""What stands between gRPC and the services.
 
-The order is that of `INTERCEPTORS`: the first is the outermost.
+From the outside in: every exception gets a status, every call's end a load report, and every request is decoded safely.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from .errors import ServiceError, internal, message_too_large, undecodable
+from .load_report import TRAILER, LoadReport, Rate
 from .status import abort
 
 logger = logging.getLogger(__name__)
+
+SERVICES = "/textserve."
+"""What the names of our methods begin with."""
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -38,6 +42,46 @@ class ErrorMapping(aio.ServerInterceptor):
         """Wraps the handler of a call."""
         handler = await continuation(handler_call_details)
         return _wrapped(handler, lambda behavior: _answering(behavior, handler_call_details.method))
+
+
+class LoadReports(aio.ServerInterceptor):
+    """Ends the calls of our services with a report of the load.
+
+    Args:
+        utilization: Rows that run and wait, relative to those that there are.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(self, utilization: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._utilization = utilization
+        self._clock = clock
+        self._calls, self._errors = Rate(clock()), Rate(clock())
+
+    async def intercept_service(
+        self, continuation: Continuation[Request, Response], handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler[Request, Response]:
+        """Wraps the handler of a call."""
+        handler = await continuation(handler_call_details)
+        # Health checks are no load.
+        is_ours = handler_call_details.method.startswith(SERVICES)
+        return _wrapped(handler, self._reporting) if is_ours else handler
+
+    def _reporting(self, behavior: Behavior) -> Behavior:
+        async def reporting(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+            try:
+                return await behavior(request, context)
+            except Exception:
+                self._errors.observe(self._clock())
+                raise
+            finally:
+                context.set_trailing_metadata(((TRAILER, self._report().encode()),))
+
+        return reporting
+
+    def _report(self) -> LoadReport:
+        now = self._clock()
+        self._calls.observe(now)
+        return LoadReport(self._utilization(), self._calls.value(now), self._errors.value(now))
 
 
 class DecodeGuard(aio.ServerInterceptor):

@@ -6,6 +6,7 @@ from .config_limits import config_violations, id_list_violations, out_of_range
 from .contradictions import contradictions
 from .errors import Violation
 from .request import ChatPrompt, GenerationConfig, ModelFacts, Request, TextPrompt, TokenPrompt
+from .resumption import resumption_violations
 
 MAX_STOP_SEQUENCES = 16
 MAX_STOP_SEQUENCE_BYTES = 256
@@ -25,6 +26,7 @@ def request_violations(request: Request, facts: ModelFacts, *, has_chat_template
         *_stop_violations(request.stop_sequences),
         *_option_violations(request),
         *contradictions(request, facts),
+        *resumption_violations(request.resumed, request.config, facts),
     ]
 
 

@@ -9,16 +9,17 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grpc import aio
+from grpc import StatusCode, aio
 
 from textserve.internal.v1.worker_pb2_grpc import WorkerServiceStub
 
 from .handshake import HandshakeError, shake_hands
-from .liveness import Liveness
+from .liveness import FaultKind, Liveness
 from .models import ModelMismatchError
 from .pool.backoff import Backoff, BackoffPolicy
+from .sequence import Status
 from .transport import worker_channel_options
-from .worker_stream import WorkerStream
+from .worker_stream import Ending, WorkerStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,18 +27,25 @@ if TYPE_CHECKING:
     from textserve.internal.v1.worker_pb2_grpc import WorkerServiceAsyncStub
 
     from .dispatcher import Dispatcher
+    from .ejection import Ejection
     from .generation import Generation
     from .models import Models
     from .pool import WorkerAddress
+    from .worker_messages import Step
 
 logger = logging.getLogger(__name__)
 
 RECONNECT = BackoffPolicy(initial_s=0.1, max_s=5.0, reset_after_s=10.0)
+# A broken stream alone may be this process's doing, as may one handshake without an answer: after a stall of its own.
+SIGNS_OF_A_HANG = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Lost:
-    """What ran in a process when it was taken for dead. Whether it was shows when one answers again."""
+    """What ran in a process when it was taken for dead. Whether it was shows when one answers again.
+
+    Not if its engine hung: an answer says nothing of that.
+    """
 
     incarnation_id: str
     unfinished: tuple[Generation, ...]
@@ -51,16 +59,28 @@ class Link:
         models: Checks, or learns, the worker's model.
         dispatcher: Gets a session for each stream.
         clock: Seconds of a monotonic clock.
+        ejection: Is told what fails there.
+        replace: The pool's; asked to end a worker that hangs, and to start it again.
     """
 
     def __init__(
-        self, address: WorkerAddress, *, models: Models, dispatcher: Dispatcher, clock: Callable[[], float]
+        self,
+        address: WorkerAddress,
+        *,
+        models: Models,
+        dispatcher: Dispatcher,
+        clock: Callable[[], float],
+        ejection: Ejection,
+        replace: Callable[[WorkerAddress, str], bool],
     ) -> None:
         self._address = address
         self._models = models
         self._dispatcher = dispatcher
         self._clock = clock
+        self._ejection = ejection
+        self._replace = replace
         self._lost: _Lost | None = None
+        self._signs_of_a_hang = 0
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -79,6 +99,8 @@ class Link:
         while True:
             began_at = self._clock()
             why = await self._attend()
+            if self._hangs and self._replace(self._address, why):
+                return  # the pool ends this link with the process
             delay_s = backoff.next_delay(uptime_s=self._clock() - began_at, chance=random.random())  # noqa: S311 - jitter
             logger.warning("%s: %s; next attempt in %.1f s", self._address.name, why, delay_s)
             await asyncio.sleep(delay_s)
@@ -93,17 +115,37 @@ class Link:
             except (HandshakeError, ModelMismatchError) as error:
                 return f"refused: {error}"
             except aio.AioRpcError as error:
+                self._signs_of_a_hang += error.code() is StatusCode.DEADLINE_EXCEEDED
                 return f"no answer from {target}: {error.details()}"
+            self._signs_of_a_hang = 0
             logger.info("%s: connected to %s (%s)", self._address.name, target, ", ".join(description.devices))
             self._acquit(description.incarnation_id)
             return await self._serve(stub, description.incarnation_id)
 
     async def _serve(self, stub: WorkerServiceAsyncStub, incarnation_id: str) -> str:
         liveness = Liveness(incarnation_id, self._clock())
-        ending = await WorkerStream(self._address.name, self._dispatcher, liveness, self._clock).serve(stub)
+        stream = WorkerStream(self._address.name, self._dispatcher, liveness, self._clock, self._observe)
+        ending = await stream.serve(stub)
+        self._signs_of_a_hang = SIGNS_OF_A_HANG if ending.hangs else int(ending.counted_as_death)
         if ending.counted_as_death:
-            self._lost = _Lost(incarnation_id, ending.unfinished)
+            self._note_death(ending, incarnation_id)
         return ending.why
+
+    @property
+    def _hangs(self) -> bool:
+        return self._signs_of_a_hang >= SIGNS_OF_A_HANG
+
+    def _note_death(self, ending: Ending, incarnation_id: str) -> None:
+        self._ejection.failed(self._address.name, 1, self._clock())
+        if ending.fault is None or ending.fault.kind is not FaultKind.HUNG:
+            self._lost = _Lost(incarnation_id, ending.unfinished)
+
+    def _observe(self, step: Step) -> None:
+        now = self._clock()
+        if step.starts:
+            self._ejection.begun(self._address.name, len(step.starts), now)
+        if failures := sum(finish.status is Status.FAILED for finish in step.finishes):
+            self._ejection.failed(self._address.name, failures, now)
 
     def _acquit(self, incarnation_id: str) -> None:
         if self._lost is not None and self._lost.incarnation_id == incarnation_id:

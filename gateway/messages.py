@@ -187,4 +187,5 @@ def _receipt(generation: Generation) -> pb.Receipt:
         generation_config=write_config(generation.config),
         worker=generation.worker,
         attempt_count=generation.attempts,
+        resumed=any(sequence.resumed for sequence in generation.sequences),
     )

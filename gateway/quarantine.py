@@ -10,8 +10,8 @@ from bisect import insort
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .queueing import age
-from .routing import rows_of
+from .backlog import NOTHING, Backlog
+from .line import age
 
 if TYPE_CHECKING:
     from .generation import Generation
@@ -50,9 +50,9 @@ class Quarantine:
         return tuple(self._waiting)
 
     @property
-    def row_count(self) -> int:
-        """Rows of a worker that those waiting will take."""
-        return sum(map(rows_of, self._waiting))
+    def load(self) -> Backlog:
+        """All that waits here."""
+        return sum(map(Backlog.of, self._waiting), NOTHING)
 
     def judge(self, generation: Generation, *, died: bool) -> Verdict:
         """Notes that its worker was lost, by a death or in peace, with this generation unfinished there."""
@@ -78,6 +78,13 @@ class Quarantine:
             return False
         self._waiting.remove(generation)
         return True
+
+    def expire(self, now: float) -> list[Generation]:
+        """Takes out those whose deadline has passed."""
+        expired = [one for one in self._waiting if one.deadline_at is not None and one.deadline_at <= now]
+        for generation in expired:
+            self._waiting.remove(generation)
+        return expired
 
     def due(self, queued_count: int) -> Generation | None:
         """The suspect whose turn it is, with `queued_count` others waiting."""

@@ -1,105 +1,177 @@
-"""The central queue: generations that wait for a worker with room. Pure; bounded, and any of them can leave."""
+"""The central queue: generations that wait for a worker with room. Pure; any of them can leave."""
 
-from bisect import insort
-from collections import OrderedDict
-from collections.abc import Iterator
+from __future__ import annotations
 
-from .errors import queue_full
-from .generation import Generation
-from .routing import rows_of
+from itertools import chain
+from math import inf
+from typing import TYPE_CHECKING
 
-RETRY_AFTER_S = 1.0
+from .ageing import Ageing
+from .backlog import NOTHING, Backlog, Tally
+from .lane import Lane
+from .line import Line
+from .tenancy import Caller, Priority, TenantPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .generation import Generation
+
+_EQUALS = TenantPolicy()
 
 
 class Queue:
-    """Generations that a worker gave back or lost, oldest first, then the others in the order of their arrival.
+    """Priority classes, each with what was on a worker before at its head, and turns of the tenants behind.
 
     The head can be set aside to wait for much room: it stays in the queue, and the one behind it is the head then.
 
     Args:
-        limit: Most generations that may wait, at least 1.
+        policy: The weights of the tenants.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, policy: TenantPolicy = _EQUALS) -> None:
+        self._lanes = [Lane(policy) for _ in Priority]
+        self._ageing = Ageing(self._lanes)
         self._aside: Generation | None = None
-        self._returned: list[Generation] = []
-        self._arrived: OrderedDict[Generation, None] = OrderedDict()
-        self._rows: dict[Generation, int] = {}
-        """The rows of everything that waits, as they were counted."""
-        self._row_count = 0
+        self._aside_by_turn = False
+        self._tally = Tally()
+        self._deadlines = Line(_deadline)
+        """Those that have one."""
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._tally)
 
     def __iter__(self) -> Iterator[Generation]:
         aside = [] if self._aside is None else [self._aside]
-        return iter([*aside, *self._returned, *self._arrived])
+        return chain(aside, *self._lanes)
 
     @property
-    def row_count(self) -> int:
-        """Rows of workers that those waiting will take."""
-        return self._row_count
+    def load(self) -> Backlog:
+        """All that waits."""
+        return self._tally.total
 
     @property
     def aside(self) -> Generation | None:
         """The one that was set aside."""
         return self._aside
 
-    def check_room(self) -> None:
-        """Raises QUEUE_FULL if no more may wait."""
-        if len(self) >= self._limit:
-            raise queue_full(self._limit, RETRY_AFTER_S)
+    def tenant_load(self, tenant: str) -> Backlog:
+        """What waits of one tenant."""
+        return self._tally.of_tenant(tenant)
+
+    def backlog(self, caller: Caller, due: float | None = None) -> Backlog:
+        """What stands before a new generation, as an estimate on the low side.
+
+        That is all of better classes, what its tenant has in its own class, and what the others' turns bring meanwhile.
+
+        Args:
+            caller: Whose generation it is.
+            due: Its `Generation.due`, before which its tenant may have less; if not given, all that its tenant has.
+        """
+        if not len(self):
+            return NOTHING
+        lane = self._lanes[caller.priority]
+        better = sum((self._tally.of_priority(each) for each in Priority if each < caller.priority), NOTHING)
+        own = self._tally.of_caller(caller)
+        rest = self._tally.of_priority(caller.priority) - own
+        before = own if due is None else own.part(lane.share_before(caller.tenant, due))
+        turns = before.prompt_tokens * lane.rivals(caller.tenant)
+        return better + before + rest.part(min(1.0, turns / max(1, rest.prompt_tokens)))
 
     def append(self, generation: Generation) -> None:
-        """Lets it wait behind the others. Raises QUEUE_FULL if no more may wait."""
-        self.check_room()
-        self._count(generation)
-        self._arrived[generation] = None
+        """Lets a new one wait."""
+        self._add(generation)
 
     def restore(self, generation: Generation) -> None:
-        """Puts back what a worker gave back or lost: above the limit, and before all that have never been sent.
+        """Puts back what a worker gave back or lost, before all new ones of its class.
 
         What is aside goes back to its place in the order.
         """
-        self._count(generation)
-        insort(self._returned, generation, key=age)
-        if self._aside is not None:
-            insort(self._returned, self._aside, key=age)
-            self._aside = None
+        self._add(generation)
+        self._put_back()
 
-    def head(self) -> Generation | None:
+    def head(self, now: float) -> Generation | None:
         """The next one, left where it is."""
-        return self._returned[0] if self._returned else next(iter(self._arrived), None)
+        due = self._due(now)
+        return self.best if due is None else due.head
 
-    def set_aside(self, head: Generation) -> None:
+    @property
+    def best(self) -> Generation | None:
+        """The next one, were it not for the turns of those that have aged."""
+        return next((lane.head for lane in self._lanes if len(lane)), None)
+
+    def set_aside(self, head: Generation, now: float) -> None:
         """Sets the head aside, while no other one is."""
-        self._leave_order(head)
+        self._aside_by_turn = self._due(now) is self._lane(head)
+        self._lane(head).remove(head)
         self._aside = head
+
+    def reconsider_aside(self) -> None:
+        """Puts back what is aside if one of a better class waits, unless it was its turn."""
+        best = self.best
+        if self._aside and best and best.caller.priority < self._aside.caller.priority:
+            self._put_back()
+
+    def send(self, generation: Generation, now: float) -> None:
+        """Takes out one that goes to a worker: the head, the best one, or the one aside.
+
+        Its tenant is charged for its prompt, but only once: a worker that goes on with it must read the prompt again,
+        for which the tenant can do nothing.
+        """
+        by_turn = self._aside_by_turn if generation is self._aside else self._due(now) is self._lane(generation)
+        generation.is_protected = by_turn
+        self._ageing.sent(generation.caller.priority, now, by_turn=by_turn)
+        self.remove(generation)
+        if not generation.attempts:
+            self.charge(generation.caller, len(generation.prompt_ids))
+
+    def charge(self, caller: Caller, token_count: int) -> None:
+        """A caller was served so many tokens."""
+        self._lanes[caller.priority].charge(caller.tenant, token_count)
+
+    def counter(self, caller: Caller) -> float:
+        """What a caller's tenant has been served in the class, in tokens by its weight."""
+        return self._lanes[caller.priority].counter(caller.tenant)
 
     def remove(self, generation: Generation) -> bool:
         """Takes it out, wherever it is. False if it was not waiting."""
-        rows = self._rows.pop(generation, None)
-        if rows is None:
+        if not self._tally.remove(generation):
             return False
-        self._row_count -= rows
-        self._leave_order(generation)
-        return True
-
-    def _count(self, generation: Generation) -> None:
-        rows = rows_of(generation)
-        self._rows[generation] = rows
-        self._row_count += rows
-
-    def _leave_order(self, generation: Generation) -> None:
+        if generation.deadline_at is not None:
+            self._deadlines.remove(generation)
         if generation is self._aside:
             self._aside = None
-        elif generation in self._arrived:
-            del self._arrived[generation]
+            self._aside_by_turn = False
         else:
-            self._returned.remove(generation)
+            self._lane(generation).remove(generation)
+        return True
+
+    def expire(self, now: float) -> list[Generation]:
+        """Takes out those whose deadline has passed."""
+        expired: list[Generation] = []
+        while (first := self._deadlines.first) and first.deadline_at is not None and first.deadline_at <= now:
+            self.remove(first)
+            expired.append(first)
+        return expired
+
+    def _add(self, generation: Generation) -> None:
+        self._tally.add(generation)
+        self._lane(generation).add(generation)
+        if generation.deadline_at is not None:
+            self._deadlines.add(generation)
+
+    def _put_back(self) -> None:
+        if self._aside is not None and not self._aside_by_turn:
+            self._lane(self._aside).add(self._aside)
+            self._aside = None
+
+    def _due(self, now: float) -> Lane | None:
+        # A turn lasts until what it is for has left.
+        return None if self._aside_by_turn else self._ageing.due(now)
+
+    def _lane(self, generation: Generation) -> Lane:
+        return self._lanes[generation.caller.priority]
 
 
-def age(generation: Generation) -> int:
-    """Smaller for the older: sequences are numbered in the order of their arrival."""
-    return generation.sequences[0].sequence_id
+def _deadline(generation: Generation) -> tuple[float, float]:
+    return inf if generation.deadline_at is None else generation.deadline_at, generation.number

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from .tenancy import Caller
+
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
@@ -109,6 +111,14 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumedCandidate:
+    """What a caller holds of one candidate: all of its output tokens so far."""
+
+    candidate_index: int
+    token_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A request for a continuation, decoded but not yet checked."""
 
@@ -121,6 +131,22 @@ class Request:
     """Most tokens of the prompt to keep, the last ones."""
     is_stream: bool = False
     """Whether the answer is a stream."""
+    partial_on_deadline: bool = False
+    """Whether to end before the deadline with what there is."""
+    resumed: tuple[ResumedCandidate, ...] = ()
+    """Output that the caller holds, and that is to be gone on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The call that a request comes with. Instants are seconds of the gateway's clock."""
+
+    caller: Caller
+    """Whose it is."""
+    arrived_at: float
+    """When it came."""
+    deadline_at: float
+    """When its answer is of no use any more: the caller's deadline, or the server's if that is earlier."""
 
 
 @dataclass(frozen=True, slots=True)

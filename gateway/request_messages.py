@@ -3,7 +3,7 @@
 from textserve.v1 import generation_pb2 as pb
 
 from .config_messages import read_config
-from .request import ChatPrompt, Message, OutputOptions, Prompt, Request, TextPrompt, TokenPrompt
+from .request import ChatPrompt, Message, OutputOptions, Prompt, Request, ResumedCandidate, TextPrompt, TokenPrompt
 
 
 def read_request(message: pb.GenerateRequest, *, is_stream: bool) -> Request:
@@ -16,6 +16,11 @@ def read_request(message: pb.GenerateRequest, *, is_stream: bool) -> Request:
         output=_read_options(message.output_options),
         truncate_prompt=message.truncate_prompt if message.HasField("truncate_prompt") else None,
         is_stream=is_stream,
+        partial_on_deadline=message.partial_on_deadline,
+        resumed=tuple(
+            ResumedCandidate(candidate.candidate_index, candidate.token_ids)
+            for candidate in message.resume_from.candidates
+        ),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .generation import Generation
+UNBOUNDED = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,10 @@ class WorkerLoad:
     limit: int
     served: int
     """Generations submitted to it so far: among equals the one that served less is next."""
+    yielding: int = 0
+    """Rows outstanding that make way for interactive work."""
+    yielding_begun_at: float = 0.0
+    """When the last of those was submitted."""
 
     @property
     def room(self) -> int:
@@ -27,17 +32,12 @@ class WorkerLoad:
         return self.limit - self.outstanding
 
 
-def rows_of(generation: Generation) -> int:
-    """Rows of a worker that a generation takes: its beams, else its candidates, but for those that have ended."""
-    return generation.row_count - (len(generation.sequences) - len(generation.unfinished))
-
-
-def pick(workers: Iterable[WorkerLoad], row_count: int) -> WorkerLoad | None:
+def pick(workers: Iterable[WorkerLoad], row_count: int, most: int = UNBOUNDED) -> WorkerLoad | None:
     """The worker with the least work outstanding relative to its room.
 
-    None if no worker has room for `row_count` more.
+    None if no worker has room for `row_count` more, of which it is taken to have `most` at most.
     """
-    roomy = (worker for worker in workers if has_room(worker, row_count))
+    roomy = (worker for worker in workers if has_room(worker, row_count, most))
     return min(roomy, key=_order, default=None)
 
 
@@ -57,13 +57,32 @@ def quietest(workers: Iterable[WorkerLoad]) -> WorkerLoad | None:
     return min(_able(workers), key=lambda worker: (worker.outstanding, worker.name), default=None)
 
 
-def has_room(worker: WorkerLoad, row_count: int) -> bool:
+def has_room(worker: WorkerLoad, row_count: int, most: int = UNBOUNDED) -> bool:
     """Whether a worker takes so many rows now.
 
     Where several gateways share a worker, the share of one may be smaller than a request. Then the whole share must be
     free: what is beyond it waits at the worker.
     """
-    return worker.limit > 0 and worker.room >= min(row_count, worker.limit)
+    return worker.limit > 0 and not lacking(worker, row_count, most)
+
+
+def yielding(workers: Iterable[WorkerLoad], row_count: int, most: int = UNBOUNDED) -> WorkerLoad | None:
+    """The worker that takes so many rows once others have made way: with the fewest to do so, and those begun last.
+
+    None if there are not enough of them on any worker.
+    """
+    enough = (worker for worker in workers if worker.limit > 0 and worker.yielding >= lacking(worker, row_count, most))
+    return min(enough, key=lambda worker: _harm(worker, row_count, most), default=None)
+
+
+def lacking(worker: WorkerLoad, row_count: int, most: int = UNBOUNDED) -> int:
+    """Rows that have to end on a worker before it takes so many, if `most` may be outstanding there at most."""
+    limit = min(worker.limit, most)
+    return max(0, min(row_count, limit) - limit + worker.outstanding)
+
+
+def _harm(worker: WorkerLoad, row_count: int, most: int) -> tuple[int, float, str]:
+    return lacking(worker, row_count, most), -worker.yielding_begun_at, worker.name
 
 
 def _able(workers: Iterable[WorkerLoad]) -> Iterable[WorkerLoad]:

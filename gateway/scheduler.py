@@ -3,6 +3,9 @@
 Generations leave the queue from its head. One that needs more rows than any worker has free is set aside: it is sent as
 soon as a worker has them, and until then nothing else is sent to the worker that is closest to it. Those behind it go
 to the other workers; while there is one aside, the next one that does not fit lets all behind it wait.
+
+A worker takes more than it runs at once, so that no row that falls free is idle. Batch work is not sent there to wait:
+interactive work that finds no row free takes one of batch work, and would come behind what waits there.
 """
 
 from __future__ import annotations
@@ -10,14 +13,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .preemption import makes_way
 from .quarantine import Quarantine, Verdict
-from .routing import WorkerLoad, has_room, pick, quietest, roomiest, rows_of
+from .routing import UNBOUNDED, WorkerLoad, lacking, pick, quietest, roomiest, yielding
+from .tenancy import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from .backlog import Backlog
     from .generation import Generation
     from .queueing import Queue
+    from .tenancy import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,8 @@ class Assignment:
 
     generation: Generation
     worker: str
+    lacking: int = 0
+    """Rows of batch work that have to make way there first."""
 
 
 class Scheduler:
@@ -46,17 +55,29 @@ class Scheduler:
         return iter([*self._quarantine.waiting, *self._queue])
 
     @property
-    def row_count(self) -> int:
-        """Rows of workers that those waiting will take."""
-        return self._queue.row_count + self._quarantine.row_count
+    def load(self) -> Backlog:
+        """All that waits."""
+        return self._queue.load + self._quarantine.load if self._quarantine.waiting else self._queue.load
 
-    def check_room(self) -> None:
-        """Raises QUEUE_FULL if no more may wait."""
-        self._queue.check_room()
+    def tenant_load(self, tenant: str) -> Backlog:
+        """What waits of one tenant, but for suspects."""
+        return self._queue.tenant_load(tenant)
+
+    def backlog(self, caller: Caller, due: float | None = None) -> Backlog:
+        """What stands before a new generation; see `Queue.backlog`."""
+        return self._queue.backlog(caller, due)
 
     def append(self, generation: Generation) -> None:
-        """Takes a new generation. Raises QUEUE_FULL if no more may wait."""
+        """Takes a new generation."""
         self._queue.append(generation)
+
+    def restore(self, generation: Generation) -> None:
+        """Takes back what has made way for others."""
+        self._queue.restore(generation)
+
+    def charge(self, caller: Caller, token_count: int) -> None:
+        """Counts tokens that were generated for a caller."""
+        self._queue.charge(caller, token_count)
 
     def take_back(self, generations: Iterable[Generation], *, died: bool) -> list[Generation]:
         """Takes what a worker that was lost, by a death or in peace, has not finished; returns what ends workers."""
@@ -81,50 +102,73 @@ class Scheduler:
         """Takes it out. False if it was not waiting."""
         return self._queue.remove(generation) or self._quarantine.remove(generation)
 
-    def next(self, workers: Iterable[WorkerLoad]) -> Assignment | None:
+    def expire(self, now: float) -> list[Generation]:
+        """Takes out those whose deadline has passed."""
+        return [*self._quarantine.expire(now), *self._queue.expire(now)]
+
+    def next(self, workers: Iterable[WorkerLoad], now: float) -> Assignment | None:
         """The next generation, taken out, and its worker; None while nothing can be sent."""
         self._quarantine.settle(len(self._queue))
         if not len(self):
             return None
         shared = [worker for worker in workers if worker.name != self._quarantine.worker]
         if suspect := self._quarantine.due(len(self._queue)):
-            return self._next_suspect(suspect, shared)
-        self._make_way(shared)
+            return self._next_suspect(suspect, shared, now)
+        self._make_way(shared, now)
         if aside := self._queue.aside:
-            return self._next_aside(aside, shared)
-        return self._next_head(shared)
+            return self._place(aside, shared, now) or self._next_head(_but(roomiest(shared), shared), now)
+        return self._next_head(shared, now)
 
-    def _next_suspect(self, suspect: Generation, shared: list[WorkerLoad]) -> Assignment | None:
+    def _next_suspect(self, suspect: Generation, shared: list[WorkerLoad], now: float) -> Assignment | None:
         held = quietest(shared)
         if held is None or held.outstanding:
-            return self._next_head(_but(held, shared))
+            return self._next_head(_but(held, shared), now)
         self._quarantine.isolate(suspect)
         return Assignment(suspect, held.name)
 
-    def _make_way(self, shared: list[WorkerLoad]) -> None:
+    def _make_way(self, shared: list[WorkerLoad], now: float) -> None:
         """Sets the head aside if it has to wait for more than the next free row."""
-        head = self._queue.head()
+        self._queue.reconsider_aside()
+        head = self._queue.head(now)
         if head is None or self._queue.aside is not None:
             return
-        row_count = rows_of(head)
-        if row_count > 1 and pick(shared, row_count) is None:
-            self._queue.set_aside(head)
+        if head.row_count > 1 and _pick(shared, head) is None:
+            self._queue.set_aside(head, now)
 
-    def _next_aside(self, aside: Generation, shared: list[WorkerLoad]) -> Assignment | None:
-        held = roomiest(shared)
-        if held is None or not has_room(held, rows_of(aside)):
-            return self._next_head(_but(held, shared))
-        return self._assign(aside, held)
+    def _next_head(self, workers: list[WorkerLoad], now: float) -> Assignment | None:
+        head, best = self._queue.head(now), self._queue.best
+        if head is None or best is None:
+            return None
+        # What waits for its turn to take a free row does not keep interactive work from taking one of batch work.
+        return self._place(head, workers, now) or self._preempt(best, workers, best.facts.max_rows, now)
 
-    def _next_head(self, workers: list[WorkerLoad]) -> Assignment | None:
-        head = self._queue.head()
-        worker = None if head is None else pick(workers, rows_of(head))
-        return None if head is None or worker is None else self._assign(head, worker)
+    def _place(self, generation: Generation, workers: list[WorkerLoad], now: float) -> Assignment | None:
+        if assignment := self._preempt(generation, workers, generation.facts.max_rows, now):
+            return assignment
+        worker = _pick(workers, generation)
+        if worker is None:
+            return self._preempt(generation, workers, UNBOUNDED, now)
+        return self._assign(Assignment(generation, worker.name), now)
 
-    def _assign(self, generation: Generation, worker: WorkerLoad) -> Assignment:
-        self._queue.remove(generation)
+    def _preempt(self, generation: Generation, workers: list[WorkerLoad], most: int, now: float) -> Assignment | None:
+        """Sends interactive work where it finds room once batch work has made way, if it does not do so by itself."""
+        if generation.caller.priority is not Priority.INTERACTIVE or pick(workers, generation.row_count, most):
+            return None
+        worker = yielding(workers, generation.row_count, most)
+        if worker is None:
+            return None
+        return self._assign(Assignment(generation, worker.name, lacking(worker, generation.row_count, most)), now)
+
+    def _assign(self, assignment: Assignment, now: float) -> Assignment:
+        self._queue.send(assignment.generation, now)
         self._quarantine.sent_another()
-        return Assignment(generation, worker.name)
+        return assignment
+
+
+def _pick(workers: list[WorkerLoad], generation: Generation) -> WorkerLoad | None:
+    # What makes way is not sent where it would wait in the way.
+    most = generation.facts.max_rows if makes_way(generation) else UNBOUNDED
+    return pick(workers, generation.row_count, most)
 
 
 def _but(held: WorkerLoad | None, workers: list[WorkerLoad]) -> list[WorkerLoad]:

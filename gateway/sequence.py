@@ -30,7 +30,7 @@ class Status(IntEnum):
     FAILED = 10
 
 
-WHOLE = frozenset({Status.END_OF_SEQUENCE, Status.STOP_TOKEN, Status.LENGTH, Status.TIME_LIMIT})
+WHOLE = frozenset({Status.END_OF_SEQUENCE, Status.STOP_TOKEN, Status.LENGTH, Status.TIME_LIMIT, Status.DEADLINE})
 """Ends behind which nothing would follow: what was held back is then text."""
 
 
@@ -73,6 +73,8 @@ class Sequence:
         """What beam search ranked it by, once it has ended."""
         self.output_token_ids: list[int] = []
         """Everything generated so far: another worker can go on behind it."""
+        self.resumed = False
+        """Whether it was gone on with: by another submission, or behind tokens that its caller held."""
         self.timeline = Timeline(arrived_at)
         self._text = text
         self._output = output
@@ -108,7 +110,8 @@ class Sequence:
         return self._pending_chars + self._pending_id_count + numbers
 
     def submit(self, now: float) -> None:
-        """It goes to a worker."""
+        """It goes to a worker, behind what there is of it."""
+        self.resumed = self.resumed or bool(self.output_token_ids)
         self.status = Status.PREFILLING
         self.timeline.submit(now)
 
@@ -120,6 +123,16 @@ class Sequence:
     def start(self, wait_s: float, prefill_s: float) -> None:
         """Its worker tells how long it waited there, and how long its prefill took."""
         self.timeline.start(wait_s, prefill_s)
+
+    def replay(self, token_id: int) -> None:
+        """Takes a token that its caller holds from another call, before anything else."""
+        self.output_token_ids.append(token_id)
+        self._append(self._text.push(token_id))
+
+    def hold_as_taken(self) -> None:
+        """What was replayed, and an end that followed, was delivered with it: only what comes now is new."""
+        self.resumed = bool(self.output_token_ids)
+        self.take()
 
     def push(self, token_id: int, now: float, logprob: TokenLogprob | None = None) -> None:
         """Takes one generated token. Ends the sequence if it completes a stop sequence; nothing follows an end."""

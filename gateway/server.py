@@ -16,9 +16,13 @@ from textserve.v1 import generation_pb2_grpc, model_pb2_grpc
 
 from .admission import Admission
 from .config import Config
+from .deduplication import Deduplication
 from .dispatcher import Dispatcher
+from .ejection import Ejection
+from .estimate import Speed
+from .gate import Gate
 from .health import HEALTH, SERVICES, Health
-from .interceptors import DecodeGuard, ErrorMapping
+from .interceptors import DecodeGuard, ErrorMapping, LoadReports
 from .link import Link
 from .model_servicer import ModelServicer
 from .models import Models
@@ -56,15 +60,23 @@ class Gateway:
         """Set once as many workers take work as are meant to run; of a static pool, one."""
         self.address = ""
         """Where it listens, after `start`."""
+        scheduler = Scheduler(Queue(config.tenants))
+        gate = Gate(scheduler, bounds=config.bounds, speed=Speed(), max_wait_s=config.max_wait)
+        self._ejection = Ejection()
         self.dispatcher = Dispatcher(
-            Scheduler(Queue(config.max_queued)),
+            scheduler,
             worker_wait_s=config.worker_wait,
             clock=clock,
             on_workers_changed=self._workers_changed,
+            gate=gate,
+            ejection=self._ejection,
         )
         self.generation = GenerationServicer(
             Admission(self.models, new_seed=lambda: random.randrange(SEED_LIMIT)),  # noqa: S311 - no secret
             self.dispatcher,
+            gate,
+            Deduplication(clock),
+            tenants=config.tenants,
             request_timeout_s=config.request_timeout,
             clock=clock,
         )
@@ -100,7 +112,14 @@ class Gateway:
 
     def worker_up(self, address: WorkerAddress) -> None:
         """The pool has a worker: connects to it."""
-        link = Link(address, models=self.models, dispatcher=self.dispatcher, clock=self._clock)
+        link = Link(
+            address,
+            models=self.models,
+            dispatcher=self.dispatcher,
+            clock=self._clock,
+            ejection=self._ejection,
+            replace=self._pool.replace,
+        )
         self._links[address.name] = link
         link.open()
 
@@ -120,8 +139,12 @@ class Gateway:
     def _build_server(self) -> aio.Server:
         config = self.config
         server = aio.server(
-            interceptors=(ErrorMapping(), DecodeGuard(config.max_message_bytes)),
-            options=server_options(config.max_message_bytes),
+            interceptors=(
+                ErrorMapping(),
+                LoadReports(lambda: self.dispatcher.utilization, self._clock),
+                DecodeGuard(config.max_message_bytes),
+            ),
+            options=server_options(config.max_message_bytes, config.max_connection_calls),
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self.generation, server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self.models, self.dispatcher), server)

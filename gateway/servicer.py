@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from grpc import aio
@@ -13,14 +13,19 @@ from textserve.v1 import generation_pb2_grpc
 
 from . import messages
 from .admission import Admission
+from .deduplication import Deduplication
 from .delivery import MAX_PENDING_CHARS, Delivery
 from .dispatcher import Dispatcher
 from .errors import deadline_exceeded, slow_reader
+from .gate import Gate
 from .generation import Generation
 from .pacing import write_interval_s
+from .request import Call, Request
 from .request_messages import read_request
 from .sequence import Status
+from .tenancy import TenantPolicy, read_caller
 from .time_limit import time_limit
+from .transport import timeout_rounding_s
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     Args:
         admission: Makes generations of requests.
         dispatcher: Runs them.
+        gate: Refuses what would wait in vain, here before anything is done for it.
+        deduplication: Lets calls of one name generate once.
+        tenants: What the callers' tenants are entitled to.
         request_timeout_s: The server's own limit on the time of a call.
         clock: Seconds of a monotonic clock.
     """
@@ -42,19 +50,31 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self,
         admission: Admission,
         dispatcher: Dispatcher,
+        gate: Gate,
+        deduplication: Deduplication,
         *,
+        tenants: TenantPolicy,
         request_timeout_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
+        self._gate = gate
+        self._deduplication = deduplication
+        self._tenants = tenants
         self._request_timeout_s = request_timeout_s
         self._clock = clock
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
         """Answers once everything has been generated."""
+        call = self._call(context)
+        return await self._deduplication.run(
+            call.caller.tenant, request, lambda: self._generate(request, call, context)
+        )
+
+    async def _generate(self, request: pb.GenerateRequest, call: Call, context: Context) -> pb.GenerateResponse:
         finished = asyncio.Event()
-        async with self._running(request, context, is_stream=False) as generation:
+        async with self._running(request, call, context, is_stream=False) as generation:
             generation.on_change = lambda: finished.set() if generation.finished else None
             self._dispatcher.submit(generation)
             await finished.wait()
@@ -68,7 +88,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     # Writes by itself instead of yielding: whoever awaits a write is told when the caller leaves.
     async def StreamGenerate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Answers as it is generated."""
-        async with self._running(request, context, is_stream=True) as generation:
+        async with self._running(request, self._call(context), context, is_stream=True) as generation:
             delivery = self._delivery(generation)
             self._dispatcher.submit(generation)
             await context.write(messages.started(generation))
@@ -92,16 +112,17 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     @asynccontextmanager
     async def _running(
-        self, message: pb.GenerateRequest, context: Context, *, is_stream: bool
+        self, message: pb.GenerateRequest, call: Call, context: Context, *, is_stream: bool
     ) -> AsyncIterator[Generation]:
         """Admits a request, and lets go of it however the call ends."""
         generation: Generation | None = None
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 self._dispatcher.check_open()
-                arrived_at = self._clock()
-                generation = await self._admission.admit(read_request(message, is_stream=is_stream), arrived_at)
-                with self._limit_time(generation, arrived_at):
+                self._gate.check_room(call.caller)
+                request = read_request(message, is_stream=is_stream)
+                generation = await self._admission.admit(request, call)
+                with self._limit_time(generation), self._end_in_time(generation, request, call):
                     yield generation
         except TimeoutError:
             phase = PHASES.get(generation.status, "delivery") if generation else "admission"
@@ -112,10 +133,26 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             if generation is not None:
                 self._release(generation, context)
 
-    def _limit_time(self, generation: Generation, arrived_at: float) -> AbstractContextManager[None]:
+    def _call(self, context: Context) -> Call:
+        now = self._clock()
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        remaining_s = context.time_remaining()
+        limit_s = self._request_timeout_s if remaining_s is None else min(remaining_s, self._request_timeout_s)
+        return Call(read_caller(metadata, policy=self._tenants), arrived_at=now, deadline_at=now + limit_s)
+
+    def _limit_time(self, generation: Generation) -> AbstractContextManager[None]:
         budget_s = generation.config.max_time
-        remaining_s = None if budget_s is None else arrived_at + budget_s - self._clock()
+        remaining_s = None if budget_s is None else generation.arrived_at + budget_s - self._clock()
         return time_limit(remaining_s, lambda: self._end(generation, Status.TIME_LIMIT))
+
+    def _end_in_time(self, generation: Generation, request: Request, call: Call) -> AbstractContextManager[None]:
+        if not request.partial_on_deadline:
+            return nullcontext()
+        limit_s = call.deadline_at - call.arrived_at
+        is_callers = call.deadline_at < call.arrived_at + self._request_timeout_s
+        early_s = self._gate.ending_s + (timeout_rounding_s(limit_s) if is_callers else 0.0)
+        remaining_s = call.deadline_at - early_s - self._clock()
+        return time_limit(remaining_s, lambda: self._end(generation, Status.DEADLINE))
 
     def _end(self, generation: Generation, status: Status) -> None:
         if not generation.finished:
@@ -128,9 +165,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         remaining_s = context.time_remaining()
         left = Status.DEADLINE if remaining_s is not None and remaining_s <= 0 else Status.CANCELLED
         self._dispatcher.release(generation, left)
+        self._gate.observe_answer(generation, self._clock())
         logger.info(
             "request %d: %s%s; %d prompt tokens, %d output tokens, %s",
-            generation.sequences[0].sequence_id,
+            generation.number,
             generation.error.reason if generation.error else generation.status.name,
             f" in {phase}" if phase else "",
             len(generation.prompt_ids),

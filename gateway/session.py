@@ -1,13 +1,15 @@
 """The sequences of this gateway on one worker, for as long as one stream to it lasts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import generation_failed
 from .generation import Generation
 from .outbox import Outbox
-from .routing import WorkerLoad, rows_of
+from .preemption import makes_way
+from .routing import WorkerLoad
 from .sequence import Sequence, Status
+from .tenancy import Caller
 from .worker_messages import Finish, PromptLogprobs, Start, Step
 
 
@@ -18,12 +20,26 @@ class _Run:
     generation: Generation
     sequence_count: int
     row_count: int
+    begun_at: float
+    is_started: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     sequence: Sequence
     run: _Run
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a worker has done."""
+
+    token_counts: dict[Caller, int] = field(default_factory=dict[Caller, int])
+    """Tokens that it has generated, by whose they are."""
+    starts: list[tuple[Generation, float]] = field(default_factory=list[tuple[Generation, float]])
+    """The generations with a first token, and how long their prefill took in seconds."""
+    end_count: int = 0
+    """Generations that have ended, or were given up."""
 
 
 class Session:
@@ -42,6 +58,10 @@ class Session:
         """Whether the worker takes nothing new."""
         self._outbox = outbox
         self._rows: dict[int, _Row] = {}
+        self._yielding: dict[Generation, _Run] = {}
+        """What makes way for interactive work, in the order of submission."""
+        self._progress = Progress()
+        self._yielding_rows = 0
         self._outstanding = 0
         self._served = 0
 
@@ -49,7 +69,15 @@ class Session:
     def load(self) -> WorkerLoad:
         """For `routing`; a worker that drains has no room."""
         limit = 0 if self.draining else self.row_limit
-        return WorkerLoad(self.worker, outstanding=self._outstanding, limit=limit, served=self._served)
+        youngest = next(reversed(self._yielding.values()), None)
+        return WorkerLoad(
+            self.worker,
+            outstanding=self._outstanding,
+            limit=limit,
+            served=self._served,
+            yielding=self._yielding_rows,
+            yielding_begun_at=youngest.begun_at if youngest else 0.0,
+        )
 
     def submit(self, generation: Generation, now: float) -> None:
         """Sends what of a generation has not ended to the worker.
@@ -59,18 +87,35 @@ class Session:
         sequences = generation.unfinished
         if any(sequence.sequence_id in self._rows for sequence in sequences):
             raise ValueError(f"{self.worker} runs sequence {sequences[0].sequence_id} already")
-        run = _Run(generation, len(sequences), rows_of(generation))
+        run = _Run(generation, len(sequences), generation.row_count, now)
         generation.submit(self.worker, now)
         self._rows.update((sequence.sequence_id, _Row(sequence, run)) for sequence in sequences)
         self._outstanding += run.row_count
         self._served += 1
+        if makes_way(generation):
+            self._yielding[generation] = run
+            self._yielding_rows += run.row_count
         self._outbox.submit(generation)
 
     def drop(self, generation: Generation) -> None:
-        """Takes back what of a generation is still outstanding."""
-        ids = [sequence.sequence_id for sequence in generation.sequences]
-        if dropped := [sequence_id for sequence_id in ids if self._leave(sequence_id)]:
-            self._outbox.cancel(dropped)
+        """Lets go of what of a generation is still outstanding."""
+        if self._take_back(generation):
+            self._progress.end_count += 1
+
+    def preempt(self, row_count: int) -> list[Generation]:
+        """Takes back work that makes way, what began last first, until so many rows are free of it."""
+        preempted: list[Generation] = []
+        while row_count > 0 and self._yielding:
+            generation, run = next(reversed(self._yielding.items()))
+            row_count -= run.row_count
+            self._take_back(generation)
+            preempted.append(generation)
+        return preempted
+
+    def take_progress(self) -> Progress:
+        """Everything since the last call."""
+        progress, self._progress = self._progress, Progress()
+        return progress
 
     def tell_demand(self, row_count: int) -> None:
         """Tells the worker how many rows wait for any worker."""
@@ -79,13 +124,16 @@ class Session:
     def step(self, step: Step, now: float) -> None:
         """Takes in the outcome of engine steps. What belongs to sequences that have left is dropped."""
         self._start(step.starts)
+        token_counts = self._progress.token_counts
         for sequence_id, token_id, logprob in step.tokens():
             row = self._rows.get(sequence_id)
             if row is None:
                 continue
             row.sequence.push(token_id, now, logprob)
+            caller = row.run.generation.caller
+            token_counts[caller] = token_counts.get(caller, 0) + 1
             if row.sequence.finished:
-                self._leave(sequence_id)
+                self._end(sequence_id)
                 self._outbox.cancel((sequence_id,))
             row.run.generation.on_change()
         self._finish(step.finishes)
@@ -103,6 +151,8 @@ class Session:
         """
         generations = {row.run.generation: None for row in self._rows.values()}
         self._rows.clear()
+        self._yielding.clear()
+        self._yielding_rows = 0
         self._outstanding = 0
         return list(generations)
 
@@ -110,10 +160,13 @@ class Session:
         for start in starts:
             if row := self._rows.get(start.sequence_id):
                 row.sequence.start(start.wait_s, start.prefill_s)
+                if not row.run.is_started:
+                    row.run.is_started = True
+                    self._progress.starts.append((row.run.generation, start.prefill_s))
 
     def _finish(self, finishes: Iterable[Finish]) -> None:
         for finish in finishes:
-            row = self._leave(finish.sequence_id)
+            row = self._end(finish.sequence_id)
             if row is None:
                 continue
             generation = row.run.generation
@@ -124,6 +177,20 @@ class Session:
                 row.sequence.finish(finish.status, finish.score)
                 generation.on_change()
 
+    def _end(self, sequence_id: int) -> _Row | None:
+        row = self._leave(sequence_id)
+        if row is not None and not row.run.sequence_count:
+            self._progress.end_count += 1
+        return row
+
+    def _take_back(self, generation: Generation) -> bool:
+        """False if nothing of it was outstanding."""
+        ids = [sequence.sequence_id for sequence in generation.sequences]
+        dropped = [sequence_id for sequence_id in ids if self._leave(sequence_id)]
+        if dropped:
+            self._outbox.cancel(dropped)
+        return bool(dropped)
+
     def _leave(self, sequence_id: int) -> _Row | None:
         """Frees the room of a sequence; beams that are more than the sequences go with the last one."""
         row = self._rows.pop(sequence_id, None)
@@ -133,4 +200,8 @@ class Session:
             freed = 1 if run.sequence_count else run.row_count
             run.row_count -= freed
             self._outstanding -= freed
+            if run.generation in self._yielding:
+                self._yielding_rows -= freed
+            if not run.sequence_count:
+                self._yielding.pop(run.generation, None)
         return row

@@ -9,11 +9,11 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc import aio
 from grpc_status import rpc_status
 
-from .errors import ServiceError
+from .errors import Code, ServiceError
 
 DOMAIN = "textserve"
-STOP_RETRIES = ("grpc-retry-pushback-ms", "-1")
-"""Trailer that keeps the retry policy of a caller's library from sending a request again."""
+PUSHBACK = "grpc-retry-pushback-ms"
+"""Trailer that tells the retry policy of a caller's library when to send a request again; below 0: never."""
 
 
 def rich_status(error: ServiceError) -> status_pb2.Status:
@@ -29,8 +29,17 @@ def rich_status(error: ServiceError) -> status_pb2.Status:
 async def abort(context: aio.ServicerContext[Any, Any], error: ServiceError) -> NoReturn:
     """Ends the call with the error's status."""
     status = rpc_status.to_status(rich_status(error))
-    trailers = (*status.trailing_metadata, *(() if error.safe_to_retry else (STOP_RETRIES,)))
+    trailers = (*(context.trailing_metadata() or ()), *status.trailing_metadata, *_pushback(error))
     await context.abort(status.code, status.details, trailers)
+
+
+def _pushback(error: ServiceError) -> tuple[tuple[str, str], ...]:
+    if not error.safe_to_retry:
+        return ((PUSHBACK, "-1"),)
+    # What is UNAVAILABLE here may be there at once at another gateway: the caller's own backoff knows better.
+    if error.code is not Code.RESOURCE_EXHAUSTED or error.retry_after_s is None:
+        return ()
+    return ((PUSHBACK, str(round(error.retry_after_s * 1000))),)
 
 
 def _details(error: ServiceError) -> Iterator[Message]:

@@ -15,6 +15,7 @@ from .logprobs import TokenLogprob
 from .request import ModelFacts
 from .sequence import Status
 from .sequence_ids import has_logprobs
+from .tenancy import Priority
 
 _END_STATUSES = {
     pb.SEQUENCE_FINISH_REASON_END_OF_SEQUENCE: Status.END_OF_SEQUENCE,
@@ -147,6 +148,7 @@ def submit(generation: Generation) -> pb.RunRequest:
             logprobs=has_logprobs(generation.sequences[0].sequence_id),
             top_logprobs=generation.output.top_logprobs,
             prompt_logprobs=generation.needs_prompt_logprobs,
+            priority=Priority.BATCH - generation.caller.priority,
         )
     )
 

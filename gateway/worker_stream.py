@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpc import aio
 
-from .liveness import Heartbeat, Liveness
+from .liveness import Fault, FaultKind, Heartbeat, Liveness
 from .outbox import Outbox
 from .session import Session
 from .worker_messages import Credits, Draining, Event, PromptLogprobs, Step, read_event
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_INTERVAL_S = 0.25
+STALL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Cause:
     why: str
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,18 @@ class Ending:
     why: str
     counted_as_death: bool
     """Whether the worker was taken for dead, as all are that do not drain. The same process may answer again."""
+    fault: Fault | None
+    """What was seen to be wrong with the worker, if that was the reason."""
     unfinished: tuple[Generation, ...]
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the process is there and does not work."""
+        return self.fault is not None and self.fault.kind is not FaultKind.REPLACED
+
+
+def _ignore(step: Step) -> None:
+    """Nobody else looks at it."""
 
 
 class WorkerStream:
@@ -50,10 +63,19 @@ class WorkerStream:
         dispatcher: Gets the session once the worker has granted room.
         liveness: Judges the worker; for this stream alone.
         clock: Seconds of a monotonic clock.
+        on_step: Called with the outcome of engine steps, before it is taken in.
     """
 
-    def __init__(self, worker: str, dispatcher: Dispatcher, liveness: Liveness, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        worker: str,
+        dispatcher: Dispatcher,
+        liveness: Liveness,
+        clock: Callable[[], float],
+        on_step: Callable[[Step], None] = _ignore,
+    ) -> None:
         self._dispatcher = dispatcher
+        self._on_step = on_step
         self._liveness = liveness
         self._clock = clock
         self._outbox = Outbox()
@@ -75,7 +97,7 @@ class WorkerStream:
                 task.cancel()
             call.cancel()
             await asyncio.wait(tasks)
-        return Ending(cause.why, not self._session.draining, tuple(unfinished))
+        return Ending(cause.why, not self._session.draining, cause.fault, tuple(unfinished))
 
     def take(self, event: Event) -> None:
         """Acts on what the worker says."""
@@ -85,6 +107,8 @@ class WorkerStream:
             case Heartbeat():
                 self._liveness.beat(event)
             case Step():
+                self._liveness.stepped()
+                self._on_step(event)
                 self._session.step(event, now)
                 self._dispatcher.dispatch()
             case PromptLogprobs():
@@ -114,14 +138,16 @@ class WorkerStream:
     async def _watch(self) -> _Cause:
         """Returns what is wrong with the worker, once it stands at two looks in turn.
 
-        After a stall of this process, messages that came in time are still to be read.
+        After a stall of this process, messages that came in time are still to be read: a late look says nothing.
         """
-        faults = 0
+        faults, looked_at = 0, self._clock()
         while True:
-            fault = self._liveness.fault(self._clock())
+            now = self._clock()
+            is_late, looked_at = now - looked_at > STALL_S, now
+            fault = None if is_late else self._liveness.fault(now)
             faults = faults + 1 if fault else 0
             if fault and faults > 1:
-                return _Cause(fault)
+                return _Cause(fault.why, fault)
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     def _lose(self, why: str) -> list[Generation]:

@@ -108,12 +108,16 @@ def run(config: Config) -> int:
     import torch  # noqa: PLC0415 - see above
 
     from .memory import UnsupportedModelError  # noqa: PLC0415
-    from .server import EngineDiedError, ListenError, prepare, serve  # noqa: PLC0415
+    from .server import EngineDiedError, ListenError, check_address, prepare, serve  # noqa: PLC0415
 
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
+        check_address(config.listen)
         prepared = prepare(config)
+    except ListenError as error:
+        _complain(str(error))
+        return 1
     except (OSError, ValueError, UnsupportedModelError) as error:
         _complain(f"cannot serve {config.model}: {_shortened(error)}")
         return EX_CONFIG

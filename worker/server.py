@@ -12,6 +12,7 @@ import grpc
 from textserve.internal.v1 import worker_pb2_grpc
 
 from . import messages
+from .address import check_free
 from .assembly import assemble
 from .config import Config
 from .engine import Engine
@@ -89,8 +90,20 @@ async def serve(config: Config, prepared: Prepared) -> None:
         raise EngineDiedError("the engine failed, and could not be reset")
 
 
+def check_address(address: str) -> None:
+    """Raises ListenError if the address is in use, or can't be listened on, as far as that shows before it is tried."""
+    try:
+        check_free(address)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
+
+
 def listen(server: grpc.aio.Server, address: str) -> str:
-    """Binds the address and returns it with the port that it got. A Unix socket is for its owner alone."""
+    """Binds the address and returns it with the port that it got. A Unix socket is for its owner alone.
+
+    Raises ListenError if it is in use, or can't be listened on.
+    """
+    check_address(address)  # gRPC would take a socket's path from whoever listens there
     umask = os.umask(0o177)
     try:
         port = server.add_insecure_port(address)

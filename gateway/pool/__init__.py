@@ -46,6 +46,15 @@ class WorkerPool(Protocol):
         Raises PoolFailed if nothing can be started at all.
         """
 
+    def replace(self, address: WorkerAddress, why: str) -> bool:
+        """Ends a worker that lives and does not work, and starts it again; `why` is for the log.
+
+        Whoever judged it asks for that, on the event loop. Returns whether it is done: then `worker_down` follows, and
+        `worker_up` when there is another process. False for what this pool has not started, and if another process has
+        taken its place already.
+        """
+        ...
+
     async def stop(self, grace_s: float) -> None:
         """Asks all workers at once to finish, and ends those still running after `grace_s` seconds.
 

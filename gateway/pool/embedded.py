@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import PoolFailed, PoolListener
+from . import PoolFailed, PoolListener, WorkerAddress
 from .backoff import BackoffPolicy
 from .devices import cpu_count, visible_gpus
 from .placement import Placement, deal
@@ -60,6 +60,10 @@ class EmbeddedPool:
         self._tasks = [asyncio.create_task(supervisor.run()) for supervisor in self._supervisors]
         for task in self._tasks:
             task.add_done_callback(self._note_failure)
+
+    def replace(self, address: WorkerAddress, why: str) -> bool:
+        """Kills the process that listens at `address`, if it is still there; the backoff holds for the next one."""
+        return any(supervisor.replace(address, why) for supervisor in self._supervisors)
 
     async def stop(self, grace_s: float) -> None:
         """Sends SIGTERM to all workers, waits `grace_s` seconds at most, sends SIGKILL to the rest and cleans up.

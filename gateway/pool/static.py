@@ -19,6 +19,10 @@ class StaticPool:
         for target in self._targets:
             listener.worker_up(WorkerAddress(name=target, target=target))
 
+    def replace(self, address: WorkerAddress, why: str) -> bool:  # noqa: ARG002 - the pool's interface
+        """Leaves the worker to those who run it."""
+        return False
+
     async def stop(self, grace_s: float) -> None:
         """Leaves the workers to those who run them."""
 

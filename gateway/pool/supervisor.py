@@ -61,6 +61,8 @@ class Supervisor:
         self._ever_ready = ever_ready
         self._start_count = 0
         self._process: WorkerProcess | None = None
+        self._address: WorkerAddress | None = None
+        """Where the process listens that is ready."""
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -93,6 +95,14 @@ class Supervisor:
         if self._process is not None:
             logger.warning("%s did not finish in time and is killed", self._name)
             self._process.kill()
+
+    def replace(self, address: WorkerAddress, why: str) -> bool:
+        """Kills the process if it is the one at `address`; `run` starts the next. Returns whether it was."""
+        if self._process is None or self._address != address:
+            return False
+        logger.warning("%s does not work and is killed: %s", self._name, why)
+        self._process.kill()
+        return True
 
     async def _live(self) -> _Death:
         """Runs the worker once, from its start to its end."""
@@ -131,10 +141,12 @@ class Supervisor:
         now = asyncio.get_running_loop().time
         ready_at = now()
         self._ever_ready.set()
+        self._address = address
         self._listener.worker_up(address)
         try:
             returncode = await process.wait()
         finally:
+            self._address = None
             self._listener.worker_down(self._name)
         return _Death(describe_exit(returncode), returncode, now() - ready_at)
 

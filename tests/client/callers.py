@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypedDict, Unpack
 
-from client import AsyncClient, Client, Delta, GenerateOptions, Generation, Model, Prompt, Started
+from client import AsyncClient, Client, Delta, GenerateOptions, Generation, Model, Priority, Prompt, Started
 
 
 class CallOptions(GenerateOptions, total=False):
@@ -16,6 +16,8 @@ class ClientOptions(TypedDict, total=False):
     timeout: float
     metadata: list[tuple[str, str | bytes]]
     options: dict[str, int | str]
+    tenant: str
+    priority: Priority
 
 
 @dataclass(frozen=True)

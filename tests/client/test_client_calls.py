@@ -48,6 +48,26 @@ def test_metadata_of_the_client_goes_with_every_call(server: ScriptedServer, con
     assert [(each["tenant"], each["trace-bin"]) for each in server.metadata] == [("blue", b"\x00\xff")] * 3
 
 
+def test_tenant_and_priority_go_with_every_call_beside_other_metadata(server: ScriptedServer, connect: Connect) -> None:
+    caller = connect(metadata=[("trace", "1")], tenant="acme", priority="interactive")
+    caller.generate("hi")
+    caller.read("hi")
+    caller.models()
+    sent = [(each["trace"], each["textserve-tenant"], each["textserve-priority"]) for each in server.metadata]
+    assert sent == [("1", "acme", "interactive")] * 3
+
+
+def test_a_client_that_names_neither_sends_neither(server: ScriptedServer, connect: Connect) -> None:
+    connect().generate("hi")
+    assert not {"textserve-tenant", "textserve-priority"} & server.metadata[0].keys()
+
+
+@pytest.mark.parametrize("options", [{"tenant": "caf\u00e9"}, {"tenant": "a\nb"}, {"priority": "urgent"}])
+def test_what_no_call_can_name_is_refused(options: dict[str, str], connect: Connect) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        connect(**options)
+
+
 def remaining(server: ScriptedServer) -> list[float]:
     """Makes the server note the seconds that its callers allow."""
     seconds: list[float] = []

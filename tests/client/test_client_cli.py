@@ -54,6 +54,18 @@ def test_chat_sends_messages(flags: list[str], expected: list[tuple[str, str]], 
     assert [(each.role, each.content) for each in server.requests[0].chat.messages] == expected
 
 
+def test_tenant_and_priority_go_with_the_call(server: ScriptedServer) -> None:
+    assert main(["generate", "hi", "--tenant", "acme", "--priority", "batch"]) == 0
+    (metadata,) = server.metadata
+    assert (metadata["textserve-tenant"], metadata["textserve-priority"]) == ("acme", "batch")
+
+
+def test_a_tenant_that_no_call_can_name_is_wrong_usage(server: ScriptedServer, capsys: Capture) -> None:
+    assert main(["generate", "hi", "--tenant", "caf\u00e9"]) == 2
+    assert "printable ASCII" in capsys.readouterr().err
+    assert not server.calls
+
+
 def test_a_dash_reads_the_prompt_from_standard_input(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n\n"))
     assert main(["generate", "-"]) == 0
@@ -75,6 +87,7 @@ def test_json_is_one_object(flags: list[str], capsys: Capture) -> None:
         "config": {"max_new_tokens": 256, "temperature": 0.0},
         "worker": "worker-0",
         "attempt_count": 1,
+        "resumed": False,
         "candidates": [
             {
                 "text": ", green",

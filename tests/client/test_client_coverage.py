@@ -117,6 +117,9 @@ def test_every_field_of_the_request_can_be_reached_from_generate() -> None:
         "temperature": 1.0,
         "echo": True,
         "truncate_prompt": 9,
+        "request_id": "r1",
+        "partial_on_deadline": True,
+        "resume_from": {1: [5, 6]},
     }
     reached: set[str] = set()
     prompts: list[Prompt] = ["hi", [Message("user", "hi")], [1]]

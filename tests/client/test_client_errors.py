@@ -10,18 +10,20 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from client import (
     CallCancelledError,
     DeadlineExceededError,
+    DeadlineUnreachableError,
     ErrorDetails,
     FieldViolation,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
+    QuotaExceededError,
     ResourceExhaustedError,
     ServerError,
     TextserveError,
     UnauthenticatedError,
     UnavailableError,
 )
-from client.status import ERRORS
+from client.status import ERRORS, REASONS
 from tests.client.callers import Caller
 from tests.client.scripted_server import ScriptedServer, failing
 
@@ -104,6 +106,32 @@ def test_an_overloaded_server_says_when_to_come_back(server: ScriptedServer, cal
     assert failure_of_generate(caller).retry_after == 2.5
 
 
+def test_a_timeout_that_cannot_be_kept_is_told_from_one_that_has_passed(server: ScriptedServer, caller: Caller) -> None:
+    info = error_details_pb2.ErrorInfo(reason="DEADLINE_UNREACHABLE", metadata={"estimate_s": "12.500"})
+    server.answer = server.script = failing(grpc.StatusCode.DEADLINE_EXCEEDED, "", (info,))
+    for error in (failure_of_generate(caller), failure_of_stream(caller)):
+        assert isinstance(error, DeadlineUnreachableError)
+        assert isinstance(error, DeadlineExceededError)
+        assert error.estimate == 12.5
+
+
+def test_an_estimate_may_be_missing(server: ScriptedServer, caller: Caller) -> None:
+    info = error_details_pb2.ErrorInfo(reason="DEADLINE_UNREACHABLE")
+    server.answer = failing(grpc.StatusCode.DEADLINE_EXCEEDED, "", (info,))
+    error = failure_of_generate(caller)
+    assert isinstance(error, DeadlineUnreachableError)
+    assert error.estimate is None
+
+
+def test_a_tenants_quota_is_told_from_a_full_queue(server: ScriptedServer, caller: Caller) -> None:
+    info = error_details_pb2.ErrorInfo(reason="TENANT_QUOTA", metadata={"tenant": "acme"})
+    server.answer = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "", (info, RETRY))
+    error = failure_of_generate(caller)
+    assert isinstance(error, QuotaExceededError)
+    assert isinstance(error, ResourceExhaustedError)
+    assert (error.retry_after, error.metadata) == (2.5, {"tenant": "acme"})
+
+
 def test_a_retry_delay_of_zero_is_not_taken_for_none(server: ScriptedServer, caller: Caller) -> None:
     now = error_details_pb2.RetryInfo(retry_delay=Duration())
     server.answer = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "", (now,))
@@ -129,7 +157,7 @@ def test_grpcs_own_error_stays_the_cause(server: ScriptedServer, caller: Caller)
     assert isinstance(failure_of_generate(caller).__cause__, grpc.RpcError)
 
 
-@pytest.mark.parametrize("kind", dict.fromkeys(EXPECTED.values()))
+@pytest.mark.parametrize("kind", dict.fromkeys([*EXPECTED.values(), *REASONS.values()]))
 def test_an_error_survives_pickling(kind: type[TextserveError]) -> None:
     details = ErrorDetails(
         grpc.StatusCode.UNAVAILABLE, "gone", "WORKER_LOST", {"worker": "1"}, (FieldViolation("a", "b"),), 1.0

@@ -26,6 +26,7 @@ FLAGS: list[tuple[str, GenerateOptions]] = [
     ("--include-stop-sequence", {"include_stop_sequence": True}),
     ("--ignore-eos", {"ignore_eos": True}),
     ("--max-time 0.5", {"max_time": 0.5}),
+    ("--partial-on-deadline", {"partial_on_deadline": True}),
     ("--temperature 0", {"temperature": 0}),
     ("--top-k 0", {"top_k": 0}),
     ("--top-p 0.5", {"top_p": 0.5}),

@@ -46,6 +46,11 @@ def test_a_prompt_of_another_type_is_refused(prompt: Prompt) -> None:
         generate_request(prompt)
 
 
+def test_what_a_caller_holds_of_a_lost_call_goes_by_candidate() -> None:
+    resumed = generate_request("hi", resume_from={0: [5, 6], 2: (7,)}).resume_from.candidates
+    assert [(each.candidate_index, list(each.token_ids)) for each in resumed] == [(0, [5, 6]), (2, [7])]
+
+
 @pytest.mark.parametrize("prompt", [[], ()])
 def test_an_empty_sequence_is_refused(prompt: Prompt) -> None:
     with pytest.raises(ValueError, match="empty"):

@@ -43,6 +43,10 @@ class FakePool:
         self.workers = workers
         self.size = len(workers)
         self.stopped_with: list[float] = []
+        self.restarts = False
+        """Whether it ends a worker that hangs; the test then reports the new one."""
+        self.asked_to_replace: list[tuple[str, str]] = []
+        """Names of workers that were said to hang, and why."""
         self.failed: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
         self._listener: PoolListener | None = None
 
@@ -51,6 +55,10 @@ class FakePool:
         for number, worker in enumerate(self.workers):
             await worker.start()
             listener.worker_up(WorkerAddress(f"worker-{number}", worker.target))
+
+    def replace(self, address: WorkerAddress, why: str) -> bool:
+        self.asked_to_replace.append((address.name, why))
+        return self.restarts
 
     async def stop(self, grace_s: float) -> None:
         self.stopped_with.append(grace_s)

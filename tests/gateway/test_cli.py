@@ -5,10 +5,14 @@ from dataclasses import fields
 import pytest
 
 from gateway.cli import parse
-from gateway.config import Config
+from gateway.config import Config, Tenant
 from gateway.pool.embedded import EmbeddedPool
 from gateway.pool.static import StaticPool
 from gateway.serve import build_pool, worker_command
+from gateway.tenancy import Priority
+
+TRUST = "--trust-tenant-metadata"
+OTHERS = Tenant("*", 0.5, Priority.BATCH)
 
 
 def test_without_flags_it_is_the_default() -> None:
@@ -26,6 +30,12 @@ def test_without_flags_it_is_the_default() -> None:
         (["--reflection"], "reflection", True),
         (["--no-reflection"], "reflection", False),
         (["--max-queued", "7"], "max_queued", 7),
+        (["--max-queued-tokens", "7"], "max_queued_tokens", 7),
+        (["--max-tenant-queued", "7"], "max_tenant_queued", 7),
+        (["--max-tenant-queued-tokens", "7"], "max_tenant_queued_tokens", 7),
+        (["--trust-tenant-metadata"], "trust_tenant_metadata", True),
+        ([TRUST, "--tenant", "a=2", "--tenant", "*=0.5:batch"], "tenant", (Tenant("a", 2.0), OTHERS)),
+        ([TRUST, "--tenant", "a=b=1:default"], "tenant", (Tenant("a=b", 1.0, Priority.DEFAULT),)),
         (["--max-message-bytes", "7"], "max_message_bytes", 7),
         (["--request-timeout", "1.5"], "request_timeout", 1.5),
         (["--worker-wait", "1.5"], "worker_wait", 1.5),
@@ -66,6 +76,9 @@ def test_a_flag_goes_before_the_environment() -> None:
         ["--workers", "0"],
         ["--workers", "many"],
         ["--max-queued", "0"],
+        ["--max-tenant-queued-tokens", "0"],
+        ["--tenant", "a=1"],
+        *([TRUST, "--tenant", text] for text in ("a", "=1", "a=0", "a=inf", "a=nan", "a=1:urgent", "a=1:BATCH", "a=x")),
         ["--grace", "-1"],
         ["--grace", "nan"],
         ["--request-timeout", "inf"],
@@ -89,6 +102,14 @@ def test_the_environment_is_checked_like_the_flags() -> None:
         parse([], {"TEXTSERVE_QUANTIZATION": "int3"})
     with pytest.raises(SystemExit):
         parse([], {"TEXTSERVE_WORKERS": "many"})
+    with pytest.raises(SystemExit):
+        parse([TRUST], {"TEXTSERVE_TENANT": "a"})
+
+
+def test_the_environment_lists_tenants_with_commas() -> None:
+    config = parse([TRUST], {"TEXTSERVE_TENANT": "a=2,*=0.5:batch"})
+
+    assert config.tenant == (Tenant("a", 2.0), OTHERS)
 
 
 def test_every_field_has_a_flag_and_a_help(capsys: pytest.CaptureFixture[str]) -> None:

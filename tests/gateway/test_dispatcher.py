@@ -14,31 +14,31 @@ from gateway.queueing import Queue
 from gateway.scheduler import Scheduler
 from gateway.sequence import Status
 from gateway.session import Session
+from gateway.tenancy import Caller
 from gateway.worker_messages import Credits, Finish, Step
 from gateway.worker_stream import WorkerStream
 from tests.fakes import ids
+from tests.gateway.callers import asked, batch, interactive
 from tests.gateway.generations import generation
 from tests.gateway.serving import until
 
 
 @pytest.fixture
 def dispatching() -> Iterator[Dispatcher]:
-    made = Dispatcher(
-        Scheduler(Queue(8)), worker_wait_s=60.0, clock=lambda: 0.0, on_workers_changed=lambda _count: None
-    )
+    made = Dispatcher(Scheduler(Queue()), worker_wait_s=60.0, clock=lambda: 0.0, on_workers_changed=lambda _count: None)
     yield made
     made.close()
 
 
 def impatient() -> Dispatcher:
-    return Dispatcher(Scheduler(Queue(8)), worker_wait_s=0.0, clock=lambda: 0.0, on_workers_changed=lambda _count: None)
+    return Dispatcher(Scheduler(Queue()), worker_wait_s=0.0, clock=lambda: 0.0, on_workers_changed=lambda _count: None)
 
 
 _NUMBERS = count()
 
 
 def worker(limit: int = 4) -> Session:
-    session = Session(f"worker-{next(_NUMBERS)}", Outbox())
+    session = Session(f"worker-{next(_NUMBERS):03}", Outbox())
     session.row_limit = limit
     return session
 
@@ -200,3 +200,55 @@ async def test_a_worker_whose_engine_hangs_is_given_no_work(dispatching: Dispatc
     stream.take(Heartbeat(incarnation_id="a", step=5, step_limit_s=0.0, step_elapsed_s=0.0))
     stream.take(Credits(4))
     assert dispatching.worker_count == 1
+
+
+async def test_an_interactive_one_is_sent_at_once_and_the_batch_one_goes_on_later(dispatching: Dispatcher) -> None:
+    session, moved, urgent = worker(limit=1), batch(), interactive()
+    dispatching.add(session)
+    dispatching.submit(moved)
+    says(session, moved, "xy")
+    late = moved.sequences[0].sequence_id
+
+    dispatching.submit(urgent)
+
+    assert (urgent.worker, moved.worker, moved.status) == (session.worker, "", Status.QUEUED)
+    session.step(Step([late], ids("z")), now=0.0)
+    ends(session, urgent)
+    dispatching.dispatch()
+    assert moved.worker == session.worker
+    says(session, moved, "z")
+    assert moved.sequences[0].output_token_ids == ids("xyz")
+    assert (session.load.outstanding, dispatching.queued_count, dispatching.running_count) == (1, 0, 2)
+
+
+async def test_what_made_way_can_be_released_while_it_waits(dispatching: Dispatcher) -> None:
+    session, moved, urgent = worker(limit=1), batch(), interactive()
+    dispatching.add(session)
+    for one in (moved, urgent):
+        dispatching.submit(one)
+
+    dispatching.release(moved, Status.CANCELLED)
+    ends(session, urgent)
+    dispatching.dispatch()
+
+    assert (dispatching.queued_count, session.load.outstanding, moved.status) == (0, 0, Status.CANCELLED)
+
+
+async def test_a_tenants_output_is_held_against_its_next_request(dispatching: Dispatcher) -> None:
+    session = worker(limit=2)
+    dispatching.add(session)
+    talkative, terse = (asked(tenant) for tenant in ("talkative", "terse"))
+    for one in (talkative, terse):
+        dispatching.submit(one)
+    next_talkative, next_terse = (asked(tenant) for tenant in ("talkative", "terse"))
+    for one in (next_talkative, next_terse):
+        dispatching.submit(one)
+    says(session, talkative, "a" * 50)
+    says(session, terse, "a")
+
+    dispatching.dispatch()
+    ends(session, talkative)
+    dispatching.dispatch()
+
+    assert (next_terse.worker, next_talkative.worker) == (session.worker, "")
+    assert next_terse.caller == Caller("terse")

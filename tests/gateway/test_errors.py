@@ -12,12 +12,16 @@ ALL = [
     errors.undecodable(),
     errors.message_too_large(5, 4),
     errors.model_not_found("gpt", "tutor"),
+    errors.request_id_taken("order-7"),
     errors.queue_full(3, 1.5),
+    errors.wait_too_long(3.0, 2.0, 1.0),
+    errors.tenant_quota("acme", 3, 1.5, unit="prompt tokens"),
     errors.slow_reader(7),
-    errors.no_worker(1.0),
+    errors.no_worker(),
     errors.worker_lost("worker-0", "it has been silent for 4 s"),
     errors.draining(),
     errors.deadline_exceeded(2, "queue"),
+    errors.deadline_unreachable(3.0, 1.0),
     errors.generation_failed("NON_FINITE_LOGITS"),
     errors.poison_request(),
     errors.internal(),
@@ -39,7 +43,7 @@ def test_every_error_has_a_code_and_an_error_info(error: ServiceError) -> None:
 def test_every_invalid_argument_names_fields_and_every_exhausted_resource_a_quota(error: ServiceError) -> None:
     kinds = {packed.TypeName() for packed in rich_status(error).details}
 
-    assert ("google.rpc.BadRequest" in kinds) == (error.code is Code.INVALID_ARGUMENT)
+    assert ("google.rpc.BadRequest" in kinds) == (error.code in {Code.INVALID_ARGUMENT, Code.ALREADY_EXISTS})
     assert ("google.rpc.QuotaFailure" in kinds) == (error.code is Code.RESOURCE_EXHAUSTED)
     assert ("google.rpc.RetryInfo" in kinds) == (error.retry_after_s is not None)
 

@@ -94,6 +94,15 @@ def test_a_beam_search_takes_the_rows_of_all_its_beams() -> None:
     assert one.row_count == 5
 
 
+def test_candidates_that_have_ended_take_no_row() -> None:
+    one = generation(candidate_count=3)
+    assert one.row_count == 3
+
+    one.sequences[1].finish(Status.LENGTH)
+
+    assert one.row_count == 2
+
+
 def test_the_timing_is_that_of_the_candidate_that_went_on_longest() -> None:
     one = generation(candidate_count=2)
     one.submit("worker-0", now=1.0)

@@ -1,15 +1,18 @@
-"""Every exception of a handler gets a status, and none of them tells internals."""
+"""Every exception of a handler gets a status, and none of them tells internals; what a library is told of retries."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc import StatusCode, aio
 
+from gateway import errors
 from gateway.errors import Code, ServiceError
 from gateway.interceptors import DecodeGuard, ErrorMapping
-from tests.gateway.serving import failing
+from gateway.status import PUSHBACK
+from tests.gateway.serving import failing, failure_of
 
 
 @asynccontextmanager
@@ -55,3 +58,36 @@ async def test_a_write_to_a_caller_that_has_left_is_no_error_in_the_log(caplog: 
 
     assert failure.reason == "INTERNAL"
     assert "execute_batch" not in caplog.text
+
+
+async def refusal(error: ServiceError) -> aio.AioRpcError:
+    """The call that failed so."""
+    async with raising(error) as call:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call(b"")
+    return caught.value
+
+
+@pytest.mark.parametrize("retry_after_s", [0.05, 0.123, 1.0, 30.0])
+async def test_a_library_that_retries_overload_by_itself_waits_as_long_as_its_caller_would(
+    retry_after_s: float,
+) -> None:
+    error = await refusal(errors.queue_full(3, retry_after_s))
+
+    delay = failure_of(error).detail(error_details_pb2.RetryInfo).retry_delay
+    assert delay.ToMilliseconds() == round(retry_after_s * 1000)
+    assert dict(error.trailing_metadata())[PUSHBACK] == str(delay.ToMilliseconds())
+
+
+@pytest.mark.parametrize("harm", [errors.poison_request(), errors.worker_lost("w", "gone")], ids=str)
+async def test_what_may_do_harm_is_not_sent_again(harm: ServiceError) -> None:
+    error = await refusal(harm)
+
+    assert dict(error.trailing_metadata())[PUSHBACK] == "-1"
+
+
+@pytest.mark.parametrize("elsewhere", [errors.draining(), errors.no_worker(), errors.internal()], ids=str)
+async def test_where_another_gateway_may_do_the_librarys_own_backoff_holds(elsewhere: ServiceError) -> None:
+    error = await refusal(elsewhere)
+
+    assert PUSHBACK not in dict(error.trailing_metadata())

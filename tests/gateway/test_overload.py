@@ -29,6 +29,37 @@ async def test_a_full_queue_refuses_at_once_with_quota_and_retry_delay() -> None
         await served.nothing_runs()
 
 
+async def test_a_refusal_comes_before_any_work_on_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(FakeWorker(rows=1), config=Config(listen="127.0.0.1:0", max_queued=1)) as served:
+        taken = [served.caller.generation.StreamGenerate(request()) for _ in range(2)]
+        await served.worker.until(lambda: served.worker.demand == 1)
+        monkeypatch.delattr("gateway.tokenizer.Tokenizer.encode")
+
+        # What is wrong with it is not looked for, either.
+        failures = [await failing(served.caller.generate(each)) for each in (request(), pb.GenerateRequest())]
+
+        assert [failure.reason for failure in failures] == ["QUEUE_FULL"] * 2
+        for stream in taken:
+            stream.cancel()
+        await served.nothing_runs()
+
+
+async def test_waiting_prompts_are_bounded_in_tokens() -> None:
+    async with serving(FakeWorker(rows=1), config=Config(listen="127.0.0.1:0", max_queued_tokens=50)) as served:
+        taken = [served.caller.generation.StreamGenerate(request("x" * 40)) for _ in range(2)]
+        await served.worker.until(lambda: served.worker.demand == 1)
+
+        failure = await failing(served.caller.generate(request("x" * 11)))
+        taken.append(served.caller.generation.StreamGenerate(request("x" * 10)))
+
+        assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert failure.metadata == {"limit": "50"}
+        await served.worker.until(lambda: served.worker.demand == 2)
+        for stream in taken:
+            stream.cancel()
+        await served.nothing_runs()
+
+
 class SlowContext:
     """A call whose caller reads only when the test lets it."""
 
@@ -45,6 +76,9 @@ class SlowContext:
 
     def time_remaining(self) -> float | None:
         return None
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
 
 
 def slow_call(served: Served) -> tuple[SlowContext, "asyncio.Task[None]"]:

@@ -25,6 +25,13 @@ async def test_a_target_given_twice_is_one_worker() -> None:
     assert pool.size == 1
 
 
+async def test_a_static_pool_replaces_nothing() -> None:
+    pool, listener = StaticPool(["a:1"]), Recorder()
+    await pool.start(listener)
+    assert not pool.replace(await listener.up(), "it hangs")
+    assert listener.empty
+
+
 async def test_a_static_pool_never_fails() -> None:
     failed = asyncio.create_task(StaticPool(["a:1"]).wait_failed())
     await asyncio.sleep(0)  # one turn of the loop

@@ -154,3 +154,16 @@ def test_one_whose_worker_is_found_alive_is_no_suspect_any_more() -> None:
     workers.dispatch()
 
     assert workers.running["worker-0"] == [*running, *waiting]
+
+
+def test_a_suspect_whose_deadline_passes_waits_no_more() -> None:
+    workers = Workers(1)
+    workers.arrive(*small(1))
+    waiting = suspects(workers, 3)
+    for one, deadline_at in zip(waiting[:2], (5.0, 6.0), strict=True):
+        one.deadline_at = deadline_at
+
+    assert workers.scheduler.expire(5.0) == [waiting[0]]
+
+    assert list(workers.scheduler) == waiting[1:]
+    assert workers.scheduler.load.generation_count == 2

@@ -1,11 +1,11 @@
 """The least loaded worker with room is next; the one that can make room soonest is held for what needs much."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing import WorkerLoad, pick, quietest, roomiest, rows_of
-from gateway.sequence import Status
-from tests.gateway.generations import generation
+from gateway.routing import WorkerLoad, has_room, lacking, pick, quietest, roomiest, yielding
 
 LOADS = st.lists(
     st.builds(
@@ -14,6 +14,8 @@ LOADS = st.lists(
         outstanding=st.integers(0, 9),
         limit=st.integers(0, 9),
         served=st.integers(0, 9),
+        yielding=st.integers(0, 9),
+        yielding_begun_at=st.floats(0, 9),
     ),
     max_size=6,
 )
@@ -57,10 +59,23 @@ def test_a_worker_is_held_if_and_only_if_one_takes_rows(loads: list[WorkerLoad])
     assert quiet is None or quiet.outstanding == min(load.outstanding for load in able)
 
 
-def test_candidates_that_have_ended_take_no_row() -> None:
-    one = generation(candidate_count=3)
-    assert rows_of(one) == 3
+@given(LOADS, st.integers(1, 3))
+def test_rows_make_way_if_and_only_if_there_is_room_then_and_as_few_as_possible(
+    loads: list[WorkerLoad], row_count: int
+) -> None:
+    found = yielding(loads, row_count)
 
-    one.sequences[1].finish(Status.LENGTH)
+    def afterwards(load: WorkerLoad) -> WorkerLoad:
+        return replace(load, outstanding=load.outstanding - load.yielding)
 
-    assert rows_of(one) == 2
+    enough = [load for load in loads if has_room(afterwards(load), row_count)]
+    assert (found in enough) == bool(enough)
+    assert found is None or lacking(found, row_count) == min(lacking(load, row_count) for load in enough)
+
+
+def test_among_equals_the_rows_that_began_last_make_way() -> None:
+    early = WorkerLoad("early", outstanding=4, limit=4, served=0, yielding=2, yielding_begun_at=1.0)
+    late = WorkerLoad("late", outstanding=4, limit=4, served=0, yielding=1, yielding_begun_at=2.0)
+
+    assert yielding([early, late], 1) is late
+    assert yielding([early, late], 2) is early

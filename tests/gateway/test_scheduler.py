@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gateway.generation import Generation
 from gateway.queueing import Queue
-from gateway.routing import WorkerLoad, rows_of
+from gateway.routing import WorkerLoad
 from gateway.scheduler import Scheduler
 from tests.gateway.generations import generation
 
@@ -14,14 +14,14 @@ class Workers:
     """Workers as a scheduler sees them; a test ends what runs there."""
 
     def __init__(self, *limits: int) -> None:
-        self.scheduler = Scheduler(Queue(100))
+        self.scheduler = Scheduler(Queue())
         self.limits = {f"worker-{number}": limit for number, limit in enumerate(limits)}
         self.running: dict[str, list[Generation]] = {name: [] for name in self.limits}
         self.sent: list[Generation] = []
 
     def loads(self) -> list[WorkerLoad]:
         return [
-            WorkerLoad(name, sum(map(rows_of, self.running[name])), limit, served=0)
+            WorkerLoad(name, sum(one.row_count for one in self.running[name]), limit, served=0)
             for name, limit in self.limits.items()
         ]
 
@@ -31,7 +31,7 @@ class Workers:
         self.dispatch()
 
     def dispatch(self) -> None:
-        while assignment := self.scheduler.next(self.loads()):
+        while assignment := self.scheduler.next(self.loads(), 0.0):
             self.running[assignment.worker].append(assignment.generation)
             assignment.generation.submit(assignment.worker, 0.0)
             self.sent.append(assignment.generation)
@@ -122,5 +122,5 @@ def test_what_waits_is_counted_in_rows_until_it_is_sent_or_leaves(arrivals: list
         if leaves:
             workers.scheduler.remove(one)
             workers.dispatch()
-        assert workers.scheduler.row_count == sum(map(rows_of, workers.scheduler))
+        assert workers.scheduler.load.row_count == sum(one.row_count for one in workers.scheduler)
         assert len(workers.scheduler) == len(list(workers.scheduler))

@@ -87,7 +87,7 @@ def test_at_an_end_that_nothing_would_follow_what_was_held_back_is_given_out(sta
     assert (taken(one), one.status) == ("abc", status)
 
 
-@pytest.mark.parametrize("status", [Status.CANCELLED, Status.DEADLINE, Status.FAILED])
+@pytest.mark.parametrize("status", [Status.CANCELLED, Status.FAILED])
 def test_at_any_other_end_what_was_held_back_is_not_given_out(status: Status) -> None:
     one = sequence("bcd")
     push(one, "abc")

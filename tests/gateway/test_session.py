@@ -9,8 +9,10 @@ from gateway.outbox import Outbox
 from gateway.request import OutputOptions
 from gateway.sequence import Status
 from gateway.session import Session
+from gateway.tenancy import Caller
 from gateway.worker_messages import Finish, PromptLogprobs, Start, Step
 from tests.fakes import ids
+from tests.gateway.callers import batch, interactive
 from tests.gateway.generations import generation
 
 
@@ -183,3 +185,104 @@ async def test_a_worker_that_drains_has_no_room() -> None:
     worker.draining = True
 
     assert worker.load.limit == 0
+
+
+async def test_what_makes_way_is_what_began_last_until_there_is_room_enough() -> None:
+    worker = session()
+    first, wide, other, last = batch(), batch(candidate_count=2), interactive(), batch()
+    for now, one in enumerate((first, wide, other, last)):
+        worker.submit(one, now=now)
+    assert (worker.load.yielding, worker.load.yielding_begun_at) == (4, 3)
+
+    assert worker.preempt(0) == []
+    assert worker.preempt(2) == [last, wide]
+
+    assert (worker.load.outstanding, worker.load.yielding, worker.load.yielding_begun_at) == (2, 1, 0)
+    assert worker.preempt(9) == [first]
+    assert worker.load.outstanding == 1
+
+
+async def test_what_has_ended_makes_no_way() -> None:
+    one, worker = batch(candidate_count=2), session()
+    worker.submit(one, now=1.0)
+    for sequence, left in zip(one.sequences, (1, 0), strict=True):
+        worker.step(step(sequence.sequence_id, "a", Status.LENGTH), now=2.0)
+        assert worker.load.yielding == left
+
+    assert worker.preempt(1) == []
+
+
+async def test_late_tokens_of_what_made_way_are_not_taken_twice_when_it_is_back() -> None:
+    one, worker = batch(), session()
+    worker.submit(one, now=1.0)
+    name = one.sequences[0].sequence_id
+    worker.step(step(name, "ab"), now=2.0)
+    worker.preempt(1)
+    one.preempt()
+    worker.submit(one, now=3.0)
+
+    worker.step(step(name, "c", Status.LENGTH), now=4.0)
+    assert (one.output_token_count, one.finished) == (2, False)
+
+    worker.step(step(one.sequences[0].sequence_id, "c"), now=5.0)
+    assert one.sequences[0].output_token_ids == ids("abc")
+
+
+async def test_the_worker_is_told_to_drop_the_old_name_and_to_go_on_under_the_new_one() -> None:
+    outbox = Outbox()
+    one, worker = batch(), Session("worker-0", outbox)
+    requests = outbox.requests()
+    name = one.sequences[0].sequence_id
+    worker.submit(one, now=1.0)
+    assert (await anext(requests)).submit.sequences[0].sequence_id == name
+    worker.step(step(name, "ab"), now=2.0)
+
+    worker.preempt(1)
+    one.preempt()
+    worker.submit(one, now=3.0)
+
+    again, cancel = await anext(requests), await anext(requests)
+    assert again.submit.sequences[0].sequence_id == one.sequences[0].sequence_id != name
+    assert again.submit.sequences[0].output_token_ids == ids("ab")
+    assert cancel.cancel.sequence_ids == [name]
+
+
+async def test_progress_counts_each_token_for_its_caller_each_start_and_each_end_once() -> None:
+    mine, other, worker = generation(candidate_count=2), generation("b"), session()
+    mine.caller, other.caller = Caller("blue"), Caller("green")
+    for one in (mine, other):
+        worker.submit(one, now=1.0)
+    first, second, third = (sequence.sequence_id for one in (mine, other) for sequence in one.sequences)
+    starts = tuple(Start(each, 0.5, 0.25) for each in (first, second, third))
+
+    worker.step(Step([first, second, third, third], ids("xyab"), starts=starts), now=2.0)
+    worker.step(Step([third], ids("c")), now=3.0)
+    progress = worker.take_progress()
+
+    assert progress.token_counts == {mine.caller: 2, other.caller: 2}
+    assert progress.starts == [(mine, 0.25), (other, 0.25)]
+    assert progress.end_count == 1
+    worker.step(step(first, "", Status.LENGTH), now=4.0)
+    assert worker.take_progress().end_count == 0
+    worker.drop(mine)
+    assert worker.take_progress().end_count == 1
+    assert worker.take_progress().token_counts == {}
+
+
+async def test_a_closed_session_has_nothing_that_could_make_way() -> None:
+    worker = session()
+    worker.submit(batch(), now=1.0)
+
+    worker.close()
+
+    assert worker.load.yielding == 0
+    assert worker.preempt(1) == []
+
+
+async def test_what_makes_way_has_not_ended() -> None:
+    worker = session()
+    worker.submit(batch(), now=1.0)
+
+    worker.preempt(1)
+
+    assert worker.take_progress().end_count == 0

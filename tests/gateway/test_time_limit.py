@@ -1,37 +1,14 @@
 """A request's own time is over: it ends with what there is, and leaves nothing behind."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from gateway.time_limit import time_limit
 from tests.fakes import FakeWorker, says, says_each
 from tests.gateway.serving import candidates_of, request, serving, until, until_tokens
+from tests.gateway.timers import Limits
 from textserve.v1 import generation_pb2 as pb
-
-
-class Limits:
-    """Stands for `time_limit`: the test says when the time is over."""
-
-    def __init__(self) -> None:
-        self.running: list[tuple[float, Callable[[], None]]] = []
-
-    @contextmanager
-    def __call__(self, remaining_s: float | None, on_over: Callable[[], None]) -> Iterator[None]:
-        if remaining_s is None:
-            yield
-            return
-        self.running.append((remaining_s, on_over))
-        try:
-            yield
-        finally:
-            self.running.pop()
-
-    def over(self) -> None:
-        for _, on_over in self.running:
-            on_over()
 
 
 @pytest.fixture

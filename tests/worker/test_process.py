@@ -3,6 +3,7 @@
 import os
 import queue
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -139,6 +140,18 @@ def test_an_address_in_use_ends_the_process_with_a_line_that_names_it(on_tcp: Pr
     assert result.returncode == 1
     assert result.stdout == ""
     assert f"textserve-worker: cannot listen on {address}" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", ["port", "path"])
+def test_an_address_in_use_is_found_before_the_model_is_looked_at(kind: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX if kind == "path" else socket.AF_INET) as taken:
+        taken.bind(str(tmp_path / "worker.sock") if kind == "path" else ("127.0.0.1", 0))
+        taken.listen()
+        name = taken.getsockname()
+        address = f"unix:{name}" if kind == "path" else "{}:{}".format(*name)
+        result = ended("--model", str(tmp_path / "nowhere"), "--listen", address)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == f"textserve-worker: cannot listen on {address}: Address already in use"
 
 
 def test_sigterm_drains_what_runs_to_its_end_and_the_process_ends_with_0(on_tcp: Process) -> None:

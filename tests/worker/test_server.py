@@ -55,6 +55,16 @@ async def test_an_address_that_cannot_be_listened_on_is_named(address: str) -> N
         listen(grpc.aio.server(options=SERVER_OPTIONS), address)
 
 
+async def test_a_second_worker_does_not_take_over_the_path_of_one_that_listens(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'worker.sock'}"
+    first, second = grpc.aio.server(options=SERVER_OPTIONS), grpc.aio.server(options=SERVER_OPTIONS)
+    listen(first, address)
+    await first.start()
+    with pytest.raises(ListenError, match=f"cannot listen on {address}: Address already in use"):
+        listen(second, address)
+    await first.stop(grace=0)
+
+
 class Busy:
     """A service that never gets idle."""
 

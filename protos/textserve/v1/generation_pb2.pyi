@@ -65,7 +65,9 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_CANCELLED: _FinishReason.ValueType  # 4
     """The caller cancelled. It sees its own library's CANCELLED; the reason is for logs and metrics."""
     FINISH_REASON_DEADLINE: _FinishReason.ValueType  # 5
-    """The deadline passed. The caller sees its own library's DEADLINE_EXCEEDED; the reason is for logs and metrics."""
+    """The deadline was near, and partial_on_deadline was set. Without it the caller sees its own library's
+    DEADLINE_EXCEEDED when the deadline has passed; the reason is then for logs and metrics.
+    """
     FINISH_REASON_STOP_TOKEN: _FinishReason.ValueType  # 6
     """One of the request's stop_token_ids came up."""
     FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 7
@@ -85,7 +87,9 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 3
 FINISH_REASON_CANCELLED: FinishReason.ValueType  # 4
 """The caller cancelled. It sees its own library's CANCELLED; the reason is for logs and metrics."""
 FINISH_REASON_DEADLINE: FinishReason.ValueType  # 5
-"""The deadline passed. The caller sees its own library's DEADLINE_EXCEEDED; the reason is for logs and metrics."""
+"""The deadline was near, and partial_on_deadline was set. Without it the caller sees its own library's
+DEADLINE_EXCEEDED when the deadline has passed; the reason is then for logs and metrics.
+"""
 FINISH_REASON_STOP_TOKEN: FinishReason.ValueType  # 6
 """One of the request's stop_token_ids came up."""
 FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 7
@@ -106,6 +110,9 @@ class GenerateRequest(_message.Message):
     STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
     OUTPUT_OPTIONS_FIELD_NUMBER: _builtins.int
     TRUNCATE_PROMPT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PARTIAL_ON_DEADLINE_FIELD_NUMBER: _builtins.int
+    RESUME_FROM_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as ListModels reports it. Empty: the model that this gateway serves. An unknown name is
     NOT_FOUND / MODEL_NOT_FOUND.
@@ -115,6 +122,15 @@ class GenerateRequest(_message.Message):
     truncate_prompt: _builtins.int
     """Keeps the last tokens of the prompt, at most this many, and drops those before, at least 1. Default: the prompt is
     kept whole, and refused if it is too long.
+    """
+    request_id: _builtins.str
+    """Name of this request among those of its tenant, at most 128 bytes. `Generate` with the name of a call that runs, or
+    that ended a short while ago at the same gateway, returns that call's result instead of generating again; another
+    request under the same name is refused with ALREADY_EXISTS. Ignored by `StreamGenerate`. Default: none.
+    """
+    partial_on_deadline: _builtins.bool
+    """Whether to end shortly before the caller's deadline with what there is, and FINISH_REASON_DEADLINE. Without it the
+    caller's gRPC library ends the call with DEADLINE_EXCEEDED. Default: false.
     """
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
@@ -141,6 +157,12 @@ class GenerateRequest(_message.Message):
     def output_options(self) -> Global___OutputOptions:
         """What the answer contains beside the text."""
 
+    @_builtins.property
+    def resume_from(self) -> Global___ResumeFrom:
+        """Output that the caller holds already, from a call that it lost: generation goes on behind it, and only what follows
+        is delivered. The request must be the same, with the seed that the lost call reported. Default: nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -152,10 +174,13 @@ class GenerateRequest(_message.Message):
         stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
         output_options: Global___OutputOptions | None = ...,
         truncate_prompt: _builtins.int | None = ...,
+        request_id: _builtins.str = ...,
+        partial_on_deadline: _builtins.bool = ...,
+        resume_from: Global___ResumeFrom | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt", "chat", b"chat", "generation_config", b"generation_config", "output_options", b"output_options", "prompt", b"prompt", "text", b"text", "tokens", b"tokens", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt", "chat", b"chat", "generation_config", b"generation_config", "output_options", b"output_options", "prompt", b"prompt", "resume_from", b"resume_from", "text", b"text", "tokens", b"tokens", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt", "chat", b"chat", "generation_config", b"generation_config", "model", b"model", "output_options", b"output_options", "prompt", b"prompt", "stop_sequences", b"stop_sequences", "text", b"text", "tokens", b"tokens", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt", "chat", b"chat", "generation_config", b"generation_config", "model", b"model", "output_options", b"output_options", "partial_on_deadline", b"partial_on_deadline", "prompt", b"prompt", "request_id", b"request_id", "resume_from", b"resume_from", "stop_sequences", b"stop_sequences", "text", b"text", "tokens", b"tokens", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__truncate_prompt: _TypeAlias = _typing.Literal["truncate_prompt"]  # noqa: Y015
     _WhichOneofArgType__truncate_prompt: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt"]  # noqa: Y015
@@ -167,6 +192,58 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class ResumeFrom(_message.Message):
+    """ResumeFrom is the output that a caller holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResumedCandidate]:
+        """One for each candidate of which it holds tokens, in any order. Not with beam search."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[Global___ResumedCandidate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeFrom: _TypeAlias = ResumeFrom  # noqa: Y015
+
+@_typing.final
+class ResumedCandidate(_message.Message):
+    """ResumedCandidate is the output of one candidate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATE_INDEX_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    candidate_index: _builtins.int
+    """Position of the candidate, from 0; each at most once."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """All of its output tokens that were received, in order; at most max_new_tokens."""
+
+    def __init__(
+        self,
+        *,
+        candidate_index: _builtins.int = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_index", b"candidate_index", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumedCandidate: _TypeAlias = ResumedCandidate  # noqa: Y015
 
 @_typing.final
 class ChatPrompt(_message.Message):
@@ -1049,7 +1126,7 @@ class Usage(_message.Message):
     """Tokens in the prompt, special ones included."""
     output_token_count: _builtins.int
     """Tokens generated, over all candidates, those included that best_of generated and did not return: a final
-    end-of-sequence token counts, what the model wrote beyond a stop sequence does not.
+    end-of-sequence token counts, what the model wrote beyond a stop sequence does not. Those of resume_from count, too.
     """
     def __init__(
         self,
@@ -1119,6 +1196,7 @@ class Receipt(_message.Message):
     GENERATION_CONFIG_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
     ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     fingerprint: _builtins.str
@@ -1129,6 +1207,10 @@ class Receipt(_message.Message):
     """The worker that served the request; the last one, if it was moved."""
     attempt_count: _builtins.int
     """How many workers have run the request: more than 1 if one was lost and another went on."""
+    resumed: _builtins.bool
+    """Whether the output comes from more than one worker, or goes on behind what the caller held. In 16-bit arithmetic it
+    may then differ by rounding from an output that was made in one piece.
+    """
     @_builtins.property
     def generation_config(self) -> Global___GenerationConfig:
         """The effective values of every parameter."""
@@ -1142,10 +1224,11 @@ class Receipt(_message.Message):
         generation_config: Global___GenerationConfig | None = ...,
         worker: _builtins.str = ...,
         attempt_count: _builtins.int = ...,
+        resumed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation_config", b"generation_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "fingerprint", b"fingerprint", "generation_config", b"generation_config", "model", b"model", "seed", b"seed", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "fingerprint", b"fingerprint", "generation_config", b"generation_config", "model", b"model", "resumed", b"resumed", "seed", b"seed", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,36 @@
+"""One connection gets only so many calls at a time, and harms nobody who has another one."""
+
+import asyncio
+
+from grpc import aio
+
+from client import AsyncClient
+from gateway.config import Config
+from tests.fakes import FakeWorker
+from tests.gateway.serving import request, serving
+from textserve.v1 import generation_pb2_grpc
+
+FEW = Config(listen="127.0.0.1:0", max_connection_calls=4)
+
+
+async def test_what_a_connection_begins_beyond_its_calls_waits_at_the_caller_and_all_of_it_is_answered() -> None:
+    async with serving(FakeWorker(rows=100), config=FEW) as served:
+        calls = [served.caller.generation.Generate(request(max_new_tokens=1)) for _ in range(40)]
+        await served.worker.until(lambda: served.worker.row_count == 4)
+        async with aio.insecure_channel(served.gateway.address, options=[("grpc.use_local_subchannel_pool", 1)]) as own:
+            other = generation_pb2_grpc.GenerationServiceStub(own).Generate(request(max_new_tokens=1))
+            await served.worker.until(lambda: served.worker.row_count == 5)
+            assert served.gateway.dispatcher.running_count == 5
+            served.worker.runs_freely = True
+            served.worker.step()
+            await asyncio.gather(other, *calls)
+        await served.nothing_runs()
+
+
+async def test_the_client_opens_more_connections_for_more_calls() -> None:
+    async with serving(FakeWorker(rows=100), config=FEW) as served, AsyncClient(served.gateway.address) as client:
+        calls = [asyncio.create_task(client.generate("ab", max_new_tokens=1)) for _ in range(20)]
+        await served.worker.until(lambda: served.worker.row_count == 20)
+        served.worker.step()
+        await asyncio.gather(*calls)
+        await served.nothing_runs()

@@ -1,0 +1,214 @@
+"""A dispatcher asks its gate before it takes anything, tells it what workers do, and sends nothing that has expired."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.dispatcher import Dispatcher
+from gateway.ejection import Ejection, EjectionPolicy
+from gateway.errors import ServiceError, no_worker
+from gateway.generation import Generation
+from gateway.queueing import Queue
+from gateway.scheduler import Scheduler
+from gateway.sequence import Status
+from gateway.worker_messages import Start, Step
+from tests.fakes import ids
+from tests.gateway.callers import asked
+from tests.gateway.generations import generation
+from tests.gateway.test_dispatcher import ends, submitted, worker
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Watching:
+    """A gate that notes what it is told, and refuses what it is told to."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler(Queue())
+        self.refuses = False
+        self.asked_with: list[int] = []
+        self.starts: list[tuple[Generation, float]] = []
+        self.ends: list[float] = []
+        self.loss_count = 0
+
+    def check(self, generation: Generation, now: float) -> None:
+        self.asked_with.append(self.scheduler.load.generation_count)
+        if self.refuses:
+            raise no_worker()
+
+    def observe_start(self, generation: Generation, prefill_s: float) -> None:
+        self.starts.append((generation, prefill_s))
+
+    def observe_end(self, now: float) -> None:
+        self.ends.append(now)
+
+    def observe_loss(self) -> None:
+        self.loss_count += 1
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def gate() -> Watching:
+    return Watching()
+
+
+@pytest.fixture
+def gated(clock: Clock, gate: Watching) -> Iterator[Dispatcher]:
+    made = Dispatcher(
+        gate.scheduler, worker_wait_s=60.0, clock=clock, on_workers_changed=lambda _count: None, gate=gate
+    )
+    yield made
+    made.close()
+
+
+async def test_what_expires_in_the_queue_ends_with_its_phase_and_reaches_no_worker(
+    gated: Dispatcher, clock: Clock
+) -> None:
+    session = worker(limit=1)
+    gated.add(session)
+    running, expiring, patient = asked(), asked(deadline_at=5.0), asked(deadline_at=50.0)
+    for one in (running, expiring, patient):
+        gated.submit(one)
+    clock.now = 5.0
+
+    ends(session, running)
+    gated.dispatch()
+
+    assert expiring.error is not None
+    assert expiring.error.code.name == "DEADLINE_EXCEEDED"
+    assert expiring.error.metadata["phase"] == "queue"
+    assert expiring.attempts == 0
+    assert patient.worker == session.worker
+    gated.release(expiring, Status.DEADLINE)
+
+
+async def test_what_was_lost_and_expires_is_not_gone_on_with(gated: Dispatcher, clock: Clock) -> None:
+    lost, one = worker(), asked(deadline_at=5.0)
+    gated.add(lost)
+    gated.submit(one)
+    gated.remove(lost, "the worker has drained", died=False)
+    clock.now = 6.0
+
+    following = worker()
+    gated.add(following)
+
+    assert (one.finished, one.attempts, following.load.outstanding) == (True, 1, 0)
+
+
+async def test_what_the_gate_refuses_does_not_wait_and_need_not_be_released(gated: Dispatcher, gate: Watching) -> None:
+    gated.add(worker(limit=1))
+    submitted(gated, 2)
+    gate.refuses = True
+
+    with pytest.raises(ServiceError, match="NO_WORKER"):
+        gated.submit(generation())
+
+    assert gate.asked_with == [0, 0, 1]
+    assert (gated.queued_count, gated.running_count) == (1, 2)
+
+
+async def test_what_has_ended_when_it_comes_is_delivered_and_goes_to_no_worker(
+    gated: Dispatcher, gate: Watching
+) -> None:
+    session, one = worker(), generation()
+    gated.add(session)
+    one.finish(Status.LENGTH)
+    changes: list[Status] = []
+    one.on_change = lambda: changes.append(one.status)
+
+    gated.submit(one)
+
+    assert changes == [Status.LENGTH]
+    assert (gate.asked_with, one.attempts, gated.queued_count, gated.running_count) == ([], 0, 0, 1)
+    gated.release(one, Status.CANCELLED)
+    await gated.wait_idle()
+
+
+async def test_the_gate_hears_of_each_first_token_and_each_end(gated: Dispatcher, gate: Watching, clock: Clock) -> None:
+    session = worker()
+    gated.add(session)
+    (one,) = submitted(gated, 1)
+    start = Start(one.sequences[0].sequence_id, 0.0, 0.25)
+    session.step(Step([start.sequence_id], ids("a"), starts=(start,)), now=1.0)
+    gated.dispatch()
+    assert (gate.starts, gate.ends) == ([(one, 0.25)], [])
+
+    clock.now = 2.0
+    ends(session, one)
+    gated.dispatch()
+
+    assert (gate.starts, gate.ends) == ([(one, 0.25)], [2.0])
+
+
+async def test_a_worker_that_fails_far_more_than_the_others_gets_nothing_for_a_while(clock: Clock) -> None:
+    ejection = Ejection()
+    dispatching = Dispatcher(
+        Scheduler(Queue()),
+        worker_wait_s=60.0,
+        clock=clock,
+        on_workers_changed=lambda _count: None,
+        ejection=ejection,
+    )
+    bad, good = worker(limit=8), worker(limit=2)
+    for session in (bad, good):
+        dispatching.add(session)
+        ejection.begun(session.worker, 20, clock.now)
+    ejection.failed(bad.worker, 20, clock.now)
+
+    made = submitted(dispatching, 3)
+    assert [one.worker for one in made] == [good.worker, good.worker, ""]
+
+    clock.now += EjectionPolicy().first_s
+    dispatching.dispatch()
+    assert made[2].worker == bad.worker
+    dispatching.close()
+
+
+async def test_a_lost_worker_is_told_to_the_gate(gated: Dispatcher, gate: Watching) -> None:
+    lost = worker()
+    gated.add(lost)
+    gated.remove(lost, "it died", died=True)
+    gated.remove(lost, "again", died=True)
+
+    assert gate.loss_count == 1
+
+
+async def test_the_last_worker_gets_work_however_it_fails(clock: Clock) -> None:
+    ejection = Ejection()
+    dispatching = Dispatcher(
+        Scheduler(Queue()),
+        worker_wait_s=60.0,
+        clock=clock,
+        on_workers_changed=lambda _count: None,
+        ejection=ejection,
+    )
+    bad, draining = worker(), worker()
+    for session in (bad, draining):
+        dispatching.add(session)
+    draining.draining = True
+    ejection.failed(bad.worker, 20, clock.now)
+
+    (one,) = submitted(dispatching, 1)
+
+    assert one.worker == bad.worker
+    dispatching.close()
+
+
+async def test_utilization_is_of_rows_that_run_and_wait(gated: Dispatcher) -> None:
+    assert gated.utilization == 0.0
+    gated.add(worker(limit=4))
+    submitted(gated, 6)
+
+    assert gated.utilization == 1.5
