@@ -18,7 +18,7 @@ SOURCES := $(wildcard client gateway worker tests bench examples tutor)
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's,^\./,,' | sort)
 MODEL_FLAG := $(if $(MODEL),--model $(MODEL))
 
-.PHONY: help setup serve demo test check lint format types proto proto-check bench peers plots tutor clean
+.PHONY: help setup serve demo test chaos soak check lint format types proto proto-check bench peers plots tutor clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -43,7 +43,13 @@ demo: setup ## Start two workers, make calls of every kind, cancel one, stop; ex
 test: setup ## Run the tests (ARGS='-k name').
 	$(BIN)/pytest $(ARGS)
 
-check: lint types proto-check test ## Run everything that CI runs.
+chaos: setup ## Kill, stop, hang and attack what serves, for four minutes; a table (ARGS='--only mixed --seed 7').
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: setup ## The same for hours, with as much as the bars ask for (ARGS='--only soak').
+	$(BIN)/python -m tests.chaos --long $(ARGS)
+
+check: lint types proto-check test chaos ## Run everything that CI runs.
 
 lint: setup ## Check style and formatting.
 	$(BIN)/ruff check .
