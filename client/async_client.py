@@ -1,7 +1,7 @@
 """The client for asyncio: only the input and output; everything else is shared with `sync_client`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, Unpack
@@ -40,6 +40,15 @@ class AsyncStream(AsyncIterator[Delta]):
     def started(self) -> Started:
         """Model, seed and prompt token count. RuntimeError if the stream was neither entered nor read from."""
         return self._transcript.started
+
+    @property
+    def held_token_ids(self) -> Mapping[int, tuple[int, ...]]:
+        """The token ids that have come so far, by candidate index, if `token_ids` was asked for.
+
+        After a lost stream they are what `resume_from` takes, with `started.seed` as the seed: the same request then
+        goes on behind them.
+        """
+        return self._transcript.held_token_ids
 
     @property
     def result(self) -> Generation:

@@ -1,6 +1,6 @@
 """The blocking client: only the input and output; everything else is shared with `async_client`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Protocol, Self, Unpack
 
@@ -50,6 +50,15 @@ class Stream(Iterator[Delta]):
     def started(self) -> Started:
         """Model, seed and prompt token count. RuntimeError if the stream was neither entered nor read from."""
         return self._transcript.started
+
+    @property
+    def held_token_ids(self) -> Mapping[int, tuple[int, ...]]:
+        """The token ids that have come so far, by candidate index, if `token_ids` was asked for.
+
+        After a lost stream they are what `resume_from` takes, with `started.seed` as the seed: the same request then
+        goes on behind them.
+        """
+        return self._transcript.held_token_ids
 
     @property
     def result(self) -> Generation:

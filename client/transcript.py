@@ -54,6 +54,11 @@ class Transcript:
         return self._started
 
     @property
+    def held_token_ids(self) -> dict[int, tuple[int, ...]]:
+        """The token ids that have come, by candidate."""
+        return {index: tuple(draft.token_ids) for index, draft in self._drafts.items() if draft.token_ids}
+
+    @property
     def result(self) -> Generation:
         """The whole answer; RuntimeError before every candidate has finished."""
         if self._last is None or not self._is_complete:

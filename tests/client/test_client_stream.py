@@ -33,6 +33,7 @@ from tests.client.scripted_server import (
     hanging,
     telling,
 )
+from textserve.v1 import generation_pb2
 
 
 def test_a_stream_tells_its_start_its_deltas_and_its_result(caller: Caller) -> None:
@@ -92,6 +93,31 @@ def test_what_was_delivered_before_an_error_stands(server: ScriptedServer, calle
         caller.leave("hi", note)
     assert texts == ["a", "b", "c"]
     assert len(server.requests) == 1  # not tried again: that would repeat what was delivered
+
+
+def test_what_a_lost_stream_has_told_is_what_the_next_one_resumes_from(server: ScriptedServer) -> None:
+    def script(request: Request, context: grpc.ServicerContext) -> Iterator[Event]:
+        yield STARTED
+        for index, token_ids in ((0, [5, 6]), (2, [7]), (0, [8])):
+            yield Event(delta=generation_pb2.StreamDelta(candidate_index=index, token_ids=token_ids))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "worker lost")
+
+    server.script = script
+    with Client(server.address) as client:
+        with client.stream("hi", token_ids=True) as stream, pytest.raises(UnavailableError):
+            list(stream)
+        assert stream.held_token_ids == {0: (5, 6, 8), 2: (7,)}
+
+        server.script = telling(STARTED, FINISHED)
+        with client.stream("hi", seed=stream.started.seed, resume_from=stream.held_token_ids) as rest:
+            list(rest)
+
+    again = server.requests[-1]
+    assert again.generation_config.seed == 7
+    assert {each.candidate_index: list(each.token_ids) for each in again.resume_from.candidates} == {
+        0: [5, 6, 8],
+        2: [7],
+    }
 
 
 @pytest.mark.parametrize("events", [(), (STARTED,), (STARTED, delta("a")), (delta("a"), FINISHED)])

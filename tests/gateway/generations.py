@@ -17,7 +17,7 @@ _TOKENIZER = Tokenizer.from_parts(
     TOKENIZER.to_str().encode(),
     TokenizerFacts(chat_template="", special_tokens={}, clean_up_tokenization_spaces=False),
 )
-_FACTS = ModelFacts(
+FACTS = ModelFacts(
     name="tutor",
     architecture="FakeForCausalLM",
     context_length=1000,
@@ -58,4 +58,4 @@ def generation(
         for index in range(candidate_count)
     )
     config = resolve(GenerationConfig(), GenerationConfig(), room=500, seed=1)
-    return Generation(_FACTS, prompt_ids, prompt if output.echo else "", config, output, sequences)
+    return Generation(FACTS, prompt_ids, prompt if output.echo else "", config, output, sequences)

@@ -65,6 +65,24 @@ def gate() -> Watching:
 
 
 @pytest.fixture
+def ejection() -> Ejection:
+    return Ejection()
+
+
+@pytest.fixture
+def dispatching(clock: Clock, ejection: Ejection) -> Iterator[Dispatcher]:
+    made = Dispatcher(
+        Scheduler(Queue()),
+        worker_wait_s=60.0,
+        clock=clock,
+        on_workers_changed=lambda _count: None,
+        ejection=ejection,
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def gated(clock: Clock, gate: Watching) -> Iterator[Dispatcher]:
     made = Dispatcher(
         gate.scheduler, worker_wait_s=60.0, clock=clock, on_workers_changed=lambda _count: None, gate=gate
@@ -152,15 +170,9 @@ async def test_the_gate_hears_of_each_first_token_and_each_end(gated: Dispatcher
     assert (gate.starts, gate.ends) == ([(one, 0.25)], [2.0])
 
 
-async def test_a_worker_that_fails_far_more_than_the_others_gets_nothing_for_a_while(clock: Clock) -> None:
-    ejection = Ejection()
-    dispatching = Dispatcher(
-        Scheduler(Queue()),
-        worker_wait_s=60.0,
-        clock=clock,
-        on_workers_changed=lambda _count: None,
-        ejection=ejection,
-    )
+async def test_a_worker_that_fails_far_more_than_the_others_gets_nothing_for_a_while(
+    dispatching: Dispatcher, ejection: Ejection, clock: Clock
+) -> None:
     bad, good = worker(limit=8), worker(limit=2)
     for session in (bad, good):
         dispatching.add(session)
@@ -173,7 +185,6 @@ async def test_a_worker_that_fails_far_more_than_the_others_gets_nothing_for_a_w
     clock.now += EjectionPolicy().first_s
     dispatching.dispatch()
     assert made[2].worker == bad.worker
-    dispatching.close()
 
 
 async def test_a_lost_worker_is_told_to_the_gate(gated: Dispatcher, gate: Watching) -> None:
@@ -185,15 +196,9 @@ async def test_a_lost_worker_is_told_to_the_gate(gated: Dispatcher, gate: Watchi
     assert gate.loss_count == 1
 
 
-async def test_the_last_worker_gets_work_however_it_fails(clock: Clock) -> None:
-    ejection = Ejection()
-    dispatching = Dispatcher(
-        Scheduler(Queue()),
-        worker_wait_s=60.0,
-        clock=clock,
-        on_workers_changed=lambda _count: None,
-        ejection=ejection,
-    )
+async def test_the_last_worker_gets_work_however_it_fails(
+    dispatching: Dispatcher, ejection: Ejection, clock: Clock
+) -> None:
     bad, draining = worker(), worker()
     for session in (bad, draining):
         dispatching.add(session)
@@ -203,7 +208,6 @@ async def test_the_last_worker_gets_work_however_it_fails(clock: Clock) -> None:
     (one,) = submitted(dispatching, 1)
 
     assert one.worker == bad.worker
-    dispatching.close()
 
 
 async def test_utilization_is_of_rows_that_run_and_wait(gated: Dispatcher) -> None:

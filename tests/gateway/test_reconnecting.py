@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from grpc import StatusCode
 
+from client import AsyncClient
 from gateway.config import Config
 from tests.fakes import FakeWorker, ids
 from tests.gateway.losing import asked, running, runs, told, undisturbed
@@ -44,6 +45,32 @@ async def test_another_gateway_goes_on_behind_what_the_caller_holds(prompt: str,
     assert list(submit.sequences[0].output_token_ids) == held
     assert not submit.prompt_logprobs
     assert got[-1].finished.receipt.resumed
+
+
+async def test_the_client_goes_on_with_what_a_lost_stream_has_told() -> None:
+    (expected,) = await undisturbed(asked("abc"))
+    async with (
+        serving(FakeWorker()) as served,
+        AsyncClient(served.gateway.address) as client,
+        client.stream("abc", max_new_tokens=9, token_ids=True) as lost,
+    ):
+        await runs(served.worker, 1)
+        served.worker.step(4)
+        text = ""
+        while len(lost.held_token_ids.get(0, ())) < 4:
+            text += (await anext(lost)).text
+
+    seed, held = lost.started.seed, lost.held_token_ids
+    async with (
+        serving(FakeWorker(runs_freely=True)) as served,
+        AsyncClient(served.gateway.address) as client,
+        client.stream("abc", max_new_tokens=9, seed=seed, resume_from=held) as rest,
+    ):
+        async for delta in rest:
+            text += delta.text
+
+    assert text == expected.candidates[0].text
+    assert rest.result.resumed
 
 
 async def test_a_whole_answer_has_what_follows_and_counts_all() -> None:

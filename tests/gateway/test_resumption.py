@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gateway.effective import EffectiveConfig
 from gateway.errors import Violation
 from gateway.logprobs import ReportedToken, TokenLogprob
-from gateway.request import GenerationConfig, ModelFacts, OutputOptions, ResumedCandidate
+from gateway.request import GenerationConfig, OutputOptions, ResumedCandidate
 from gateway.resumption import (
     fit_violations,
     held_count,
@@ -19,24 +19,10 @@ from gateway.resumption import (
 )
 from gateway.sequence import Sequence, Status
 from tests.fakes import EOS, ids
+from tests.gateway.generations import FACTS
 from tests.gateway.sequences import sequence
 
 ALL = OutputOptions(token_ids=True, logprobs=True)
-FACTS = ModelFacts(
-    name="tutor",
-    architecture="FakeForCausalLM",
-    context_length=1000,
-    vocab_size=300,
-    quantization="nf4",
-    quantized_share=0.5,
-    fingerprint="f",
-    generation_defaults=GenerationConfig(),
-    eos_token_ids=(EOS,),
-    tokenizer_sha256="h",
-    max_rows=8,
-    prompt_logprobs_limit=1000,
-    pool_tokens=4000,
-)
 SEEDED = GenerationConfig(seed=1)
 STOP_TOKEN = ids("#")[0]
 
