@@ -69,6 +69,7 @@ class Dispatcher:
         self._sessions: dict[str, Session] = {}
         self._running: set[Generation] = set()
         self._draining = False
+        self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._settling: asyncio.TimerHandle | None = None
@@ -148,7 +149,7 @@ class Dispatcher:
         del self._sessions[session.worker]
         if self._gate is not None:
             self._gate.observe_loss()
-        if not self._sessions:
+        if not self._sessions and not self._closed:
             self._outage.begin(session.worker, why)
         unfinished = self._take_back(session, died=died)
         if died:
@@ -187,7 +188,8 @@ class Dispatcher:
         await self._idle.wait()
 
     def close(self) -> None:
-        """Ends with DRAINING what has not ended."""
+        """Ends with DRAINING what has not ended; whoever leaves then is not waited for."""
+        self._closed = True
         for generation in tuple(self._running):
             self.abandon(generation, draining())
         self._outage.end()

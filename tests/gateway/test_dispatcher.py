@@ -252,3 +252,14 @@ async def test_a_tenants_output_is_held_against_its_next_request(dispatching: Di
 
     assert (next_terse.worker, next_talkative.worker) == (session.worker, "")
     assert next_terse.caller == Caller("terse")
+
+
+async def test_no_worker_is_awaited_any_more_once_it_is_closed(dispatching: Dispatcher) -> None:
+    session = worker()
+    dispatching.add(session)
+
+    dispatching.close()
+    dispatching.remove(session, "it ends with its gateway", died=False)
+
+    with pytest.raises(ServiceError, match="NO_WORKER"):
+        dispatching.check_open()
