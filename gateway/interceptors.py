@@ -33,18 +33,36 @@ if TYPE_CHECKING:
     Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler[Request, Response]]]
 
 
-class ErrorMapping(aio.ServerInterceptor):
-    """Ends calls whose handler raised: a ServiceError with its status, others with INTERNAL and a traceback."""
+class _Wrapping(aio.ServerInterceptor):
+    """Wraps the handler of each method that there is, once: from then on the interceptors inside are not asked."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
         self, continuation: Continuation[Request, Response], handler_call_details: grpc.HandlerCallDetails
     ) -> Handler[Request, Response]:
         """Wraps the handler of a call."""
-        handler = await continuation(handler_call_details)
-        return _wrapped(handler, lambda behavior: _answering(behavior, handler_call_details.method))
+        method = handler_call_details.method
+        if (known := self._handlers.get(method)) is not None:
+            return known  # type: ignore[no-any-return]
+        handler = self._wrap(method, await continuation(handler_call_details))
+        if handler is not None:  # else callers could make up names
+            self._handlers[method] = handler
+        return handler
+
+    def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:
+        raise NotImplementedError
 
 
-class LoadReports(aio.ServerInterceptor):
+class ErrorMapping(_Wrapping):
+    """Ends calls whose handler raised: a ServiceError with its status, others with INTERNAL and a traceback."""
+
+    def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:
+        return _wrapped(handler, lambda behavior: _answering(behavior, method))
+
+
+class LoadReports(_Wrapping):
     """Ends the calls of our services with a report of the load.
 
     Args:
@@ -53,18 +71,14 @@ class LoadReports(aio.ServerInterceptor):
     """
 
     def __init__(self, utilization: Callable[[], float], clock: Callable[[], float]) -> None:
+        super().__init__()
         self._utilization = utilization
         self._clock = clock
         self._calls, self._errors = Rate(clock()), Rate(clock())
 
-    async def intercept_service(
-        self, continuation: Continuation[Request, Response], handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler[Request, Response]:
-        """Wraps the handler of a call."""
-        handler = await continuation(handler_call_details)
+    def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:
         # Health checks are no load.
-        is_ours = handler_call_details.method.startswith(SERVICES)
-        return _wrapped(handler, self._reporting) if is_ours else handler
+        return _wrapped(handler, self._reporting) if method.startswith(SERVICES) else handler
 
     def _reporting(self, behavior: Behavior) -> Behavior:
         async def reporting(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
@@ -84,7 +98,7 @@ class LoadReports(aio.ServerInterceptor):
         return LoadReport(self._utilization(), self._calls.value(now), self._errors.value(now))
 
 
-class DecodeGuard(aio.ServerInterceptor):
+class DecodeGuard(_Wrapping):
     """Refuses, with details, requests that can't be decoded or are too large.
 
     Args:
@@ -92,13 +106,10 @@ class DecodeGuard(aio.ServerInterceptor):
     """
 
     def __init__(self, max_message_bytes: int) -> None:
+        super().__init__()
         self._max_message_bytes = max_message_bytes
 
-    async def intercept_service(
-        self, continuation: Continuation[Request, Response], handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler[Request, Response]:
-        """Wraps the handler of a call."""
-        handler = await continuation(handler_call_details)
+    def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:  # noqa: ARG002 - all are guarded
         return _wrapped(handler, _refusing, self._guarded)
 
     def _guarded(self, deserialize: Deserializer) -> Deserializer:
