@@ -80,6 +80,8 @@ class Stream:
 
     rows: dict[int, Row] = field(default_factory=dict)
     """By sequence id; a row that is over stays until its id comes again."""
+    running: set[int] = field(default_factory=set)
+    """Those that are not over."""
     limit: int = 0
     """The largest room that was granted so far."""
     most_rows: int = 0
@@ -137,11 +139,13 @@ class History:
             case Dropped():
                 for row in (stream.rows[each] for each in event.sequence_ids if each in stream.rows):
                     row.ends.append(event)
+                stream.running.difference_update(event.sequence_ids)
             case Closed():
                 self.beats.pop(event.worker, None)
                 for row in stream.rows.values():
                     if not row.is_over:
                         row.ends.append(event)
+                stream.running.clear()
 
     def _request(self, number: int) -> Request:
         return self.requests.setdefault(number, Request(number))
@@ -160,8 +164,8 @@ class History:
             stream.duplicates.append(submitted)
         row = stream.rows[submitted.sequence_id] = Row(submitted)
         self._request(submitted.request).rows.append(row)
-        running = sum(not each.is_over for each in stream.rows.values())
-        stream.most_rows = max(stream.most_rows, running - stream.limit)
+        stream.running.add(submitted.sequence_id)
+        stream.most_rows = max(stream.most_rows, len(stream.running) - stream.limit)
 
 
 def _step(stream: Stream, step: Stepped) -> None:
@@ -175,3 +179,4 @@ def _step(stream: Stream, step: Stepped) -> None:
             stepped[sequence_id].made.append(token_id)
     for row in (stream.rows[each] for each in step.finished if each in stream.rows):
         row.ends.append(step)
+    stream.running.difference_update(step.finished)
