@@ -64,8 +64,9 @@ async def test_a_worker_that_is_told_to_stop_finishes_what_runs_there_and_comes_
 async def test_what_a_worker_cannot_finish_in_its_time_moves_to_another_one() -> None:
     flags = ["--workers", "2", "--", "--drain-s", "0"]
     async with GatewayProcess(flags) as gateway, AsyncClient(gateway.address) as client:
-        streams = await running(client, 32)  # so many that they take longer than the second in which a worker closes
-        workers_of(gateway)[0].send_signal(signal.SIGTERM)
+        leaving = workers_of(gateway)[0]
+        streams = await running(client, 64)  # so many that they take longer than the second in which a worker closes
+        leaving.send_signal(signal.SIGTERM)
         results = await asyncio.gather(*streams)
         assert {each.attempt_count for each in results} == {1, 2}
 
