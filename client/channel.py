@@ -21,6 +21,8 @@ ChannelOptions = Mapping[str, int | str]
 """gRPC channel arguments by name."""
 
 # A retry can repeat nothing that has been delivered: gRPC gives up on retries with the first message of an answer.
+# CANCELLED is how a gateway ends the calls that reach it in the instant that it stops listening: nothing was done for
+# them. A call that is cancelled on this side is not tried again.
 SERVICE_CONFIG = {
     # A connection takes a few hundred calls at once; those beyond go over more of them.
     "connectionScaling": {"maxConnectionsPerSubchannel": 8},
@@ -32,7 +34,7 @@ SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],

@@ -1,18 +1,21 @@
-"""What `docs/parameters.md` names exists, and what exists is in it."""
+"""What `docs/parameters.md` names exists, and what exists is in it; `docs/errors.md` has the service config."""
 
 import argparse
 import dataclasses
+import json
 import re
 from pathlib import Path
 
 from google.protobuf.message import Message
 
 from client import GenerateOptions
+from client.channel import SERVICE_CONFIG
 from client.flags import add_option_flags
 from textserve.v1 import generation_pb2
 from worker.config import Config
 
-PARAMETERS = (Path(__file__).parent.parent / "docs" / "parameters.md").read_text()
+DOCS = Path(__file__).parent.parent / "docs"
+PARAMETERS = (DOCS / "parameters.md").read_text()
 
 
 def fields(*messages: type[Message]) -> list[str]:
@@ -65,3 +68,8 @@ def test_every_flag_that_is_named_exists() -> None:
 def test_the_options_without_a_flag_are_named() -> None:
     (sentence,) = re.findall(r"The command has no flag for ([^.]*)\.", " ".join(PARAMETERS.split()))
     assert set(re.findall(r"`(\w+)`", sentence)) == set(GenerateOptions.__annotations__) - set(option_flags().values())
+
+
+def test_the_service_config_for_other_languages_is_the_clients() -> None:
+    printed = (DOCS / "errors.md").read_text().split("```json\n")[1].split("```")[0]
+    assert json.loads(printed) == SERVICE_CONFIG
