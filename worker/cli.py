@@ -123,9 +123,12 @@ def run(config: Config) -> int:
         return EX_CONFIG
     try:
         asyncio.run(serve(config, prepared))
-    except (ListenError, EngineDiedError) as error:
+    except ListenError as error:
         _complain(str(error))
         return 1
+    except EngineDiedError as error:
+        _complain(str(error))
+        os._exit(1)  # a device that hangs would hold up the interpreter's own end, too
     return 0
 
 

@@ -104,12 +104,14 @@ class Engine:
 
     @torch.inference_mode()
     def reset(self) -> list[Sequence]:
-        """Forgets all sequences and returns those that had not ended, after an error that left the batch undefined.
+        """Forgets all rows and returns the sequences that had not ended, after an error that left the batch undefined.
+
+        What waits has no row yet, and goes on waiting.
 
         Raises if the device is lost.
         """
         self._clear()
-        return self.scheduler.drop_all()
+        return self.scheduler.drop_rows()
 
     @torch.inference_mode()
     def relieve(self, plan: Plan) -> list[Sequence]:

@@ -17,7 +17,7 @@ from .outcome import Outcome, Output
 from .pace import Pace, Work
 from .plan import Plan
 from .sampling import TokenLogprob
-from .sequence import Root, Sequence, Status, reported
+from .sequence import Root, Sequence, Status, fail_all, reported
 
 logger = logging.getLogger(__name__)
 
@@ -119,13 +119,19 @@ class EngineThread:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the thread after the step under way, and waits for it. What runs is forgotten."""
+    def stop(self, patience_s: float) -> bool:
+        """Ends the thread after the step under way, and waits for it. What runs is forgotten.
+
+        Returns whether it has ended; after `patience_s` seconds it is given up.
+        """
         self._commands.put(None)
-        self._thread.join()
+        self._thread.join(patience_s)
+        return not self._thread.is_alive()
 
     def submit(self, root: Root) -> None:
         """Queues a root; from now on it and its sequences belong to the thread."""
+        for sequence in (*reported(root.sequences), *root.sequences):
+            sequence.arrived_at = self._clock()
         self._commands.put(_Submit(root))
 
     def cancel(self, sequences: Rows[Sequence]) -> None:
@@ -170,16 +176,11 @@ class EngineThread:
                     return False
 
     def _submit(self, root: Root) -> None:
-        sequences = reported(root.sequences)
-        for sequence in (*sequences, *root.sequences):
-            sequence.arrived_at = self._clock()
         try:
             self._engine.scheduler.submit(root)
         except ValueError as error:
             logger.warning("refused: %s", error)
-            for sequence in sequences:
-                sequence.fail("TOO_LONG")
-            self._emit(Outcome([Output(sequence) for sequence in sequences]))
+            self._emit(Outcome([Output(sequence) for sequence in fail_all(reported(root.sequences), "TOO_LONG")]))
 
     def _step(self, plan: Plan) -> None:
         began = self._clock()
@@ -193,15 +194,14 @@ class EngineThread:
         self._emit(outcome)
 
     def _recover(self, plan: Plan, *, out_of_memory: bool) -> None:
-        self.progress = Progress(self.progress.step)
         if out_of_memory:
             failed = self._engine.relieve(plan)
             pressure = self._engine.scheduler.pressure
             logger.warning("out of memory: now at most %d rows, and %d tokens a chunk", pressure.rows, pressure.tokens)
         else:
-            failed = self._engine.reset()
-            for sequence in failed:
-                sequence.fail("ENGINE_ERROR")
+            failed = fail_all(self._engine.reset(), "ENGINE_ERROR")
+        # Not before: a device that does not answer would look idle.
+        self.progress = Progress(self.progress.step)
         self._emit(Outcome([Output(sequence) for sequence in failed]))
 
     def _emit(self, outcome: Outcome) -> None:

@@ -2,8 +2,9 @@
 
 A root waits until its rows fit into the memory, is prefilled in a left-padded group, chunk by chunk between decode
 steps, and forks into the running batch, whose rows leave it when they end. There is one group at a time; roots are
-served in order of arrival. Where a row grows wider than the memory allows, the youngest row of the lowest priority is
-preempted: it waits again, first in the queue, and is prefilled with what it has generated so far.
+served in order of arrival, those of a higher priority as if they had come somewhat earlier. Where a row grows wider
+than the memory allows, the youngest row of the lowest priority is preempted: it waits again, first in the queue, and is
+prefilled with what it has generated so far.
 """
 
 from collections import deque
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from .chunk_budget import ChunkBudget
 from .plan import Plan, compact
+from .precedence import precedence, turn
 from .pressure import Pressure
 from .reading import Reading
 from .sequence import Beams, Root, Sequence, Status, fail_all, reported
@@ -69,7 +71,10 @@ class Scheduler:
             raise ValueError(
                 f"{len(root.sequences)} beams of {needed} tokens asked for, {self.limits.pool_tokens} tokens fit"
             )
-        self.waiting.append(root)
+        place = len(self.waiting)
+        while place and turn(root) < turn(self.waiting[place - 1]):
+            place -= 1
+        self.waiting.insert(place, root)
 
     def cancel(self, sequences: Iterable[Sequence]) -> None:
         """Marks sequences; the next plan drops them. Ended ones are left alone."""
@@ -153,7 +158,7 @@ class Scheduler:
         rows = self._staying_rows()
         failed = self._fail_if_least(rows, plan)
         self.pressure.allocation_failed(len(rows), plan.prompt_tokens)
-        for row in sorted(rows, key=_precedence, reverse=True):
+        for row in sorted(rows, key=precedence, reverse=True):
             self._preempt(row)
         self._forget_rows()
         return failed
@@ -165,10 +170,9 @@ class Scheduler:
             return []
         return fail_all(reported(rows), "OUT_OF_MEMORY")
 
-    def drop_all(self) -> list[Sequence]:
-        """Empties everything and returns what had not ended."""
-        rows = [row for root in self.waiting for row in root.sequences] + self.reading.rows + self.running
-        self.waiting.clear()
+    def drop_rows(self) -> list[Sequence]:
+        """Empties the group and the batch, and returns what had not ended; what waits goes on waiting."""
+        rows = self.reading.rows + self.running
         self._forget_rows()
         return [sequence for sequence in reported(rows) if not sequence.is_finished]
 
@@ -194,7 +198,7 @@ class Scheduler:
             if view:
                 self.view = view
                 return
-            self._preempt(max(rows, key=_precedence))
+            self._preempt(max(rows, key=precedence))
 
     def _fitting(self, rows: int, width: int) -> View | None:
         """Returns a view for so many rows and columns, the present one if it will do."""
@@ -289,8 +293,3 @@ class Scheduler:
         budget = min(self.pressure.tokens, wanted)
         reporting = any(root.wants_prompt_logprobs for root in self.reading.roots)
         return min(budget, limits.logprob_chunk_tokens) if reporting else budget
-
-
-def _precedence(row: Sequence) -> tuple[int, float]:
-    """Orders rows by who gives way last: those of a higher priority, then older ones."""
-    return (-row.priority, row.arrived_at)

@@ -157,7 +157,7 @@ class Sequence:
     """Where memory runs short, rows of a lower priority are preempted first."""
 
     arrived_at: float = 0.0
-    """When the engine got it, on the engine's clock, in seconds."""
+    """When the engine was given it, on the engine's clock, in seconds."""
     prefill_at: float | None = None
     """When its prefill first began; None before."""
     first_token_at: float | None = None

@@ -36,12 +36,16 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
+STOP_S = 5.0
+"""How long the engine's last step is waited for when all else has ended."""
+
+
 class ListenError(Exception):
     """The address cannot be listened on; the message says which."""
 
 
 class EngineDiedError(Exception):
-    """The engine failed for good, as when a device is lost; a new process may do better."""
+    """The engine failed for good, or hangs, as when a device is lost; a new process may do better."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ def prepare(config: Config) -> Prepared:
 async def serve(config: Config, prepared: Prepared) -> None:
     """Serves until SIGTERM, then drains; a second SIGTERM, or the end of the drain time, ends what still runs.
 
-    Raises ListenError if the address is taken or not allowed, EngineDiedError if the engine cannot go on.
+    Raises ListenError if the address is taken or not allowed, EngineDiedError if the engine cannot go on, or does not
+    end.
     """
     incarnation_id = uuid.uuid4().hex
     loaded, engine = prepared.loaded, prepared.engine
@@ -85,7 +90,8 @@ async def serve(config: Config, prepared: Prepared) -> None:
         await _drain(service, signals, config.drain_s)
     beats.cancel()
     await server.stop(grace=1.0)
-    service.stop()
+    if not service.stop(STOP_S):
+        raise EngineDiedError("the engine does not come back from its last step")
     if service.engine_died.is_set():
         raise EngineDiedError("the engine failed, and could not be reset")
 
@@ -132,8 +138,8 @@ async def _signal_or_death(service: WorkerService, signals: asyncio.Queue[int]) 
 async def _drain(service: WorkerService, signals: asyncio.Queue[int], limit_s: float) -> None:
     logger.info("draining")
     drained = asyncio.ensure_future(service.drain())
-    again = asyncio.ensure_future(signals.get())
-    done, pending = await asyncio.wait({drained, again}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    others = {asyncio.ensure_future(signals.get()), asyncio.ensure_future(service.engine_died.wait())}
+    done, pending = await asyncio.wait({drained, *others}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
     for waiting in pending:
         waiting.cancel()
     if drained not in done:

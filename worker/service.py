@@ -52,9 +52,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Starts the engine's thread."""
         self._engine.start()
 
-    def stop(self) -> None:
-        """Ends the engine's thread after its step under way."""
-        self._engine.stop()
+    def stop(self, patience_s: float) -> bool:
+        """Ends the engine's thread after its step under way; returns whether that came within `patience_s` seconds."""
+        return self._engine.stop(patience_s)
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: ARG002, N802 - gRPC's signature
         """Tells what this worker holds."""
@@ -119,7 +119,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 connection.send(self._heartbeat())
 
     async def drain(self) -> None:
-        """Takes nothing new, and returns once all that runs has ended and been sent."""
+        """Grants nothing more, and returns once all that runs has ended; the streams end when that has been taken."""
         self._draining = True
         for connection in self._connections.values():
             connection.send(pb.RunResponse(draining=pb.Draining()))

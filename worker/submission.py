@@ -19,6 +19,7 @@ _EARLY_STOPPING = {
     generation_pb2.EARLY_STOPPING_FIRST: EarlyStopping.FIRST,
     generation_pb2.EARLY_STOPPING_NEVER: EarlyStopping.NEVER,
 }
+_MOST_PRIORITY = 2
 # Written so that NaN fails: a comparison with it is false.
 _RANGES: dict[str, Callable[[float], bool]] = {
     "max_new_tokens": lambda value: value >= 1,
@@ -75,13 +76,14 @@ def _beams(config: generation_pb2.GenerationConfig, candidates: list[Sequence], 
         raise ValueError(f"{config.num_beams} beams for {len(candidates)} candidates in {max_rows} rows")
     if any(candidate.output for candidate in candidates):
         raise ValueError("a beam search cannot go on from tokens")
+    if config.early_stopping not in _EARLY_STOPPING:
+        raise ValueError(f"early_stopping is not known: {config.early_stopping}")
     return Beams(config.num_beams, config.length_penalty, _EARLY_STOPPING[config.early_stopping], candidates)
 
 
 def _check(submit: pb.Submit, vocab_size: int) -> None:
+    _check_frame(submit)
     config = submit.generation_config
-    if not submit.sequences or not submit.prompt_token_ids:
-        raise ValueError("no sequences, or no prompt")
     if any(not 0 <= token < vocab_size for token in _token_ids(submit)):
         raise ValueError("token ids out of range")
     for name, allowed in _RANGES.items():
@@ -91,13 +93,21 @@ def _check(submit: pb.Submit, vocab_size: int) -> None:
         raise ValueError(f"temperature out of range: {config.temperature}")
     if not all(map(math.isfinite, config.logit_bias.values())):
         raise ValueError("a logit bias is not finite")
-    if submit.top_logprobs < 0 or any(each.seed < 0 for each in submit.sequences):
-        raise ValueError("top_logprobs or a seed is negative")
     if any(len(each.output_token_ids) >= config.max_new_tokens for each in submit.sequences):
         raise ValueError("a sequence has all its tokens already")
     decay = config.exponential_decay_length_penalty
     if config.HasField("exponential_decay_length_penalty") and not (decay.start_index >= 0 and 0 < decay.factor <= 100):
         raise ValueError("exponential_decay_length_penalty out of range")
+
+
+def _check_frame(submit: pb.Submit) -> None:
+    """Checks what stands beside the generation config."""
+    if not submit.sequences or not submit.prompt_token_ids:
+        raise ValueError("no sequences, or no prompt")
+    if submit.top_logprobs < 0 or any(each.seed < 0 for each in submit.sequences):
+        raise ValueError("top_logprobs or a seed is negative")
+    if not 0 <= submit.priority <= _MOST_PRIORITY:
+        raise ValueError(f"priority out of range: {submit.priority}")
 
 
 def _token_ids(submit: pb.Submit) -> Iterable[int]:

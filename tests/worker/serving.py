@@ -181,4 +181,4 @@ async def serving(*, held: bool = False, max_rows: int = ROWS, heartbeat: bool =
         finally:
             gate.allow(math.inf)
             await server.stop(grace=0)
-            service.stop()
+            service.stop(LIMIT_S)

@@ -1,10 +1,12 @@
 """The worker's flags."""
 
+import sys
 from dataclasses import fields
 from typing import Any
 
 import pytest
 
+from worker import server
 from worker.cli import EX_CONFIG, main, parser, quantize_parser
 from worker.config import Config
 from worker.flags import check
@@ -141,6 +143,22 @@ def test_check_names_the_flag_that_is_out_of_range(changes: dict[str, Any], flag
 )
 def test_check_finds_nothing_wrong_with_good_values(changes: dict[str, Any]) -> None:
     assert check(Config(**changes)) == ""
+
+
+@pytest.mark.parametrize("error", [server.ListenError("taken"), server.EngineDiedError("hangs")], ids=repr)
+def test_what_a_new_process_may_mend_ends_this_one_with_1(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def serve(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(server, "prepare", lambda _: None)
+    monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setattr("os._exit", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(main([]))
+    assert ended.value.code == 1
+    assert f"textserve-worker: {error}" in capsys.readouterr().err
 
 
 def test_values_out_of_range_end_with_the_code_for_bad_configuration(capsys: pytest.CaptureFixture[str]) -> None:

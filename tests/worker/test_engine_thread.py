@@ -10,7 +10,7 @@ import pytest
 
 from tests.worker.fake_model import EXPLOSIVE, LIMITS, POISON, FakeModel, Gate, expected, fake_engine, root, sequence
 from worker.engine import Engine
-from worker.engine_thread import Emission, EngineThread, StepReport
+from worker.engine_thread import Emission, EngineThread, Progress, StepReport
 from worker.sequence import Root, Sequence, Status
 
 
@@ -65,7 +65,7 @@ def running(*, max_rows: int = LIMITS.max_rows, held: bool = False, memory: floa
         yield result
     finally:
         gate.allow(math.inf)
-        result.thread.stop()
+        result.thread.stop(60)
 
 
 def tokens(emissions: list[Emission]) -> list[int]:
@@ -193,11 +193,12 @@ def test_after_an_error_in_a_step_its_sequences_fail_and_the_next_ones_are_serve
             it.thread.submit(root(sequence(number, prompt, 4)))
         it.gate.allow(math.inf)
         collected = it.until_end_of(0, 1, 2)
-        assert {emissions[-1].error for emissions in collected.values()} == {"ENGINE_ERROR"}
-        assert it.thread.progress.began_at is None
+        assert {collected[number][-1].error for number in (0, 1)} == {"ENGINE_ERROR"}
+        assert tokens(collected[2]) == expected([6], 4), "it had no row yet"
         it.thread.submit(root(sequence(3, [5, 6, 7], 9)))
         assert tokens(it.until_end_of(3)[3]) == expected([5, 6, 7], 9)
         assert it.deaths.empty()
+    assert it.thread.progress.began_at is None
 
 
 def test_after_a_failed_allocation_everybody_gets_all_tokens_and_one_start(caplog: pytest.LogCaptureFixture) -> None:
@@ -232,6 +233,33 @@ def test_prompt_logprobs_are_reported_to_the_owner_before_the_first_token() -> N
     assert prompts[0].position == 1
     assert sum(len(each.logprobs) for each in prompts) == 19
     assert all(len(entry.top) == 1 for each in prompts for entry in each.logprobs)
+
+
+def test_a_device_that_does_not_answer_after_an_error_looks_like_a_step_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running() as it:
+        beat: list[Progress] = []
+        reset = it.engine.reset
+
+        def look_and_reset() -> list[Sequence]:
+            beat.append(it.thread.progress)
+            return reset()
+
+        monkeypatch.setattr(it.engine, "reset", look_and_reset)
+        it.thread.submit(root(sequence(0, [EXPLOSIVE], 1)))
+        it.thread.submit(root(sequence(1, [5], 1)))
+        it.until_end_of(1)
+    assert [(each.began_at, each.limit_s) for each in beat] == [(100.0, 600.0)]
+
+
+def test_a_thread_whose_step_hangs_is_given_up() -> None:
+    with running(held=True) as it:
+        it.thread.submit(root(sequence(0, [5], 1)))
+        it.gate.wait_until_held()
+        assert not it.thread.stop(0.01)
+        it.gate.allow(math.inf)
+        assert it.thread.stop(60)
 
 
 @pytest.mark.parametrize("what", ["reset", "plan"])

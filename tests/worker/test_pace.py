@@ -27,7 +27,7 @@ def test_the_limit_grows_with_the_tokens_of_a_chunk() -> None:
     pace = Pace()
     pace.observe(DECODE, 0.5)
     pace.observe(Work(decodes=True, prompt_tokens=100), 1.5)
-    assert pace.limit(Work(decodes=False, prompt_tokens=1000)) == pytest.approx(100)
+    assert pace.limit(Work(decodes=False, prompt_tokens=1000)) == pytest.approx(105)
     assert pace.limit(Work(decodes=True, prompt_tokens=1000)) == pytest.approx(105)
 
 
@@ -59,4 +59,15 @@ def test_the_work_of_a_plan_is_its_decode_and_its_chunk_times_the_rows_of_the_gr
 def test_a_short_prompt_does_not_hide_a_hang_in_a_long_one() -> None:
     pace = Pace()
     pace.observe(Work(decodes=False, prompt_tokens=1), 0.03)
-    assert pace.limit(Work(decodes=False, prompt_tokens=1024)) < 5
+    assert pace.limit(Work(decodes=False, prompt_tokens=1024)) < 6
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2000)), min_size=1, max_size=40), st.floats(0.001, 60))
+def test_steps_of_a_fixed_cost_alone_never_count_as_hung_whatever_they_read(
+    steps: list[tuple[bool, int]], seconds: float
+) -> None:
+    pace = Pace()
+    for decodes, prompt_tokens in steps:
+        work = Work(decodes=decodes, prompt_tokens=prompt_tokens)
+        assert pace.limit(work) > 2 * seconds
+        pace.observe(work, seconds)

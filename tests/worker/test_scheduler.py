@@ -1,5 +1,8 @@
 """What the scheduler decides in one situation after another."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tests.worker.scheduled import OTHER, beam_root, root, run, sequence
 from worker.plan import Chunk
 from worker.scheduler import Limits, Scheduler
@@ -143,6 +146,7 @@ def test_the_rows_of_a_beam_search_give_way_together_and_begin_again() -> None:
 def test_who_would_make_a_beam_search_give_way_waits_for_its_end() -> None:
     scheduler = Scheduler(Limits(3, 40, pool_tokens=80, group_tokens=40))
     scheduler.submit(beam_root(2, sequence(0, 4, 20)))
+    advance(scheduler)
     later = sequence(1, 4, 30, priority=1)
     scheduler.submit(root(later))
     for _ in range(4):
@@ -150,22 +154,35 @@ def test_who_would_make_a_beam_search_give_way_waits_for_its_end() -> None:
     assert later.status is Status.WAITING
 
 
-def test_drop_all_returns_what_had_not_ended_and_leaves_nothing() -> None:
-    scheduler, (first, second, third) = running_scheduler(3, 3, 3)
-    fourth, searched = sequence(3, 3, 4), sequence(4, 3, 4)
-    scheduler.submit(root(fourth))
-    scheduler.submit(beam_root(2, searched))
+def test_drop_rows_returns_who_had_one_and_had_not_ended_and_the_others_go_on_waiting() -> None:
+    limits = Limits(3, 16, pool_tokens=48, group_tokens=16)
+    scheduler, (first, second, third) = running_scheduler(3, 3, 3, limits=limits)
+    waiting = sequence(3, 3, 4)
+    scheduler.submit(root(waiting))
     scheduler.cancel([second])
-    assert scheduler.drop_all() == [third, fourth, searched, first]
+    assert scheduler.drop_rows() == [first, third]
+    assert scheduler.schedule().opening[0].sequences == [waiting]
+    scheduler.drop_rows()
     assert not scheduler.has_work
-    assert scheduler.schedule().is_empty
 
 
-def test_after_drop_all_in_the_middle_of_a_prefill_the_next_one_starts_at_its_first_column() -> None:
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 15)), min_size=1, max_size=12))
+def test_of_those_that_wait_a_higher_priority_counts_as_ten_seconds(arrivals: list[tuple[int, float]]) -> None:
+    scheduler, now, turns = Scheduler(LIMITS), 0.0, []
+    for number, (priority, pause_s) in enumerate(arrivals):
+        now += pause_s
+        late = sequence(number, 3, 1, priority)
+        late.arrived_at = now
+        scheduler.submit(root(late))
+        turns.append((now - 10 * priority, number))
+    assert [each.sequences[0].sequence_id for each in scheduler.waiting] == [number for _, number in sorted(turns)]
+
+
+def test_after_drop_rows_in_the_middle_of_a_prefill_the_next_one_starts_at_its_first_column() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit(root(sequence(0, 12, 1)))
     assert scheduler.schedule().chunk == Chunk(0, 8)
-    scheduler.drop_all()
+    scheduler.drop_rows()
     scheduler.submit(root(sequence(1, 5, 1)))
     assert scheduler.schedule().chunk == Chunk(0, 5)
 

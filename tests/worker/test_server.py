@@ -68,6 +68,9 @@ async def test_a_second_worker_does_not_take_over_the_path_of_one_that_listens(t
 class Busy:
     """A service that never gets idle."""
 
+    def __init__(self) -> None:
+        self.engine_died = asyncio.Event()
+
     async def drain(self) -> None:
         await asyncio.Event().wait()
 
@@ -83,6 +86,13 @@ async def test_a_drain_ends_with_its_time_or_a_second_signal(
     async with asyncio.timeout(LIMIT_S / 2):
         await server_module._drain(service, received, limit_s)
     assert "before everything that ran had finished" in caplog.text
+
+
+async def test_a_drain_ends_when_the_engine_dies() -> None:
+    service: Any = Busy()
+    service.engine_died.set()
+    async with asyncio.timeout(LIMIT_S / 2):
+        await server_module._drain(service, asyncio.Queue(), LIMIT_S)
 
 
 async def ready_address(capsys: pytest.CaptureFixture[str]) -> str:
@@ -110,6 +120,23 @@ async def test_a_lost_device_ends_serve_with_an_error(
         await call.write(submission(1, [EXPLOSIVE], 9))
         with pytest.raises(EngineDiedError):
             await asyncio.wait_for(serving, LIMIT_S)
+
+
+async def test_an_engine_that_hangs_does_not_keep_serve_from_ending(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "STOP_S", 0.01)
+    gate = Gate()
+    serving = asyncio.create_task(serve(Config(drain_s=0.01), Prepared(LOADED, fake_engine(FakeModel(gate)))))
+    async with grpc.aio.insecure_channel(await ready_address(capsys)) as channel:
+        stub: Any = worker_pb2_grpc.WorkerServiceStub(channel)
+        call = stub.Run()
+        await call.write(submission(1, [5], 9))
+        await asyncio.to_thread(gate.wait_until_held)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(EngineDiedError, match="does not come back"):
+            await asyncio.wait_for(serving, LIMIT_S / 2)
+    gate.allow(math.inf)
 
 
 async def test_the_first_signal_drains_and_serve_returns(

@@ -55,6 +55,7 @@ async def test_many_sequences_of_two_gateways_get_their_own_tokens() -> None:
         ([-1], {}),
         ([5], {"top_p": math.nan}),
         ([5], {"temperature": -1.0, "do_sample": True}),
+        ([5], {"num_beams": 2, "early_stopping": 99}),
     ],
     ids=str,
 )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.worker.serving import ROOM, ROWS, Gateway, serving, until
+from tests.worker.serving import ROOM, ROWS, Gateway, serving, submission, until
 from worker.sequence import Status
 
 # gRPC keeps its poller for the process: one event loop for all tests here keeps it from meeting a closed one.
@@ -92,6 +92,24 @@ async def test_a_submission_above_the_limit_waits_and_is_not_refused() -> None:
         await gateway.until_ended(*numbers)
         for number in numbers:
             gateway.check(number, [number + 3], 3)
+
+
+async def test_what_waits_of_a_higher_priority_passes_what_waits_of_another_gateway() -> None:
+    async with serving(max_rows=1, held=True) as worker:
+        batch, interactive = await worker.gateways(2)
+        for number in range(3):
+            await batch.submit(number, [5], 2)
+        await until(lambda: len(worker.held_sequences) == 3)
+        await worker.held()
+        urgent = submission(9, [6], 2)
+        urgent.submit.priority = 2
+        await interactive.call.write(urgent)
+        await until(lambda: len(worker.held_sequences) == 4)
+        worker.gate.allow(2)
+        await batch.until_ended(0)
+        await worker.held()
+        (running,) = worker.engine.scheduler.running
+        assert running.sequence_id == 9
 
 
 @pytest.mark.parametrize("how", ["cancel", "half close", "channel"])

@@ -199,12 +199,21 @@ def test_the_ends_of_each_range_are_taken(changes: dict[str, Any]) -> None:
         {"num_beams": 5},
         {"num_beams": 2, "outputs": [[], [], []]},
         {"num_beams": 2, "outputs": [[8]]},
+        {"num_beams": 2, "early_stopping": 99},
     ],
     ids=str,
 )
 def test_what_is_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read(submit(**changes))
+
+
+@pytest.mark.parametrize("priority", [-1, 3])
+def test_a_priority_that_would_pass_all_others_is_refused(priority: int) -> None:
+    message = submit()
+    message.priority = priority
+    with pytest.raises(ValueError, match="priority"):
+        read(message)
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "top_p", "typical_p", "repetition_penalty"])

@@ -321,7 +321,9 @@ class Submit(_message.Message):
     prompt_logprobs: _builtins.bool
     """Whether to report the log-probabilities of the prompt's tokens, as PromptLogprobs."""
     priority: _builtins.int
-    """Where memory runs short, rows of a lower priority are preempted before those of a higher one."""
+    """From 0 to 2. Where memory runs short, rows of a lower priority are preempted before those of a higher one. In the
+    worker's own queue one more counts as an arrival 10 s earlier.
+    """
     @_builtins.property
     def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmittedSequence]:
         """The sequences, one for each candidate, at least one. With beam search one for each candidate to return."""
@@ -462,7 +464,9 @@ class RunResponse(_message.Message):
 
     @_builtins.property
     def draining(self) -> Global___Draining:
-        """The worker is going down: it finishes what runs and takes nothing new."""
+        """The worker is going down: it finishes what it has got, grants no room, and ends the stream. What comes later is
+        cut off by that.
+        """
 
     @_builtins.property
     def prompt_logprobs(self) -> Global___PromptLogprobs:
@@ -688,7 +692,8 @@ Global___SequenceFinish: _TypeAlias = SequenceFinish  # noqa: Y015
 @_typing.final
 class Credits(_message.Message):
     """Credits is the room of a gateway: a limit, not an increment, so that it can be lowered at any time. The limits of all
-    gateways sum to the worker's rows plus a small prefetch.
+    gateways sum to the worker's rows plus a small prefetch, or to 1 for each gateway if those are more; to 0 while it
+    drains.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
