@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from client import AsyncClient, AsyncStream, Delta, TextserveError
-from tests.chaos.events import Asked, Delivered, Ended, Left
+from tests.chaos.events import Asked, Delivered, Ended, Event, Left
+from tests.chaos.history import History
 from tests.chaos.recorder import Recorder, now
-from tests.chaos.rules import Tokens
+from tests.chaos.rules import Tokens, failures
 
 PATIENCE_S = 300.0
 
@@ -62,6 +63,19 @@ def _mixed(chance: random.Random, seed: int, prompts: tuple[Tokens, ...], most_t
         timeout_s=chance.uniform(0.05, 2.0) if 0.2 <= kind < 0.3 else PATIENCE_S,
         pause_s=0.05 if 0.3 <= kind < 0.4 else 0.0,
     )
+
+
+def wrong_ends(asks: Iterable[Ask], events: Iterable[Event]) -> list[str]:
+    """The calls that ended otherwise than they may; one without much time may come to the end of it."""
+    asked = {ask.seed: ask for ask in asks}
+
+    def is_right(end: Ended) -> bool:
+        ask = asked[end.request]
+        if end.outcome == "cancelled":
+            return ask.leave_after is not None
+        return end.outcome == "length" or (ask.may_fail and end.outcome.startswith("DEADLINE_EXCEEDED"))
+
+    return failures(History(events), is_right)
 
 
 Heard = Callable[[Delta], None]

@@ -1,5 +1,6 @@
 """Good calls beside 2,000 idle connections, and beside attackers."""
 
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -43,9 +44,11 @@ async def attacks(fleet: Fleet, size: int, calls: int) -> list[Outcome]:
 
 async def _attack(fleet: Fleet, name: str, size: int, calls: int) -> Outcome:
     before = _memory(fleet)
-    async with _attackers(fleet, name, size):
+    async with _attackers(fleet, name, size) as attackers:
         times, problems = await _good_calls(fleet.client, fleet.kind.prompts[0], calls)
         grown = _memory(fleet) - before
+    if await attackers.stop() != -signal.SIGTERM:
+        problems.append("the attackers ended before they were told to")
     if not psutil.pid_exists(fleet.gateway.pid):
         problems.append("the gateway has ended")
     return Outcome(
@@ -58,12 +61,12 @@ async def _attack(fleet: Fleet, name: str, size: int, calls: int) -> Outcome:
 
 
 @asynccontextmanager
-async def _attackers(fleet: Fleet, name: str, size: int) -> AsyncIterator[None]:
+async def _attackers(fleet: Fleet, name: str, size: int) -> AsyncIterator[Process]:
     host, port = _address(fleet)
     attackers = Process("tests.chaos.attacks", [name, host, str(port), str(size)], fleet.folder)
     await attackers.start()
     try:
-        yield
+        yield attackers
     finally:
         await attackers.stop()
 

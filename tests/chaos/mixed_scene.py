@@ -6,19 +6,21 @@ import random
 import signal
 from collections import Counter
 
-from tests.chaos.callers import Ask, call, mixed
-from tests.chaos.events import Ended, Event, Killed
-from tests.chaos.faults import Fault, Kind, drive, plan
+from tests.chaos.callers import Ask, call, mixed, wrong_ends
+from tests.chaos.events import Ended, Killed
+from tests.chaos.faults import Kind, drive, plan
 from tests.chaos.fleet import Kind as Workers
 from tests.chaos.fleet import Trial, scripted_tokens
 from tests.chaos.history import History
 from tests.chaos.outcome import Outcome
 from tests.chaos.recorder import now
-from tests.chaos.rules import failures
 from tests.chaos.static_fleet import StaticFleet, static_fleet
 
 EVERY_S = 4.0
 MOST_TOKENS = 200
+PROCESS_FAULTS = frozenset({Kind.KILL, Kind.STOP, Kind.HANG})
+BREAKING = frozenset({Kind.KILL, Kind.HANG, Kind.HALF_CLOSE, Kind.CUT})
+"""Faults that end a worker's stream."""
 
 
 class FaultyFleet:
@@ -27,8 +29,13 @@ class FaultyFleet:
     def __init__(self, fleet: StaticFleet) -> None:
         self._fleet = fleet
         self._restarts: dict[int, asyncio.Task[None]] = {}
+        self.begun: list[Kind] = []
+        """What was done: to a process that is being started again, nothing is."""
 
     def begin(self, kind: Kind, worker: int) -> None:
+        if kind in PROCESS_FAULTS and not self._is_there(worker):
+            return
+        self.begun.append(kind)
         proxy = self._fleet.proxies[worker]
         match kind:
             case Kind.KILL:
@@ -71,13 +78,11 @@ class FaultyFleet:
             os.kill(self._fleet.workers[worker].pid, number)
 
     def _kill(self, worker: int) -> None:
-        if self._is_there(worker):
-            self._restarts[worker] = asyncio.create_task(self._restart(worker, after_s=0.0))
+        self._restarts[worker] = asyncio.create_task(self._restart(worker, after_s=0.0))
 
     def _hang(self, worker: int) -> None:
-        if self._is_there(worker):
-            os.kill(self._fleet.workers[worker].pid, signal.SIGUSR1)
-            self._restarts[worker] = asyncio.create_task(self._restart(worker, after_s=6.0))
+        os.kill(self._fleet.workers[worker].pid, signal.SIGUSR1)
+        self._restarts[worker] = asyncio.create_task(self._restart(worker, after_s=6.0))
 
     async def _restart(self, worker: int, *, after_s: float) -> None:
         await asyncio.sleep(after_s)
@@ -106,24 +111,17 @@ async def mixed_faults(kind: Workers, *, seed: int, calls: int, duration_s: floa
         expected = {ask.seed: scripted_tokens(ask) for ask in asks} if kind.is_scripted else {}
         wrong = list(map(str, await trial.violations(expected)))
         events = trial.events()
-    problems = [*_failures(asks, events), *wrong]
+    resumed = sum(len(request.rows) > 1 for request in History(events).requests.values())
+    problems = [*wrong_ends(asks, events), *wrong]
+    if not resumed and BREAKING.intersection(target.begun):
+        problems.append("no request was resumed")
     if problems:
         problems += [f"repeat with --only mixed --seed {seed}; faults were:", *map(str, faults)]
-    figures = _figures(seed, [event for event in events if isinstance(event, Ended)], faults)
+    ended = [event for event in events if isinstance(event, Ended)]
+    figures = f"seed {seed}: {len(target.begun)} of {len(faults)} faults, {resumed} resumed; {_told(ended)}"
     return Outcome(f"mixed faults ({kind.name})", figures, "0 failed, 0 wrong tokens, nothing left over", problems)
 
 
-def _failures(asks: list[Ask], events: list[Event]) -> list[str]:
-    may_fail = {ask.seed for ask in asks if ask.may_fail}
-
-    def is_right(end: Ended) -> bool:
-        in_time = end.request not in may_fail
-        return end.outcome in {"length", "cancelled"} or (not in_time and end.outcome.startswith("DEADLINE_EXCEEDED"))
-
-    return failures(History(events), is_right)
-
-
-def _figures(seed: int, ended: list[Ended], faults: list[Fault]) -> str:
+def _told(ended: list[Ended]) -> str:
     outcomes = Counter(event.outcome for event in ended)
-    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-    return f"seed {seed}: {len(faults)} faults; {len(ended)} calls: {told}"
+    return f"{len(ended)} calls: " + ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import psutil
 
 from tests.chaos.fleet import Fleet, fleet, scripted
-from tests.chaos.load import Order, Timed, arrivals, caller, closed_loop, open_loop
+from tests.chaos.load import COMPLETE, Order, Timed, arrivals, caller, closed_loop, open_loop
 from tests.chaos.outcome import Outcome, percentile
 from tests.chaos.recorder import now
 from tests.chaos.scripted_worker import STEPS_PER_S
@@ -36,6 +36,8 @@ GOODPUT_SHARE = 0.9
 REFUSAL_S = 0.02
 GROWTH_BYTES = 20 << 20
 NORMAL_S = 0.1
+OUTCOMES = frozenset({COMPLETE, "QUEUE_FULL"})
+"""What may become of a call."""
 BAR = (
     f"goodput (first token within 2 s, mean gap within 150 ms) at least {GOODPUT_SHARE:.0%} of peak, refusals p99 "
     f"within {1e3 * REFUSAL_S:.0f} ms, memory flat, first token within {1e3 * NORMAL_S:.0f} ms {PAUSE_S:.0f} s after"
@@ -69,6 +71,8 @@ class Overload:
         found: list[str] = []
         if not self.refusal_s:
             found.append("nothing was refused")
+        if wrong := {call.outcome for call in self.calls} - OUTCOMES:
+            found.append(f"calls ended with {', '.join(sorted(wrong))}")
         if self.grown_bytes > GROWTH_BYTES:
             found.append(f"the gateway has grown by {self.grown_bytes >> 20} MiB")
         return found

@@ -32,7 +32,9 @@ async def rolling_restart(kind: Kind, calls: int) -> Outcome:
         wrong = list(map(str, await trial.violations(expected)))
         outcomes = Counter(event.outcome for event in trial.events() if isinstance(event, Ended))
         failed = failures(History(trial.events()), lambda end: end.outcome == "length")
-    figures = f"{calls} calls, {outcomes['length']} whole, {progress.restarts} restarts"
+    if any(progress.exit_codes):
+        failed.append(f"the processes that were told to stop ended with {progress.exit_codes}")
+    figures = f"{calls} calls, {outcomes['length']} whole, {len(progress.exit_codes)} restarts"
     return Outcome(f"rolling restart ({kind.name})", figures, "0 failed, 0 wrong tokens", [*failed, *wrong])
 
 
@@ -40,7 +42,8 @@ class Progress:
     """Says when so many calls have ended."""
 
     def __init__(self, total: int) -> None:
-        self.restarts = 0
+        self.exit_codes: list[int] = []
+        """Of the processes that were restarted."""
         self._total = total
         self._ended = 0
         self._changed = asyncio.Condition()
@@ -65,6 +68,5 @@ async def _restart_all(fleet: StaticFleet, progress: Progress) -> None:
     processes = [*fleet.workers, *fleet.gateways] * 2
     for number, process in enumerate(processes):
         await progress.reaches((number + 0.5) / (len(processes) + 1))
-        await process.stop()
+        progress.exit_codes.append(await process.stop())
         await process.start()
-        progress.restarts += 1

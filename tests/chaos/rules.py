@@ -36,6 +36,7 @@ def violations(
     """
     found: list[Violation] = []
     for request in history.requests.values():
+        found += _all_recorded(request)
         found += _one_end(request)
         found += _admissions_released(request, history.killed)
         found += _nothing_after(request)
@@ -61,6 +62,15 @@ def failures(history: History, is_right: Callable[[Ended], bool]) -> list[str]:
 
 def _about(request: Request) -> str:
     return f"request {request.number}"
+
+
+def _all_recorded(request: Request) -> Iterator[Violation]:
+    """Without the record of a gateway or a worker, what is looked for there would never be found."""
+    if request.asked is not None and request.token_ids:
+        if not request.admissions:
+            yield Violation("all recorded", _about(request), "no gateway has taken it, and there are tokens")
+        if not request.rows:
+            yield Violation("all recorded", _about(request), "no worker has got it, and there are tokens")
 
 
 def _one_end(request: Request) -> Iterator[Violation]:
@@ -90,16 +100,23 @@ def _nothing_after(request: Request) -> Iterator[Violation]:
 
 
 def _indices(request: Request) -> Iterator[Violation]:
-    """Each worker goes on exactly behind what its predecessors made, and the caller gets exactly that."""
-    known: Tokens = ()
+    """Each worker goes on exactly behind what another one made, and the caller gets exactly what one had in the end.
+
+    Which one it was before is not looked at: a worker that is stopped, or cut off, reads a submission long after the
+    request has gone on elsewhere.
+    """
+    made: list[Tokens] = [()]
     for row in request.rows:
         held = row.submitted.token_ids
-        if held and held != known[: len(held)]:
-            yield Violation("indices contiguous", _about(request), f"goes on behind {held}, but there is {known}")
-        known = row.tokens
-    delivered = request.token_ids
-    if request.rows and delivered != known[: len(delivered)]:
-        yield Violation("tokens as made", _about(request), f"delivered {delivered}, made {known}")
+        if not _begins_one(held, made):
+            yield Violation("indices contiguous", _about(request), f"goes on behind {held}, but there is {made}")
+        made.append(row.tokens)
+    if request.rows and not _begins_one(request.token_ids, made):
+        yield Violation("tokens as made", _about(request), f"delivered {request.token_ids}, made {made}")
+
+
+def _begins_one(tokens: Tokens, made: list[Tokens]) -> bool:
+    return any(tokens == each[: len(tokens)] for each in made)
 
 
 def _usage(request: Request) -> Iterator[Violation]:
@@ -150,7 +167,9 @@ def _row_conserved(request: Request, row: Row, killed: set[int]) -> Iterator[Vio
 
 
 def _nothing_held(history: History) -> Iterator[Violation]:
-    """Once all is over, gateways hold nothing, and engines have nothing to do."""
+    """Once all is over, gateways hold nothing, and engines have nothing to do: as they say, not by their silence."""
+    if not history.held or not history.beats:
+        yield Violation("nothing held", "all", f"{len(history.held)} gateways and {len(history.beats)} workers tell")
     for gateway, held in history.held.items():
         if gateway not in history.killed and (held.queued_count or held.running_count):
             what = f"{held.queued_count} queued, {held.running_count} running"

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.chaos.callers import Ask, call, mixed
+from tests.chaos.callers import Ask, call, mixed, wrong_ends
 from tests.chaos.events import Ended
 from tests.chaos.fleet import Fleet, scripted_tokens
-from tests.chaos.history import History
 from tests.chaos.outcome import Outcome
 from tests.chaos.processes import kill
-from tests.chaos.rules import failures
 
 CONCURRENT = 32
 MOST_TOKENS = 16
@@ -42,9 +40,10 @@ class Soak:
     def __init__(self, fleet: Fleet, calls: int, kills: int, seed: int) -> None:
         self._fleet = fleet
         self._calls = calls
-        self._kills = kills
+        self._kills = kill_times(calls, kills)
         self._asks = mixed(seed, fleet.seeds(calls), calls, fleet.kind.prompts, MOST_TOKENS)
         self._ended = 0
+        self._killed = 0
         self._survivor = fleet.gateway.workers()[1]
         self._early: dict[str, Holding] = {}
         self._late: dict[str, Holding] = {}
@@ -58,7 +57,9 @@ class Soak:
         expected = {ask.seed: scripted_tokens(ask) for ask in self._asks} if self._fleet.kind.is_scripted else {}
         wrong = list(map(str, await trial.violations(expected)))
         outcomes = Counter(event.outcome for event in trial.events() if isinstance(event, Ended))
-        failed = failures(History(trial.events()), _is_right)
+        failed = wrong_ends(self._asks, trial.events())
+        if self._killed < len(self._kills):
+            failed.append(f"{self._killed} workers were there to be killed, not {len(self._kills)}")
         return Outcome(
             f"soak ({self._fleet.kind.name})", self._figures(outcomes), "memory within 20 MiB, all else flat",
             [*failed, *wrong, *self._growth()],
@@ -70,13 +71,14 @@ class Soak:
             self._ended += 1
             if self._ended == self._calls // 10:
                 self._early = self._holdings()
-            if self._kills and self._ended % (self._calls // self._kills) == 0:
+            if self._ended in self._kills:
                 self._kill()
 
     def _kill(self) -> None:
         victims = [worker for worker in self._fleet.gateway.workers() if worker != self._survivor]
         for victim in victims:
             kill(victim, self._fleet.record)
+            self._killed += 1
 
     def _holdings(self) -> dict[str, Holding]:
         processes = {"gateway": self._fleet.gateway.pid, "worker": self._survivor.pid, "client": None}
@@ -98,8 +100,9 @@ class Soak:
             f"{name} {(self._late[name].memory_bytes - early.memory_bytes) / (1 << 20):+.1f} MiB"
             for name, early in self._early.items()
         )
-        return f"{self._ended} calls, {self._kills} kills: {ended}; {grown}"
+        return f"{self._ended} calls, {self._killed} kills: {ended}; {grown}"
 
 
-def _is_right(end: Ended) -> bool:
-    return end.outcome in {"length", "cancelled"} or end.outcome.startswith("DEADLINE_EXCEEDED")
+def kill_times(calls: int, kills: int) -> set[int]:
+    """How many calls have ended at each kill: evenly, the last one long before the end."""
+    return {int((number + 0.5) * calls / kills) for number in range(kills)}

@@ -3,11 +3,14 @@
 import asyncio
 import heapq
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chaos.callers import mixed
+from tests.chaos.callers import PATIENCE_S, Ask, mixed, wrong_ends
+from tests.chaos.events import Asked, Ended
 from tests.chaos.faults import LASTING, Fault, Kind, drive, plan
+from tests.chaos.soak_scene import kill_times
 from tests.gateway.serving import settle
 
 
@@ -75,3 +78,29 @@ async def test_every_fault_is_carried_out_at_its_time_and_what_lasts_is_undone()
     await time.pass_until(asyncio.create_task(drive(faults, witness, time.sleep)))
     assert witness.begun == [(1.0, Kind.KILL, 0), (3.0, Kind.STOP, 1), (4.0, Kind.SILENCE, 0)]
     assert witness.ended == [(5.0, Kind.STOP, 1), (10.0, Kind.SILENCE, 0)]
+
+
+@given(st.integers(1, 20), st.integers(10, 1000))
+def test_every_kill_comes_while_calls_are_to_be_made(kills: int, calls_of_each: int) -> None:
+    calls = kills * calls_of_each
+    times = kill_times(calls, kills)
+    assert len(times) == kills
+    assert all(0 < time <= calls - calls_of_each / 2 for time in times)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "timeout_s", "leave_after", "is_right"),
+    [
+        ("length", PATIENCE_S, None, True),
+        ("cancelled", PATIENCE_S, 3, True),
+        ("cancelled", PATIENCE_S, None, False),
+        ("DEADLINE_EXCEEDED/", 1.0, None, True),
+        ("DEADLINE_EXCEEDED/", PATIENCE_S, None, False),
+        ("UNAVAILABLE/WORKER_LOST", 1.0, None, False),
+    ],
+)
+def test_a_call_may_end_early_only_if_it_asked_for_that(
+    outcome: str, timeout_s: float, leave_after: int | None, *, is_right: bool
+) -> None:
+    ask = Ask(1, (5,), 9, leave_after, timeout_s)
+    assert bool(wrong_ends([ask], [Asked(0, 1, (5,)), Ended(1, 1, outcome)])) != is_right

@@ -114,6 +114,7 @@ def test_an_overload_that_is_within_the_bar_has_no_problems() -> None:
         ({"goodput": 8.9}, "goodput was"),
         ({"calls": [timed(1.0)]}, "nothing was refused"),
         ({"calls": [timed(outcome="QUEUE_FULL", count=1, ended_at=0.021)]}, "p99 of refusals"),
+        ({"calls": [*GOOD.calls, timed(outcome="INTERNAL", count=1)]}, "ended with INTERNAL"),
         ({"memory_bytes": [0] * 4 + [21 << 20]}, "has grown"),
         ({"normal": [timed(outcome="QUEUE_FULL", count=1)]}, "a first token took"),
     ],

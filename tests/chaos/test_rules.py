@@ -77,6 +77,7 @@ def cancelled() -> list[Event]:
         Stepped(29, SECOND, 1, (4,), (71,), ()),
         Held(30, GATEWAY, 0, 0, 3),
         Closed(31, SECOND, 1),
+        Beat(32, SECOND, busy=False),
     ]
 
 
@@ -89,9 +90,9 @@ def test_a_right_history_breaks_no_rule() -> None:
     assert not broken_rules(resumed() + cancelled())
 
 
-def without(kind: type[Event], *, request: int | None = None) -> Callable[[list[Event]], list[Event]]:
+def without(*kinds: type[Event], request: int | None = None) -> Callable[[list[Event]], list[Event]]:
     return lambda events: [
-        event for event in events if not (isinstance(event, kind) and request in {None, getattr(event, "request", 0)})
+        event for event in events if not (isinstance(event, kinds) and request in {None, getattr(event, "request", 0)})
     ]
 
 
@@ -107,6 +108,10 @@ def added(*events: Event) -> Callable[[list[Event]], list[Event]]:
 
 
 PLANTED: dict[str, tuple[Callable[[list[Event]], list[Event]], set[str]]] = {
+    "no record of any worker's streams": (without(Granted, Submitted, Stepped, Dropped, Closed), {"all recorded"}),
+    "no record of any gateway's requests": (without(Admitted, Released), {"all recorded"}),
+    "no gateway tells what it holds": (without(Held), {"nothing held"}),
+    "no worker beats": (without(Beat), {"nothing held"}),
     "no end": (without(Ended, request=REQUEST), {"exactly one end"}),
     "two ends": (added(Ended(12.5, REQUEST, "length", 4, 2)), {"exactly one end"}),
     "not released": (without(Released, request=8), {"every admitted request ends"}),
@@ -167,7 +172,7 @@ PLANTED: dict[str, tuple[Callable[[list[Event]], list[Event]], set[str]]] = {
 
 
 def test_a_worker_that_ended_while_it_was_at_work_holds_nothing() -> None:
-    ended: list[Event] = [Beat(40, SECOND, busy=True), Closed(41, SECOND, 0)]
+    ended: list[Event] = [Beat(40, SECOND, busy=True), Closed(41, SECOND, 0), Beat(42, 30, busy=False)]
     assert not broken_rules([*resumed(), *cancelled(), *ended])
 
 
@@ -186,9 +191,9 @@ def test_other_tokens_than_those_of_the_undisturbed_run_are_found() -> None:
 
 def test_every_rule_has_a_planted_violation() -> None:
     assert {rule for _, rules in PLANTED.values() for rule in rules} == {
-        "exactly one end", "every admitted request ends", "nothing after the end", "nothing after a cancel",
-        "one step after a cancel", "indices contiguous", "tokens as made", "usage as seen", "attempts as made",
-        "text of the tokens", "tokens as undisturbed", "rows conserved", "nothing held",
+        "all recorded", "exactly one end", "every admitted request ends", "nothing after the end",
+        "nothing after a cancel", "one step after a cancel", "indices contiguous", "tokens as made", "usage as seen",
+        "attempts as made", "text of the tokens", "tokens as undisturbed", "rows conserved", "nothing held",
     }  # fmt: skip
 
 
