@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from .chat_template import ChatTurn, TemplateError
 from .detokenizer import Detokenizer
 from .effective import EffectiveConfig, resolve
-from .errors import Violation, invalid_request, model_not_found, no_worker
+from .errors import Violation, invalid_request, model_not_found, no_worker, shortened
 from .generation import Generation
 from .limits import kept_count, length_violations, output_room, request_violations
 from .models import Models, ServedModel
@@ -164,7 +164,9 @@ def _encode(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
             try:
                 return tokenizer.encode_chat(turns)
             except TemplateError as error:
-                raise invalid_request([Violation("chat.messages", "TEMPLATE_REFUSED", str(error))]) from error
+                raise invalid_request(
+                    [Violation("chat.messages", "TEMPLATE_REFUSED", shortened(str(error)))]
+                ) from error
 
 
 def _chars(prompt: Prompt) -> int:

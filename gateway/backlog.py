@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Work that waits: generations, the tokens of their prompts, and the rows of workers that they will take."""
+    """Work that waits: generations, the tokens of their prompts, and the rows of workers that they will take.
+
+    Output that is gone on behind is read like a prompt, and counts as one.
+    """
 
     generation_count: int = 0
     prompt_tokens: int = 0
@@ -22,7 +25,7 @@ class Backlog:
     @classmethod
     def of(cls, generation: Generation) -> Backlog:
         """One generation's."""
-        return cls(1, len(generation.prompt_ids), generation.row_count)
+        return cls(1, len(generation.prompt_ids) + generation.output_token_count, generation.row_count)
 
     def __add__(self, other: Backlog) -> Backlog:
         return Backlog(

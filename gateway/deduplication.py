@@ -19,6 +19,8 @@ from .recent_answers import CallKey, RecentAnswers
 WINDOW_S = 60.0
 LIMIT_BYTES = 32 << 20
 MAX_REQUEST_ID_BYTES = 128
+MAX_JOINS = 3
+"""Whoever has joined so many calls that had less time than it is served by itself: each end wakes all that wait."""
 
 Work = Callable[[], Coroutine[Any, Any, pb.GenerateResponse]]
 
@@ -58,18 +60,20 @@ class Deduplication:
         if not request.request_id:
             return await work()
         key, digest = _key(tenant, request), _digest(request)
-        if (kept := self._recent.get(key, self._clock())) is not None:
-            _check_same(request, kept.digest, digest)
-            return pb.GenerateResponse.FromString(kept.answer)
-        if (running := self._running.get(key)) is None:
-            return await self._wait(key, self._start(key, digest, work))
-        _check_same(request, running.digest, digest)
-        try:
-            return await self._wait(key, running)
-        except ServiceError as error:
-            if error.code is not Code.DEADLINE_EXCEEDED:
-                raise
-        return await self.run(tenant, request, work)  # that was the deadline of the call that it joined
+        for _ in range(MAX_JOINS):
+            if (kept := self._recent.get(key, self._clock())) is not None:
+                _check_same(request, kept.digest, digest)
+                return pb.GenerateResponse.FromString(kept.answer)
+            if (running := self._running.get(key)) is None:
+                return await self._wait(key, self._start(key, digest, work))
+            _check_same(request, running.digest, digest)
+            try:
+                return await self._wait(key, running)
+            except ServiceError as error:
+                # A deadline was that of the call that it joined.
+                if error.code is not Code.DEADLINE_EXCEEDED:
+                    raise
+        return await work()
 
     def _start(self, key: CallKey, digest: bytes, work: Work) -> _Call:
         call = self._running[key] = _Call(digest, asyncio.create_task(self._work(key, digest, work)))

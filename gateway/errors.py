@@ -29,6 +29,8 @@ from enum import IntEnum
 # Details travel in the trailing metadata, of which gRPC takes 8 KiB by default.
 MAX_VIOLATIONS = 20
 MAX_QUOTED_CHARS = 100
+MAX_FOREIGN_CHARS = 200
+"""Of a text that is not ours, such as what a model's chat template says. Up to 12 bytes each as gRPC sends them."""
 
 
 class Code(IntEnum):
@@ -246,4 +248,9 @@ def internal() -> ServiceError:
 
 def quoted(text: str) -> str:
     """`text` in quotes, cut to what fits into a message."""
-    return repr(text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "...")
+    return repr(shortened(text, MAX_QUOTED_CHARS))
+
+
+def shortened(text: str, limit: int = MAX_FOREIGN_CHARS) -> str:
+    """`text`, cut to what fits into a message."""
+    return text if len(text) <= limit else text[:limit] + "..."

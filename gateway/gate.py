@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING
 
+from .backlog import Backlog
 from .errors import deadline_unreachable, wait_too_long
 from .tenancy import Priority
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .bounds import Bounds
     from .estimate import Speed
     from .generation import Generation
@@ -34,25 +39,33 @@ class Gate:
         self._bounds = bounds
         self._max_wait_s = max_wait_s
         self._speed = speed
+        self._admitting: Counter[str] = Counter()
+        """Calls that are about to wait, by tenant: those that have any."""
 
     @property
     def ending_s(self) -> float:
         """How long before its deadline a call is ended that is to be answered in time: the time of two steps."""
         return max(MIN_ENDING_S, 2 * self._speed.step_s)
 
-    def check_room(self, caller: Caller) -> None:
-        """Raises ServiceError if nothing more of a caller may wait: QUEUE_FULL or TENANT_QUOTA.
+    @contextmanager
+    def admitting(self, caller: Caller) -> Iterator[None]:
+        """Counts a call among those that wait while it becomes a generation: long prompts take time and memory.
 
-        It costs next to nothing, and can be asked before there is a generation.
+        Raises ServiceError if nothing more of a caller may wait: QUEUE_FULL or TENANT_QUOTA. It costs next to nothing.
         """
         self._check_bounds(caller, 0)
+        self._admitting[caller.tenant] += 1
+        try:
+            yield
+        finally:
+            self._admitting -= Counter((caller.tenant,))
 
     def check(self, generation: Generation, now: float) -> None:
         """Raises ServiceError if a new generation may not wait.
 
-        As `check_room`, or DEADLINE_UNREACHABLE, or QUEUE_FULL if it would wait for too long; batch work may.
+        As `admitting`, or DEADLINE_UNREACHABLE, or QUEUE_FULL if it would wait for too long; batch work may.
         """
-        self._check_bounds(generation.caller, len(generation.prompt_ids))
+        self._check_bounds(generation.caller, Backlog.of(generation).prompt_tokens)
         backlog = self._scheduler.backlog(generation.caller, generation.due)
         if generation.deadline_at is not None:
             wait_s = self._speed.wait_s(backlog, len(generation.prompt_ids), now)
@@ -87,10 +100,11 @@ class Gate:
                 self._speed.observe_decode(gap_count, sequence.timeline.timing(now).decode_s)
 
     def _check_bounds(self, caller: Caller, prompt_tokens: int) -> None:
+        tenant = caller.tenant
         self._bounds.check(
-            caller.tenant,
-            load=self._scheduler.load,
-            tenant_load=self._scheduler.tenant_load(caller.tenant),
+            tenant,
+            load=self._scheduler.load + Backlog(self._admitting.total()),
+            tenant_load=self._scheduler.tenant_load(tenant) + Backlog(self._admitting[tenant]),
             prompt_tokens=prompt_tokens,
             retry_after_s=self._speed.retry_after_s,
         )

@@ -115,15 +115,15 @@ class Queue:
     def send(self, generation: Generation, now: float) -> None:
         """Takes out one that goes to a worker: the head, the best one, or the one aside.
 
-        Its tenant is charged for its prompt, but only once: a worker that goes on with it must read the prompt again,
-        for which the tenant can do nothing.
+        Its tenant is charged for its prompt, and for output that its caller holds, but only once: a worker that goes on
+        with it must read that again, for which the tenant can do nothing.
         """
         by_turn = self._aside_by_turn if generation is self._aside else self._due(now) is self._lane(generation)
         generation.is_protected = by_turn
         self._ageing.sent(generation.caller.priority, now, by_turn=by_turn)
         self.remove(generation)
         if not generation.attempts:
-            self.charge(generation.caller, len(generation.prompt_ids))
+            self.charge(generation.caller, Backlog.of(generation).prompt_tokens)
 
     def charge(self, caller: Caller, token_count: int) -> None:
         """A caller was served so many tokens."""

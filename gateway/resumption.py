@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .sequence import Sequence
 
 FIELD = "resume_from.candidates"
+MAX_RESUMED_CANDIDATES = 1024
 
 
 def held_count(resumed: Iterable[ResumedCandidate]) -> int:
@@ -40,7 +41,8 @@ def resumption_violations(
         yield Violation("generation_config.seed", "REQUIRED", "resume_from needs the seed that the lost call reported")
     yield from _index_violations(resumed)
     for place, candidate in enumerate(resumed):
-        yield from id_list_violations(f"{FIELD}[{place}].token_ids", candidate.token_ids, facts.vocab_size)
+        field = f"{FIELD}[{place}].token_ids"
+        yield from id_list_violations(field, candidate.token_ids, facts.vocab_size, limit=facts.context_length)
 
 
 def fit_violations(resumed: Many[ResumedCandidate], config: EffectiveConfig) -> Iterator[Violation]:

@@ -16,9 +16,10 @@ from .admission import Admission
 from .deduplication import Deduplication
 from .delivery import MAX_PENDING_CHARS, Delivery
 from .dispatcher import Dispatcher
-from .errors import deadline_exceeded, slow_reader
+from .errors import deadline_exceeded, invalid_request, slow_reader
 from .gate import Gate
 from .generation import Generation
+from .message_limits import list_violations
 from .pacing import write_interval_s
 from .request import Call, Request
 from .request_messages import read_request
@@ -119,9 +120,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 self._dispatcher.check_open()
-                self._gate.check_room(call.caller)
-                request = read_request(message, is_stream=is_stream)
-                generation = await self._admission.admit(request, call)
+                with self._gate.admitting(call.caller):
+                    request = _read(message, is_stream=is_stream)
+                    generation = await self._admission.admit(request, call)
                 with self._limit_time(generation), self._end_in_time(generation, request, call):
                     yield generation
         except TimeoutError:
@@ -175,3 +176,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             generation.output_token_count,
             generation.worker or "no worker",
         )
+
+
+def _read(message: pb.GenerateRequest, *, is_stream: bool) -> Request:
+    if too_long := list(list_violations(message)):
+        raise invalid_request(too_long)
+    return read_request(message, is_stream=is_stream)

@@ -1,13 +1,15 @@
 """Whatever comes in gets a clear status with details, and nobody else notices."""
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc import StatusCode, aio
 
+from gateway.chat_template import ChatTurn, TemplateError
+from gateway.tokenizer import Tokenizer
 from tests.fakes import FakeWorker, ids
 from tests.gateway.serving import Served, failing, request, serving, text_of
 from textserve.v1 import generation_pb2 as pb
@@ -78,6 +80,19 @@ BAD: dict[str, tuple[pb.GenerateRequest, set[str]]] = {
         {"text", "stop_sequences[0]", "stop_sequences[1]", "generation_config.top_k"},
     ),
 }
+
+
+async def test_what_a_template_says_is_cut_to_what_the_trailers_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_tokenizer: Tokenizer, messages: Sequence[ChatTurn]) -> list[int]:
+        raise TemplateError(f"no such role: {messages[0].role}")
+
+    monkeypatch.setattr(Tokenizer, "encode_chat", refuse)
+    chat = pb.ChatPrompt(messages=[pb.ChatMessage(role="\N{ROCKET}" * 1000)])
+    async with serving(FakeWorker()) as served:
+        failure = await failing(served.caller.generate(pb.GenerateRequest(chat=chat)))
+
+    assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "TEMPLATE_REFUSED")
+    assert failure.message.startswith("chat.messages: no such role: \N{ROCKET}")
 
 
 @asynccontextmanager

@@ -221,3 +221,14 @@ async def test_whoever_joined_a_call_with_less_time_is_served_anew_once_that_is_
     assert await joiner == ANSWER
     assert scene.begun == 2
     assert scene.nothing_left()
+
+
+async def test_many_that_join_calls_with_less_time_are_soon_served_by_themselves() -> None:
+    scene = Scene()
+    scene.outcome.set_exception(deadline_exceeded(1.0, "queue"))
+    calls = [scene.call(named()) for _ in range(1100)]
+    for call in calls:
+        with pytest.raises(ServiceError, match="REQUEST_TIMEOUT"):
+            await call
+    assert scene.begun == len(calls)
+    assert scene.nothing_left()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.fairness import MAX_REMEMBERED, TokenCounters
 from gateway.tenancy import Caller, Priority, TenantPolicy
+from tests.fakes import ids
 from tests.gateway.callers import Fleet, asked
 
 TENANTS = ("blue", "green", "red")
@@ -200,6 +201,18 @@ def test_a_prompt_is_charged_when_it_is_sent_and_not_again_when_another_worker_g
 
     assert fleet.running["worker-0"] == [one]
     assert fleet.queue.counter(one.caller) == 51
+
+
+def test_output_that_a_caller_holds_is_charged_as_its_prompt_is() -> None:
+    fleet = Fleet(1)
+    one = asked("blue", prompt="a" * 5)
+    for token_id in ids("b" * 40):
+        one.sequences[0].replay(token_id)
+
+    fleet.arrive(one, output_limit=50)
+    fleet.dispatch()
+
+    assert fleet.queue.counter(one.caller) == 45
 
 
 @pytest.mark.parametrize("priority", Priority)

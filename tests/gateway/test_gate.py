@@ -58,6 +58,11 @@ class Scene:
             one.sequences[0].push(ids("a")[0], NOW)
             self.gate.observe_start(one, seconds)
 
+    def is_let_in(self, caller: Caller) -> bool:
+        """Whether a call may become a generation; it does not."""
+        with self.gate.admitting(caller):
+            return True
+
     def refusal(self, one: Generation, now: float = NOW) -> ServiceError | None:
         try:
             self.gate.check(one, now)
@@ -165,11 +170,28 @@ def test_what_goes_on_after_a_loss_says_nothing_of_prefills_and_steps() -> None:
 def test_the_number_of_those_who_wait_is_checked_before_there_is_a_generation() -> None:
     scene = Scene(max_queued=3)
     scene.wait(2)
-    scene.gate.check_room(ANYBODY)
+    assert scene.is_let_in(ANYBODY)
     scene.wait(1)
 
-    with pytest.raises(ServiceError, match="QUEUE_FULL"):
-        scene.gate.check_room(ANYBODY)
+    with pytest.raises(ServiceError, match="QUEUE_FULL"), scene.gate.admitting(ANYBODY):
+        pass
+
+
+def test_who_is_about_to_wait_counts_as_waiting_until_that_has_come_to_something_or_nothing() -> None:
+    scene = Scene(max_queued=3, max_tenant_queued=2)
+    flood, other = Caller("flood"), Caller("other")
+    with scene.gate.admitting(flood), scene.gate.admitting(flood):
+        with pytest.raises(ServiceError, match="TENANT_QUOTA"), scene.gate.admitting(flood):
+            pass
+        assert scene.refusal(asked(caller=other)) is None
+        with scene.gate.admitting(other), pytest.raises(ServiceError, match="QUEUE_FULL"):
+            scene.gate.check(asked(caller=Caller("third")), NOW)
+        with pytest.raises(ZeroDivisionError), scene.gate.admitting(other):
+            raise ZeroDivisionError
+
+    assert not scene.gate._admitting
+    scene.wait(1)
+    assert scene.is_let_in(flood)
 
 
 def test_a_flood_of_one_tenant_leaves_room_for_the_others() -> None:
@@ -177,9 +199,9 @@ def test_a_flood_of_one_tenant_leaves_room_for_the_others() -> None:
     flood, other = Caller("flood"), Caller("other")
     scene.wait(3, flood)
 
-    with pytest.raises(ServiceError, match="TENANT_QUOTA"):
-        scene.gate.check_room(flood)
-    scene.gate.check_room(other)
+    with pytest.raises(ServiceError, match="TENANT_QUOTA"), scene.gate.admitting(flood):
+        pass
+    assert scene.is_let_in(other)
     assert scene.refusal(asked(caller=other)) is None
 
 
@@ -193,6 +215,25 @@ def test_a_long_prompt_is_refused_where_a_short_one_is_taken() -> None:
     assert error is not None
     assert error.reason == "QUEUE_FULL"
     assert scene.refusal(asked(prompt="x" * 10)) is None
+
+
+def test_output_that_a_caller_holds_counts_with_its_prompt() -> None:
+    scene = Scene(max_queued_tokens=20)
+    scene.wait(5)
+
+    assert scene.refusal(held("x" * 8)) is None
+    assert scene.refusal(held("x" * 9)) is not None
+    scene.scheduler.append(held("x" * 8))
+    assert scene.refusal(asked(prompt="x")) is not None
+
+
+def held(output: str) -> Generation:
+    """One with a prompt of two tokens, behind output that its caller holds."""
+    one = asked()
+    for token_id in ids(output):
+        one.sequences[0].replay(token_id)
+    one.sequences[0].hold_as_taken()
+    return one
 
 
 def test_a_refusal_says_when_what_waits_is_worked_off() -> None:

@@ -1,6 +1,7 @@
 """More than can be served, and callers that read slowly."""
 
 import asyncio
+import threading
 
 import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
@@ -8,6 +9,7 @@ from grpc import StatusCode, aio
 
 from gateway.config import Config
 from gateway.errors import ServiceError
+from gateway.tokenizer import Tokenizer
 from tests.fakes import FakeWorker
 from tests.gateway.serving import Served, failing, request, serving, settle, text_of
 from textserve.v1 import generation_pb2 as pb
@@ -41,6 +43,35 @@ async def test_a_refusal_comes_before_any_work_on_the_request(monkeypatch: pytes
         assert [failure.reason for failure in failures] == ["QUEUE_FULL"] * 2
         for stream in taken:
             stream.cancel()
+        await served.nothing_runs()
+
+
+async def test_calls_whose_prompts_are_still_tokenized_count_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end = threading.Semaphore(0), threading.Event()
+    encode = Tokenizer.encode
+
+    def slow(tokenizer: Tokenizer, text: str) -> list[int]:
+        begun.release()
+        may_end.wait()
+        return encode(tokenizer, text)
+
+    monkeypatch.setattr("gateway.admission.INLINE_CHARS", 0)
+    monkeypatch.setattr(Tokenizer, "encode", slow)
+    async with serving(
+        FakeWorker(rows=3, runs_freely=True), config=Config(listen="127.0.0.1:0", max_queued=2)
+    ) as served:
+        try:
+            taken = [asyncio.create_task(served.caller.generate(request(max_new_tokens=2))) for _ in range(2)]
+            for _ in taken:
+                await asyncio.to_thread(begun.acquire)
+
+            failure = await failing(served.caller.generate(request()))
+        finally:
+            may_end.set()
+
+        assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert [answer.candidates[0].text for answer in await asyncio.gather(*taken)] == ["ab", "ab"]
+        await served.caller.generate(request(max_new_tokens=2))
         await served.nothing_runs()
 
 

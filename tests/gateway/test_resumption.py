@@ -177,6 +177,12 @@ def test_everything_wrong_with_the_candidates_is_named_at_once() -> None:
     }
 
 
+def test_more_tokens_than_the_context_holds_are_not_looked_at_one_by_one() -> None:
+    held = [299] * FACTS.context_length
+    assert violations(ResumedCandidate(0, held)) == set()
+    assert violations(ResumedCandidate(0, [*held, 300])) == {("resume_from.candidates[0].token_ids", "OUT_OF_RANGE")}
+
+
 def test_what_does_not_fit_the_effective_parameters_is_named() -> None:
     config = EffectiveConfig(seed=1, max_new_tokens=2, num_return_sequences=2, best_of=2)
     candidates = [ResumedCandidate(1, [5, 6]), ResumedCandidate(2, [5, 6, 7])]

@@ -202,7 +202,7 @@ class ResumeFrom(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResumedCandidate]:
-        """One for each candidate of which it holds tokens, in any order. Not with beam search."""
+        """One for each candidate of which it holds tokens, at most 1,024, in any order. Not with beam search."""
 
     def __init__(
         self,
