@@ -47,7 +47,7 @@ class Dispatcher:
         clock: Seconds of a monotonic clock.
         on_workers_changed: Called with the number of workers that take work, whenever it may have changed.
         gate: Asked before a generation is taken; None takes all.
-        ejection: Knows which workers fail far more than the others.
+        ejection: Is told how generations fare, and knows which workers fail far more than the others.
     """
 
     def __init__(
@@ -128,6 +128,13 @@ class Dispatcher:
         generation.finish(status)
         self.dispatch()
 
+    def end(self, generation: Generation, status: Status) -> None:
+        """Ends a generation before its time, still to be delivered and released; its rows become free at once."""
+        self._withdraw(generation)
+        generation.finish(status)
+        generation.on_change()
+        self.dispatch()
+
     def abandon(self, generation: Generation, error: ServiceError) -> None:
         """Ends a generation with an error; its rows become free at once."""
         self._withdraw(generation)
@@ -152,7 +159,7 @@ class Dispatcher:
         if not self._sessions and not self._closed:
             self._outage.begin(session.worker, why)
         unfinished = self._take_back(session, died=died)
-        if died:
+        if died and not self._closed:
             self._settle()
         self.workers_changed()
         return unfinished
@@ -168,10 +175,13 @@ class Dispatcher:
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Submits as long as a worker has room, and tells the workers what is left."""
+        """Submits as long as a worker has room, and tells the workers what is left; nothing once it is closed."""
+        if self._closed:
+            return
         now = self._clock()
         for session in self._sessions.values():
-            self._account(session, now)
+            if session.has_progress:
+                self._account(session, now)
         if len(self._scheduler):
             self._expire(now)
             self._send_what_fits(now)
@@ -198,8 +208,12 @@ class Dispatcher:
     def _account(self, session: Session, now: float) -> None:
         """Takes in what a worker has done."""
         progress = session.take_progress()
-        for caller, token_count in progress.token_counts.items():
-            self._scheduler.charge(caller, token_count)
+        for generation, token_count in progress.token_counts.items():
+            self._scheduler.charge(generation.caller, token_count)
+        if progress.starts:
+            self._ejection.begun(session.worker, len(progress.starts), now)
+        if progress.failure_count:
+            self._ejection.failed(session.worker, progress.failure_count, now)
         if self._gate is not None:
             for generation, prefill_s in progress.starts:
                 self._gate.observe_start(generation, prefill_s)
@@ -213,6 +227,8 @@ class Dispatcher:
 
     def _send_what_fits(self, now: float) -> None:
         sessions = self._sessions.values()
+        if all(each.takes_nothing for each in sessions):
+            return  # this is asked after each step, and while much waits it is mostly so
         ejected = self._ejection.ejected([each.worker for each in sessions if not each.draining], now)
         able = [each for each in sessions if each.worker not in ejected]
         while self._settling is None and (next_ := self._scheduler.next((each.load for each in able), now)):

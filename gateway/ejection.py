@@ -63,11 +63,11 @@ class Ejection:
         self._records: dict[str, _Record] = {}
 
     def begun(self, worker: str, count: int, now: float) -> None:
-        """So many sequences got their first token there."""
+        """So many generations got their first token there."""
         self._aged(worker, now).begun += count
 
     def failed(self, worker: str, count: int, now: float) -> None:
-        """So many generations failed there; or a stream to it broke, or a handshake, which count as one."""
+        """So many generations failed there; or a stream to it broke, which counts as one."""
         self._aged(worker, now).failed += count
 
     def ejected(self, workers: Collection[str], now: float) -> frozenset[str]:

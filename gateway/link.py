@@ -17,7 +17,6 @@ from .handshake import HandshakeError, shake_hands
 from .liveness import FaultKind, Liveness
 from .models import ModelMismatchError
 from .pool.backoff import Backoff, BackoffPolicy
-from .sequence import Status
 from .transport import worker_channel_options
 from .worker_stream import Ending, WorkerStream
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from .generation import Generation
     from .models import Models
     from .pool import WorkerAddress
-    from .worker_messages import Step
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ class Link:
         models: Checks, or learns, the worker's model.
         dispatcher: Gets a session for each stream.
         clock: Seconds of a monotonic clock.
-        ejection: Is told what fails there.
+        ejection: Is told of each death.
         replace: The pool's; asked to end a worker that hangs, and to start it again.
     """
 
@@ -124,7 +122,7 @@ class Link:
 
     async def _serve(self, stub: WorkerServiceAsyncStub, incarnation_id: str) -> str:
         liveness = Liveness(incarnation_id, self._clock())
-        stream = WorkerStream(self._address.name, self._dispatcher, liveness, self._clock, self._observe)
+        stream = WorkerStream(self._address.name, self._dispatcher, liveness, self._clock)
         ending = await stream.serve(stub)
         self._signs_of_a_hang = SIGNS_OF_A_HANG if ending.hangs else int(ending.counted_as_death)
         if ending.counted_as_death:
@@ -139,13 +137,6 @@ class Link:
         self._ejection.failed(self._address.name, 1, self._clock())
         if ending.fault is None or ending.fault.kind is not FaultKind.HUNG:
             self._lost = _Lost(incarnation_id, ending.unfinished)
-
-    def _observe(self, step: Step) -> None:
-        now = self._clock()
-        if step.starts:
-            self._ejection.begun(self._address.name, len(step.starts), now)
-        if failures := sum(finish.status is Status.FAILED for finish in step.finishes):
-            self._ejection.failed(self._address.name, failures, now)
 
     def _acquit(self, incarnation_id: str) -> None:
         if self._lost is not None and self._lost.incarnation_id == incarnation_id:

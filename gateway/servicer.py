@@ -157,8 +157,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def _end(self, generation: Generation, status: Status) -> None:
         if not generation.finished:
-            self._dispatcher.release(generation, status)
-            generation.on_change()
+            self._dispatcher.end(generation, status)
 
     def _release(self, generation: Generation, context: Context) -> None:
         # After its own cancel or deadline the caller hears nothing of ours: only the log has the phase.

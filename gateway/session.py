@@ -9,7 +9,6 @@ from .outbox import Outbox
 from .preemption import makes_way
 from .routing import WorkerLoad
 from .sequence import Sequence, Status
-from .tenancy import Caller
 from .worker_messages import Finish, PromptLogprobs, Start, Step
 
 
@@ -34,12 +33,17 @@ class _Row:
 class Progress:
     """What a worker has done."""
 
-    token_counts: dict[Caller, int] = field(default_factory=dict[Caller, int])
-    """Tokens that it has generated, by whose they are."""
+    token_counts: dict[Generation, int] = field(default_factory=dict[Generation, int])
+    """Tokens that it has generated, by what they belong to."""
     starts: list[tuple[Generation, float]] = field(default_factory=list[tuple[Generation, float]])
     """The generations with a first token, and how long their prefill took in seconds."""
     end_count: int = 0
     """Generations that have ended, or were given up."""
+    failure_count: int = 0
+    """Generations that have failed there."""
+
+    def __bool__(self) -> bool:
+        return bool(self.token_counts or self.starts or self.end_count or self.failure_count)
 
 
 class Session:
@@ -64,6 +68,16 @@ class Session:
         self._yielding_rows = 0
         self._outstanding = 0
         self._served = 0
+
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether it is sure that the worker has no room, for however few rows, and that nothing can make way there."""
+        return self.draining or (self._outstanding >= self.row_limit and not self._yielding)
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether there is any to take."""
+        return bool(self._progress)
 
     @property
     def load(self) -> WorkerLoad:
@@ -124,18 +138,17 @@ class Session:
     def step(self, step: Step, now: float) -> None:
         """Takes in the outcome of engine steps. What belongs to sequences that have left is dropped."""
         self._start(step.starts)
-        token_counts = self._progress.token_counts
         for sequence_id, token_id, logprob in step.tokens():
             row = self._rows.get(sequence_id)
             if row is None:
                 continue
             row.sequence.push(token_id, now, logprob)
-            caller = row.run.generation.caller
-            token_counts[caller] = token_counts.get(caller, 0) + 1
+            generation, counts = row.run.generation, self._progress.token_counts
+            counts[generation] = counts.get(generation, 0) + 1
             if row.sequence.finished:
                 self._end(sequence_id)
                 self._outbox.cancel((sequence_id,))
-            row.run.generation.on_change()
+            generation.on_change()
         self._finish(step.finishes)
 
     def prompt_logprobs(self, part: PromptLogprobs) -> None:
@@ -171,6 +184,7 @@ class Session:
                 continue
             generation = row.run.generation
             if finish.status is Status.FAILED:
+                self._progress.failure_count += 1
                 generation.fail(generation_failed(finish.error))
                 self.drop(generation)
             else:

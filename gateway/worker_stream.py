@@ -51,10 +51,6 @@ class Ending:
         return self.fault is not None and self.fault.kind is not FaultKind.REPLACED
 
 
-def _ignore(step: Step) -> None:
-    """Nobody else looks at it."""
-
-
 class WorkerStream:
     """Opens a stream, and a session with it.
 
@@ -63,23 +59,15 @@ class WorkerStream:
         dispatcher: Gets the session once the worker has granted room.
         liveness: Judges the worker; for this stream alone.
         clock: Seconds of a monotonic clock.
-        on_step: Called with the outcome of engine steps, before it is taken in.
     """
 
-    def __init__(
-        self,
-        worker: str,
-        dispatcher: Dispatcher,
-        liveness: Liveness,
-        clock: Callable[[], float],
-        on_step: Callable[[Step], None] = _ignore,
-    ) -> None:
+    def __init__(self, worker: str, dispatcher: Dispatcher, liveness: Liveness, clock: Callable[[], float]) -> None:
         self._dispatcher = dispatcher
-        self._on_step = on_step
         self._liveness = liveness
         self._clock = clock
         self._outbox = Outbox()
         self._session = Session(worker, self._outbox)
+        self._granted = False
         self._added = False
 
     async def serve(self, stub: WorkerServiceAsyncStub) -> Ending:
@@ -106,9 +94,9 @@ class WorkerStream:
         match event:
             case Heartbeat():
                 self._liveness.beat(event)
+                self._join(now)
             case Step():
                 self._liveness.stepped()
-                self._on_step(event)
                 self._session.step(event, now)
                 self._dispatcher.dispatch()
             case PromptLogprobs():
@@ -157,8 +145,14 @@ class WorkerStream:
 
     def _grant(self, limit: int, now: float) -> None:
         self._session.row_limit = limit
+        self._granted = True
         if self._added:
             self._dispatcher.dispatch()
-        elif self._liveness.fault(now) is None:
+        else:
+            self._join(now)
+
+    def _join(self, now: float) -> None:
+        """Takes work, once there are credits and nothing is wrong: a grant is not said twice to who did not use it."""
+        if self._granted and not self._added and self._liveness.fault(now) is None:
             self._added = True
             self._dispatcher.add(self._session)

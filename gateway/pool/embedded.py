@@ -12,7 +12,7 @@ from . import PoolFailed, PoolListener, WorkerAddress
 from .backoff import BackoffPolicy
 from .devices import cpu_count, visible_gpus
 from .placement import Placement, deal
-from .supervisor import Supervisor, SupervisorPolicy
+from .supervisor import Readiness, Supervisor, SupervisorPolicy
 
 _LONGEST_FOLDER = 103 - len("/worker-123-123456.sock")  # bytes: macOS takes 103 for the path of a socket, Linux 107
 
@@ -88,7 +88,7 @@ class EmbeddedPool:
         raise self._failures[0]
 
     def _supervise(self, sockets: Path, listener: PoolListener) -> list[Supervisor]:
-        ever_ready = asyncio.Event()
+        readiness = Readiness()
         return [
             Supervisor(
                 f"worker-{number}",
@@ -97,7 +97,7 @@ class EmbeddedPool:
                 sockets=sockets,
                 listener=listener,
                 policy=self._policy,
-                ever_ready=ever_ready,
+                readiness=readiness,
             )
             for number, placement in enumerate(self._placements)
         ]

@@ -30,11 +30,30 @@ class SupervisorPolicy:
     """Draws the random number, from 0 to 1, that places each delay."""
 
 
+@dataclass
+class Readiness:
+    """How many workers of a pool are ready; shared by their supervisors."""
+
+    count: int = 0
+    ever: bool = False
+    """Whether one was."""
+
+    def up(self) -> None:
+        """One more is ready."""
+        self.count += 1
+        self.ever = True
+
+    def down(self) -> None:
+        """One that was ready has ended."""
+        self.count -= 1
+
+
 @dataclass(frozen=True)
 class _Death:
     reason: str
     returncode: int | None = None
     uptime_s: float = 0.0
+    """How long it was ready; 0 if it never was."""
 
 
 class Supervisor:
@@ -49,16 +68,16 @@ class Supervisor:
         sockets: Path,
         listener: PoolListener,
         policy: SupervisorPolicy,
-        ever_ready: asyncio.Event,
+        readiness: Readiness,
     ) -> None:
-        """Takes the worker's `command` without its address; `ever_ready` is shared by the workers of a pool."""
+        """Takes the worker's `command` without its address, and the `readiness` of its pool."""
         self._name = name
         self._command = (*command, *placement.flags)
         self._placement = placement
         self._sockets = sockets
         self._listener = listener
         self._policy = policy
-        self._ever_ready = ever_ready
+        self._readiness = readiness
         self._start_count = 0
         self._process: WorkerProcess | None = None
         self._address: WorkerAddress | None = None
@@ -77,7 +96,9 @@ class Supervisor:
                 logger.info("%s %s", self._name, death.reason)
                 return
             self._give_up_if_permanent(death)
-            delay_s = backoff.next_delay(uptime_s=death.uptime_s, chance=self._policy.chance())
+            # What fails to start is not missed: it would take the machine from whatever else runs there.
+            is_missed = death.uptime_s > 0 and not self._readiness.count
+            delay_s = backoff.next_delay(uptime_s=death.uptime_s, chance=self._policy.chance(), is_missed=is_missed)
             logger.warning("%s %s; it is started again in %.1f s", self._name, death.reason, delay_s)
             await self._pause(delay_s)
 
@@ -140,18 +161,19 @@ class Supervisor:
     async def _serve(self, process: WorkerProcess, address: WorkerAddress) -> _Death:
         now = asyncio.get_running_loop().time
         ready_at = now()
-        self._ever_ready.set()
+        self._readiness.up()
         self._address = address
         self._listener.worker_up(address)
         try:
             returncode = await process.wait()
         finally:
             self._address = None
+            self._readiness.down()
             self._listener.worker_down(self._name)
         return _Death(describe_exit(returncode), returncode, now() - ready_at)
 
     def _give_up_if_permanent(self, death: _Death) -> None:
-        if death.returncode == os.EX_CONFIG and not self._ever_ready.is_set():
+        if death.returncode == os.EX_CONFIG and not self._readiness.ever:
             raise PoolFailed(
                 f"{self._name} refuses its configuration or can't load its model (exit code {os.EX_CONFIG}): "
                 "its last line on stderr says why"

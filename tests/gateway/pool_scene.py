@@ -18,7 +18,7 @@ from tests.gateway.pool_observer import Log, Recorder, nothing_left_over
 WORKER = Path(__file__).with_name("pool_worker.py")
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 AT_ONCE = BackoffPolicy(initial_s=0.0, max_s=0.0)
-NEVER = BackoffPolicy(initial_s=3600.0, max_s=3600.0)
+NEVER = BackoffPolicy(initial_s=3600.0, max_s=3600.0, missed_max_s=3600.0)
 
 
 class Scene:

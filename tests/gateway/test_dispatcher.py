@@ -198,8 +198,7 @@ async def test_a_worker_whose_engine_hangs_is_given_no_work(dispatching: Dispatc
     assert dispatching.worker_count == 0
 
     stream.take(Heartbeat(incarnation_id="a", step=5, step_limit_s=0.0, step_elapsed_s=0.0))
-    stream.take(Credits(4))
-    assert dispatching.worker_count == 1
+    assert dispatching.worker_count == 1, "its credits hold, and are not said again"
 
 
 async def test_an_interactive_one_is_sent_at_once_and_the_batch_one_goes_on_later(dispatching: Dispatcher) -> None:
@@ -252,6 +251,32 @@ async def test_a_tenants_output_is_held_against_its_next_request(dispatching: Di
 
     assert (next_terse.worker, next_talkative.worker) == (session.worker, "")
     assert next_terse.caller == Caller("terse")
+
+
+async def test_what_is_ended_runs_until_it_is_released_but_takes_no_room(dispatching: Dispatcher) -> None:
+    session, told = worker(limit=1), []
+    dispatching.add(session)
+    one, following = submitted(dispatching, 2)
+    one.on_change = lambda: told.append(one.status)
+
+    dispatching.end(one, Status.TIME_LIMIT)
+
+    assert (told, following.worker) == ([Status.TIME_LIMIT], session.worker)
+    assert dispatching.running_count == 2
+    dispatching.release(one, Status.CANCELLED)
+    assert (one.status, dispatching.running_count) == (Status.TIME_LIMIT, 1)
+
+
+async def test_nothing_is_sent_and_nothing_goes_on_once_it_is_closed(dispatching: Dispatcher) -> None:
+    session = worker(limit=1)
+    dispatching.add(session)
+    running, waiting = submitted(dispatching, 2)
+
+    dispatching.close()
+    dispatching.remove(session, "it ends with its gateway", died=True)
+
+    assert (running.attempts, waiting.attempts) == (1, 0)
+    assert dispatching._settling is None
 
 
 async def test_no_worker_is_awaited_any_more_once_it_is_closed(dispatching: Dispatcher) -> None:

@@ -11,7 +11,7 @@ from gateway.generation import Generation
 from gateway.queueing import Queue
 from gateway.scheduler import Scheduler
 from gateway.sequence import Status
-from gateway.worker_messages import Start, Step
+from gateway.worker_messages import Finish, Start, Step
 from tests.fakes import ids
 from tests.gateway.callers import asked
 from tests.gateway.generations import generation
@@ -185,6 +185,19 @@ async def test_a_worker_that_fails_far_more_than_the_others_gets_nothing_for_a_w
     clock.now += EjectionPolicy().first_s
     dispatching.dispatch()
     assert made[2].worker == bad.worker
+
+
+async def test_a_worker_that_fails_time_and_again_is_ejected(
+    dispatching: Dispatcher, ejection: Ejection, clock: Clock
+) -> None:
+    bad, good = worker(), worker()
+    dispatching.add(bad)
+    for one in submitted(dispatching, 5):
+        bad.step(Step([], [], finishes=(Finish(one.sequences[0].sequence_id, Status.FAILED, "NAN_LOGITS"),)), now=0.0)
+        dispatching.dispatch()
+    dispatching.add(good)
+
+    assert ejection.ejected([bad.worker, good.worker], clock.now) == {bad.worker}
 
 
 async def test_a_lost_worker_is_told_to_the_gate(gated: Dispatcher, gate: Watching) -> None:

@@ -27,10 +27,17 @@ def test_chance_places_the_delay_within_the_jitter(chance: float, delay_s: float
     assert backoff.next_delay(uptime_s=0, chance=chance) == pytest.approx(delay_s)
 
 
-@given(st.lists(st.tuples(st.floats(0, 1e6), CHANCES), min_size=1, max_size=200))
-def test_every_delay_stays_within_the_bounds(deaths: list[tuple[float, float]]) -> None:
+def test_what_is_missed_comes_back_sooner_and_its_delays_grow_all_the_same() -> None:
+    backoff = Backoff(BackoffPolicy(initial_s=1, max_s=30, missed_max_s=5))
+    delays = [backoff.next_delay(uptime_s=1, chance=0.5, is_missed=is_missed) for is_missed in (True,) * 4 + (False,)]
+    assert delays == [1, 2, 4, 5, 16]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), CHANCES, st.booleans()), min_size=1, max_size=200))
+def test_every_delay_stays_within_the_bounds(deaths: list[tuple[float, float, bool]]) -> None:
     policy = BackoffPolicy()
     backoff = Backoff(policy)
-    for uptime_s, chance in deaths:
-        delay_s = backoff.next_delay(uptime_s=uptime_s, chance=chance)
-        assert 0.8 * policy.initial_s <= delay_s <= 1.2 * policy.max_s + 1e-9
+    for uptime_s, chance, is_missed in deaths:
+        delay_s = backoff.next_delay(uptime_s=uptime_s, chance=chance, is_missed=is_missed)
+        longest_s = policy.missed_max_s if is_missed else policy.max_s
+        assert 0.8 * policy.initial_s <= delay_s <= 1.2 * longest_s + 1e-9

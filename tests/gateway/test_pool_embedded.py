@@ -103,10 +103,24 @@ async def test_a_child_that_holds_stdout_does_not_hide_a_death_and_dies_too(scen
 @on_both_loops
 async def test_delays_grow_from_death_to_death(scene: Scene) -> None:
     scene.workers_are("crash")
-    pool = await scene.started(scene.pool(backoff=BackoffPolicy(initial_s=0.001, multiplier=100, max_s=3600.0)))
+    growing = BackoffPolicy(initial_s=0.001, multiplier=100, max_s=3600.0, missed_max_s=3600.0)
+    pool = await scene.started(scene.pool(backoff=growing))
     lines = [await scene.log.line("exited") for _ in range(3)]
     delays = ["0.0 s", "0.1 s", "10.0 s"]
     assert lines == [f"worker-0 exited with code 1; it is started again in {delay}" for delay in delays]
+    await pool.stop(grace_s=60)
+
+
+@on_both_loops
+async def test_the_last_worker_that_was_ready_comes_back_sooner_than_its_backoff_says(scene: Scene) -> None:
+    backoff = BackoffPolicy(initial_s=3600.0, max_s=3600.0, missed_max_s=0.0)
+    pool = await scene.started(scene.pool(2, backoff=backoff))
+    workers = [await scene.listener.up() for _ in range(2)]
+    for worker, delay in zip(workers, ["3600.0 s", "0.0 s"], strict=True):
+        os.kill(pid_of(worker), signal.SIGKILL)
+        assert await scene.listener.down() == worker.name
+        assert (await scene.log.line("SIGKILL")).endswith(f"it is started again in {delay}")
+    assert (await scene.listener.up()).name == workers[1].name
     await pool.stop(grace_s=60)
 
 

@@ -72,7 +72,8 @@ async def test_the_others_are_left_alone(scene: Scene) -> None:
 
 @on_both_loops
 async def test_workers_that_hang_again_and_again_are_started_ever_later(scene: Scene) -> None:
-    pool = await scene.started(scene.pool(backoff=BackoffPolicy(initial_s=0.001, multiplier=100, max_s=3600.0)))
+    growing = BackoffPolicy(initial_s=0.001, multiplier=100, max_s=3600.0, missed_max_s=3600.0)
+    pool = await scene.started(scene.pool(backoff=growing))
     for delay in ("0.0 s", "0.1 s", "10.0 s"):
         assert pool.replace(await scene.listener.up(), "it hangs")
         await scene.listener.down()

@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.logprobs import TokenLogprob
 from gateway.outbox import Outbox
 from gateway.request import OutputOptions
+from gateway.routing import pick, yielding
 from gateway.sequence import Status
-from gateway.session import Session
-from gateway.tenancy import Caller
+from gateway.session import Progress, Session
 from gateway.worker_messages import Finish, PromptLogprobs, Start, Step
 from tests.fakes import ids
 from tests.gateway.callers import batch, interactive
@@ -249,7 +251,6 @@ async def test_the_worker_is_told_to_drop_the_old_name_and_to_go_on_under_the_ne
 
 async def test_progress_counts_each_token_for_its_caller_each_start_and_each_end_once() -> None:
     mine, other, worker = generation(candidate_count=2), generation("b"), session()
-    mine.caller, other.caller = Caller("blue"), Caller("green")
     for one in (mine, other):
         worker.submit(one, now=1.0)
     first, second, third = (sequence.sequence_id for one in (mine, other) for sequence in one.sequences)
@@ -259,14 +260,57 @@ async def test_progress_counts_each_token_for_its_caller_each_start_and_each_end
     worker.step(Step([third], ids("c")), now=3.0)
     progress = worker.take_progress()
 
-    assert progress.token_counts == {mine.caller: 2, other.caller: 2}
+    assert progress.token_counts == {mine: 2, other: 2}
     assert progress.starts == [(mine, 0.25), (other, 0.25)]
     assert progress.end_count == 1
     worker.step(step(first, "", Status.LENGTH), now=4.0)
     assert worker.take_progress().end_count == 0
     worker.drop(mine)
     assert worker.take_progress().end_count == 1
-    assert worker.take_progress().token_counts == {}
+    assert not worker.has_progress
+
+
+async def test_progress_that_is_taken_in_the_middle_of_a_step_misses_no_token() -> None:
+    first, second, worker = generation(), generation(), session()
+    for one in (first, second):
+        worker.submit(one, now=1.0)
+    taken: list[Progress] = []
+    first.on_change = lambda: taken.append(worker.take_progress())
+
+    worker.step(Step([one.sequences[0].sequence_id for one in (first, second)], ids("xy")), now=2.0)
+
+    assert [each.token_counts for each in (*taken, worker.take_progress())] == [{first: 1}, {second: 1}]
+
+
+async def test_a_generation_with_candidates_that_fail_has_failed_once() -> None:
+    one, worker = generation(candidate_count=3), session()
+    worker.submit(one, now=1.0)
+    failures = tuple(Finish(each.sequence_id, Status.FAILED, "NAN_LOGITS") for each in one.sequences)
+
+    worker.step(Step([], [], finishes=failures), now=2.0)
+
+    assert worker.take_progress().failure_count == 1
+
+
+@given(
+    limit=st.integers(0, 4),
+    is_batch=st.lists(st.booleans(), max_size=4),
+    lowered_by=st.integers(0, 4),
+    draining=st.booleans(),
+)
+def test_where_nothing_is_taken_routing_finds_neither_room_nor_what_makes_way(
+    *, limit: int, is_batch: list[bool], lowered_by: int, draining: bool
+) -> None:
+    worker = session(limit)
+    for each in is_batch[:limit]:
+        worker.submit(batch() if each else generation(), now=1.0)
+    worker.row_limit -= min(lowered_by, limit)
+    worker.draining = draining
+
+    fitting = [count for count in range(1, 6) if pick([worker.load], count) or yielding([worker.load], count)]
+
+    assert not (worker.takes_nothing and fitting)
+    assert worker.takes_nothing or fitting or lowered_by
 
 
 async def test_a_closed_session_has_nothing_that_could_make_way() -> None:

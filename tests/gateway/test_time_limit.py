@@ -36,7 +36,7 @@ async def test_what_runs_ends_with_what_there_is_and_frees_its_row(limits: Limit
 
         limits.over()
         # At once, not when the caller has read the rest.
-        assert served.gateway.dispatcher.running_count == 0
+        await served.worker.until(lambda: bool(served.worker.cancelled))
         received += [message async for message in messages]
         await served.nothing_runs()
 

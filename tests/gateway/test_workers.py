@@ -201,6 +201,24 @@ async def test_a_sequence_that_the_worker_gives_up_is_internal_and_others_go_on(
         assert text_of([message async for message in good]) == "ab"
 
 
+async def test_one_request_whose_candidates_all_fail_ejects_no_worker() -> None:
+    async with serving(FakeWorker(), FakeWorker()) as served:
+        config = pb.GenerationConfig(do_sample=True, num_return_sequences=8)
+        failed = served.caller.generation.StreamGenerate(pb.GenerateRequest(text="ab", generation_config=config))
+        await _row_count(served, 8)
+        (unlucky,) = (worker for worker in served.workers if worker.row_count)
+        failure = worker_pb2.Step()
+        for sequence_id in unlucky.streams[0].rows:
+            failure.MergeFrom(_failure(sequence_id))
+        unlucky.streams[0].rows.clear()
+        unlucky.send(worker_pb2.RunResponse(step=failure))
+        await to_the_end(failed)
+
+        for stream in await started(served, 2):
+            stream.cancel()
+        assert len(unlucky.submits) == 2
+
+
 async def test_a_worker_with_another_model_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     config = Config(listen="127.0.0.1:0", worker=("one is enough",))
     same, different = FakeWorker(runs_freely=True), FakeWorker(fingerprint="different")
