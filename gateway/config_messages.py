@@ -5,17 +5,17 @@ from typing import Any
 
 from textserve.v1 import generation_pb2 as pb
 
-from .effective import EffectiveConfig, is_set
+from .effective import EffectiveConfig, set_fields
 from .request import ExponentialDecay, GenerationConfig
 
 _ID_LISTS = ("stop_token_ids", "allowed_token_ids", "suppress_tokens", "begin_suppress_tokens")
 _SPECIAL = frozenset({*_ID_LISTS, "logit_bias", "bad_words_ids", "early_stopping", "exponential_decay_length_penalty"})
-_SCALARS = tuple(field.name for field in fields(GenerationConfig) if field.name not in _SPECIAL)
+_SCALARS = frozenset(field.name for field in fields(GenerationConfig)) - _SPECIAL
 
 
 def read_config(message: pb.GenerationConfig) -> GenerationConfig:
     """The parameters that are set."""
-    values: dict[str, Any] = {name: getattr(message, name) for name in _SCALARS if message.HasField(name)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {field.name: value for field, value in message.ListFields() if field.name in _SCALARS}
     values |= {name: tuple(getattr(message, name)) for name in _ID_LISTS}
     return GenerationConfig(
         **values,
@@ -28,10 +28,9 @@ def read_config(message: pb.GenerationConfig) -> GenerationConfig:
 
 def write_config(config: GenerationConfig | EffectiveConfig) -> pb.GenerationConfig:
     """The parameters that are set."""
-    values = {field.name: value for field in fields(config) if is_set(value := getattr(config, field.name))}
     decay = config.exponential_decay_length_penalty
     return pb.GenerationConfig(
-        **values
+        **set_fields(config)
         | {
             "logit_bias": dict(config.logit_bias),
             "bad_words_ids": [pb.TokenSequence(ids=ids) for ids in config.bad_words_ids],

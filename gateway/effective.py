@@ -96,6 +96,9 @@ MODELS_OWN = frozenset(
 """What a model's generation config has a say in, besides do_sample."""
 
 
+_NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in (GenerationConfig, EffectiveConfig)}
+
+
 def resolve(requested: GenerationConfig, model: GenerationConfig, *, room: int, seed: int) -> EffectiveConfig:
     """The effective parameters of a request that `limits` has passed. They pass, too, and resolve to themselves.
 
@@ -106,7 +109,8 @@ def resolve(requested: GenerationConfig, model: GenerationConfig, *, room: int, 
             explicit one has been checked against it.
         seed: Seed to take if the request sets none.
     """
-    values: dict[str, Any] = {"seed": seed, **_set(_giving_way(model, requested), MODELS_OWN), **_set(requested)}
+    models_own = set_fields(_giving_way(model, requested), MODELS_OWN)
+    values: dict[str, Any] = {"seed": seed, **models_own, **set_fields(requested)}
     values["do_sample"] = samples(requested, model)
     if not values["do_sample"]:
         values = {name: value for name, value in values.items() if name not in SAMPLING}
@@ -131,14 +135,10 @@ def samples(requested: GenerationConfig, model: GenerationConfig) -> bool:
     return bool(model.do_sample) and model.temperature != 0
 
 
-def is_set(value: object) -> bool:
-    """Whether a value of a GenerationConfig is one: neither None nor an empty list."""
-    return value is not None and value != ()
-
-
-def _set(config: GenerationConfig, names: Iterable[str] | None = None) -> dict[str, Any]:
-    chosen = [field.name for field in fields(config)] if names is None else names
-    return {name: value for name in chosen if is_set(value := getattr(config, name))}
+def set_fields(config: GenerationConfig | EffectiveConfig, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The values of a config that are set, of some of its fields or of all: neither None nor an empty list."""
+    chosen = _NAMES[type(config)] if names is None else names
+    return {name: value for name in chosen if (value := getattr(config, name)) is not None and value != ()}
 
 
 def _giving_way(model: GenerationConfig, requested: GenerationConfig) -> GenerationConfig:
