@@ -10,11 +10,13 @@ from .generation import Generation
 
 
 class Outbox:
-    """Collects submissions, cancels and the latest demand; what one turn of the event loop brings goes out together."""
+    """Collects submissions, cancels and the latest demand; what one turn of the event loop brings goes out together.
+
+    Submissions and cancels keep their order: a row that was freed and taken again never counts as two at the worker.
+    """
 
     def __init__(self) -> None:
-        self._submits: list[pb.RunRequest] = []
-        self._cancels: list[int] = []
+        self._orders: list[pb.RunRequest] = []
         self._demand = 0
         self._told_demand = 0
         self._closed = False
@@ -22,12 +24,15 @@ class Outbox:
 
     def submit(self, generation: Generation) -> None:
         """Hands over what of a generation has not ended by now."""
-        self._submits.append(worker_messages.submit(generation))
+        self._orders.append(worker_messages.submit(generation))
         self._ready.set()
 
     def cancel(self, sequence_ids: Iterable[int]) -> None:
-        """Drops sequences. They go out behind the submissions, so that the worker knows what it is to drop."""
-        self._cancels.extend(sequence_ids)
+        """Drops sequences."""
+        if self._orders and self._orders[-1].HasField("cancel"):
+            self._orders[-1].cancel.sequence_ids.extend(sequence_ids)
+        else:
+            self._orders.append(worker_messages.cancel(sequence_ids))
         self._ready.set()
 
     def tell_demand(self, row_count: int) -> None:
@@ -50,11 +55,8 @@ class Outbox:
             await self._ready.wait()
 
     def _take(self) -> Iterator[pb.RunRequest]:
-        submits, self._submits = self._submits, []
-        cancels, self._cancels = self._cancels, []
-        yield from submits
-        if cancels:
-            yield worker_messages.cancel(cancels)
+        orders, self._orders = self._orders, []
+        yield from orders
         if self._demand != self._told_demand:
             self._told_demand = self._demand
             yield worker_messages.demand(self._demand)

@@ -49,6 +49,7 @@ class Size:
     """Of fairness among calls that come by chance, whose percentiles mean nothing in a short run; 0 for none."""
     soak_calls: int
     soak_kills: int
+    """Of one worker: so few that its backoff, 36 s at most, ends between them."""
 
 
 SHORT = Size(
@@ -59,7 +60,7 @@ SHORT = Size(
 LONG = Size(
     kills=20, rounds=5, model_kills=20, model_rounds=3, cancels=2_000, restart_calls=3_000, seeds=10, mixed_calls=400,
     mixed_s=60.0, connections=2_000, attack=20_000, good_calls=1000, overload_s=60.0,
-    fairness_s=60.0, poisson_s=300.0, soak_calls=100_000, soak_kills=20,
+    fairness_s=60.0, poisson_s=300.0, soak_calls=100_000, soak_kills=10,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What one turn of the event loop brings for a worker goes out together, submissions first."""
+"""What one turn of the event loop brings for a worker goes out together, in order."""
 
 from gateway.effective import EffectiveConfig, resolve
 from gateway.outbox import Outbox
@@ -7,10 +7,10 @@ from tests.gateway.configs import EVERYTHING
 from tests.gateway.generations import generation
 
 
-async def test_submissions_go_before_cancels_and_cancels_are_merged() -> None:
+async def test_submissions_and_cancels_keep_their_order_and_cancels_in_a_row_are_merged() -> None:
     outbox, one, other = Outbox(), generation(), generation()
-    outbox.cancel([7])
     outbox.submit(one)
+    outbox.cancel([7])
     outbox.cancel([8, 9])
     outbox.submit(other)
     outbox.tell_demand(3)
@@ -18,9 +18,10 @@ async def test_submissions_go_before_cancels_and_cancels_are_merged() -> None:
 
     got = [await anext(requests) for _ in range(4)]
 
-    assert [request.WhichOneof("message") for request in got] == ["submit", "submit", "cancel", "demand"]
+    assert [request.WhichOneof("message") for request in got] == ["submit", "cancel", "submit", "demand"]
     assert got[0].submit.sequences[0].sequence_id == one.sequences[0].sequence_id
-    assert list(got[2].cancel.sequence_ids) == [7, 8, 9]
+    assert list(got[1].cancel.sequence_ids) == [7, 8, 9]
+    assert got[2].submit.sequences[0].sequence_id == other.sequences[0].sequence_id
     assert got[3].demand.queued_count == 3
 
 

@@ -243,7 +243,7 @@ async def test_the_worker_is_told_to_drop_the_old_name_and_to_go_on_under_the_ne
     one.preempt()
     worker.submit(one, now=3.0)
 
-    again, cancel = await anext(requests), await anext(requests)
+    cancel, again = await anext(requests), await anext(requests)
     assert again.submit.sequences[0].sequence_id == one.sequences[0].sequence_id != name
     assert again.submit.sequences[0].output_token_ids == ids("ab")
     assert cancel.cancel.sequence_ids == [name]
