@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from . import four_bit, placement, quantization, quantized_layers
 from .checkpoint_files import read_not_mapped
 from .config import Config
+from .heap import gives_back_at_once
 from .quantized_layers import QuantizationReport
 
 logger = logging.getLogger(__name__)
@@ -82,11 +83,11 @@ def load_weights(
     settings, left_out = _settings(config, model_config, dtype)
     is_quantized = config.quantization != "none" or quantization.is_quantized(model_config)
     four_bit.register()
-    with read_not_mapped() if is_quantized else nullcontext():
+    with gives_back_at_once(), read_not_mapped() if is_quantized else nullcontext():
         model = _from_pretrained(config.model, config=model_config, dtype=dtype, **settings, **source(config))
-    if runs_on_cpu(config) and quantization.cpu_has_4bit_kernel():
-        left_out += quantized_layers.dequantize_awkward_layers(model, dtype)
-    quantized_layers.set_compute_dtype(model, dtype)
+        if runs_on_cpu(config) and quantization.cpu_has_4bit_kernel():
+            left_out += quantized_layers.dequantize_awkward_layers(model, dtype)
+        quantized_layers.set_compute_dtype(model, dtype)
     return model, quantized_layers.report(model, left_out)
 
 
