@@ -91,7 +91,8 @@ def _decay(penalty: tuple[int, float]) -> generation_pb2.ExponentialDecayLengthP
 def _resume_from(candidates: Mapping[int, Sequence[int]]) -> generation_pb2.ResumeFrom:
     return generation_pb2.ResumeFrom(
         candidates=[
-            generation_pb2.ResumedCandidate(candidate_index=index, token_ids=ids) for index, ids in candidates.items()
+            generation_pb2.ResumedCandidate(candidate_index=index, token_ids=ids)
+            for index, ids in dict(candidates).items()
         ]
     )
 

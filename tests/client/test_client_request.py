@@ -89,6 +89,7 @@ def test_a_value_that_no_field_can_hold_is_refused_by_name(name: str, value: obj
         ("bad_words_ids", [1, 2], "Sequence[Sequence[int]] | None"),
         ("logit_bias", {"5": 1.0}, "Mapping[int, float] | Sequence[tuple[int, float]] | None"),
         ("exponential_decay_length_penalty", 5, "tuple[int, float] | None"),
+        ("resume_from", [5, 6], "Mapping[int, Sequence[int]] | None"),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_the_type_that_is_wanted(
