@@ -18,6 +18,7 @@ from .liveness import FaultKind, Liveness
 from .models import ModelMismatchError
 from .pool.backoff import Backoff, BackoffPolicy
 from .transport import worker_channel_options
+from .unread import has_unread
 from .worker_stream import Ending, WorkerStream
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Link:
             except (HandshakeError, ModelMismatchError) as error:
                 return f"refused: {error}"
             except aio.AioRpcError as error:
-                self._signs_of_a_hang += error.code() is StatusCode.DEADLINE_EXCEEDED
+                self._signs_of_a_hang += error.code() is StatusCode.DEADLINE_EXCEEDED and not self._has_unread()
                 return f"no answer from {target}: {error.details()}"
             self._signs_of_a_hang = 0
             logger.info("%s: connected to %s (%s)", self._address.name, target, ", ".join(description.devices))
@@ -122,12 +123,15 @@ class Link:
 
     async def _serve(self, stub: WorkerServiceAsyncStub, incarnation_id: str) -> str:
         liveness = Liveness(incarnation_id, self._clock())
-        stream = WorkerStream(self._address.name, self._dispatcher, liveness, self._clock)
+        stream = WorkerStream(self._address.name, self._dispatcher, liveness, self._clock, self._has_unread)
         ending = await stream.serve(stub)
         self._signs_of_a_hang = SIGNS_OF_A_HANG if ending.hangs else int(ending.counted_as_death)
         if ending.counted_as_death:
             self._note_death(ending, incarnation_id)
         return ending.why
+
+    def _has_unread(self) -> bool:
+        return has_unread(self._address.target)
 
     @property
     def _hangs(self) -> bool:

@@ -59,12 +59,21 @@ class WorkerStream:
         dispatcher: Gets the session once the worker has granted room.
         liveness: Judges the worker; for this stream alone.
         clock: Seconds of a monotonic clock.
+        has_unread: Whether the worker has said what this process did not read yet.
     """
 
-    def __init__(self, worker: str, dispatcher: Dispatcher, liveness: Liveness, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        worker: str,
+        dispatcher: Dispatcher,
+        liveness: Liveness,
+        clock: Callable[[], float],
+        has_unread: Callable[[], bool],
+    ) -> None:
         self._dispatcher = dispatcher
         self._liveness = liveness
         self._clock = clock
+        self._has_unread = has_unread
         self._outbox = Outbox()
         self._session = Session(worker, self._outbox)
         self._granted = False
@@ -126,13 +135,16 @@ class WorkerStream:
     async def _watch(self) -> _Cause:
         """Returns what is wrong with the worker, once it stands at two looks in turn.
 
-        After a stall of this process, messages that came in time are still to be read: a late look says nothing.
+        After a stall of this process, messages that came in time are still to be read: a late look says nothing. Nor
+        does silence while the worker's words lie unread.
         """
         faults, looked_at = 0, self._clock()
         while True:
             now = self._clock()
             is_late, looked_at = now - looked_at > STALL_S, now
             fault = None if is_late else self._liveness.fault(now)
+            if fault and fault.kind is FaultKind.SILENT and self._has_unread():
+                fault = None
             faults = faults + 1 if fault else 0
             if fault and faults > 1:
                 return _Cause(fault.why, fault)

@@ -99,6 +99,9 @@ async def hostile(size: Size, seed: int) -> Outcomes:
         yield await hostile_scene.idle_connections(run, size.connections, size.good_calls)
         for outcome in await hostile_scene.attacks(run, size.attack, size.good_calls):
             yield outcome
+    # A gateway that nobody has attacked yet: gRPC keeps for some time the threads that it has added.
+    async with fleet(scripted()) as run:
+        yield await hostile_scene.many_attackers(run, size.good_calls)
 
 
 async def overloaded(size: Size, seed: int) -> Outcomes:

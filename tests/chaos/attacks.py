@@ -1,8 +1,8 @@
 """What a hostile peer can send over HTTP/2, one connection each.
 
-    python -m tests.chaos.attacks NAME HOST PORT SIZE
+    python -m tests.chaos.attacks NAME HOST PORT SIZE CONNECTIONS
 
-Attacks with several connections at a time until it is killed, and says when it begins.
+Attacks with so many connections at a time until it is killed, and says when it begins.
 """
 
 import asyncio
@@ -26,7 +26,6 @@ HEADERS = [
     ("content-type", "application/grpc"),
 ]  # fmt: skip
 BOMB_BYTES = 256 << 20
-ATTACKERS = 4
 
 
 class Attacker:
@@ -189,13 +188,13 @@ async def attack_on(host: str, port: int, attack: Attack, size: int) -> None:
         await asyncio.sleep(0)
 
 
-async def main(name: str, host: str, port: int, size: int) -> None:
+async def main(name: str, host: str, port: int, size: int, connections: int) -> None:
     """Attacks until it is killed."""
     _bomb()  # before anybody measures
     sys.stdout.write(f"{name} ready\n")
     sys.stdout.flush()
-    await asyncio.gather(*(attack_on(host, port, ATTACKS[name], size) for _ in range(ATTACKERS)))
+    await asyncio.gather(*(attack_on(host, port, ATTACKS[name], size) for _ in range(connections)))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])))

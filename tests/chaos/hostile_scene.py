@@ -14,6 +14,9 @@ from tests.chaos.processes import Process
 from tests.chaos.recorder import now
 
 CALL_S = 0.1
+ATTACKERS = 4
+MANY_ATTACKERS, MANY_SIZE, MANY_S = 16, 20_000, 60.0
+"""More than gRPC has threads, each with more than is read in a moment; and how long a call may wait for one, in s."""
 MEMORY_BYTES = 256 << 20
 """By how much the gateway may grow: 2,000 connections may take 64 KiB each, a bomb its message limit."""
 
@@ -42,15 +45,32 @@ async def attacks(fleet: Fleet, size: int, calls: int) -> list[Outcome]:
     return [await _attack(fleet, name, size, calls) for name in ATTACKS]
 
 
+async def many_attackers(fleet: Fleet, calls: int) -> Outcome:
+    """Keeps all threads that read connections busy: not a word of the workers is read for seconds."""
+    workers = _workers(fleet)
+    async with _attackers(fleet, "settings flood", MANY_SIZE, MANY_ATTACKERS):
+        times, problems = await _good_calls(fleet.client, fleet.kind.prompts[0], calls, timeout_s=MANY_S)
+    if _workers(fleet) != workers:
+        problems.append("a worker was taken for dead")
+    return Outcome(
+        f"settings flood from {MANY_ATTACKERS} connections",
+        f"{_times(times)}, largest {max(times):.1f} s",
+        f"no worker taken for dead, every call answered within {MANY_S:g} s",
+        problems,
+    )
+
+
 async def _attack(fleet: Fleet, name: str, size: int, calls: int) -> Outcome:
-    before = _memory(fleet)
-    async with _attackers(fleet, name, size) as attackers:
+    before, workers = _memory(fleet), _workers(fleet)
+    async with _attackers(fleet, name, size, ATTACKERS) as attackers:
         times, problems = await _good_calls(fleet.client, fleet.kind.prompts[0], calls)
         grown = _memory(fleet) - before
     if await attackers.stop() != -signal.SIGTERM:
         problems.append("the attackers ended before they were told to")
     if not psutil.pid_exists(fleet.gateway.pid):
         problems.append("the gateway has ended")
+    elif _workers(fleet) != workers:
+        problems.append("a worker was taken for dead")
     return Outcome(
         name,
         f"{grown >> 20} MiB; {_times(times)}",
@@ -61,9 +81,9 @@ async def _attack(fleet: Fleet, name: str, size: int, calls: int) -> Outcome:
 
 
 @asynccontextmanager
-async def _attackers(fleet: Fleet, name: str, size: int) -> AsyncIterator[Process]:
+async def _attackers(fleet: Fleet, name: str, size: int, count: int) -> AsyncIterator[Process]:
     host, port = _address(fleet)
-    attackers = Process("tests.chaos.attacks", [name, host, str(port), str(size)], fleet.folder)
+    attackers = Process("tests.chaos.attacks", [name, host, str(port), str(size), str(count)], fleet.folder)
     await attackers.start()
     try:
         yield attackers
@@ -71,13 +91,15 @@ async def _attackers(fleet: Fleet, name: str, size: int) -> AsyncIterator[Proces
         await attackers.stop()
 
 
-async def _good_calls(client: AsyncClient, prompt: tuple[int, ...], count: int) -> tuple[list[float], list[str]]:
+async def _good_calls(
+    client: AsyncClient, prompt: tuple[int, ...], count: int, *, timeout_s: float = 10.0
+) -> tuple[list[float], list[str]]:
     times: list[float] = []
     problems: list[str] = []
     for _ in range(count):
         began_at = now()
         try:
-            await client.generate(list(prompt), max_new_tokens=1, timeout=10)
+            await client.generate(list(prompt), max_new_tokens=1, timeout=timeout_s)
         except TextserveError as error:
             problems.append(f"a good call failed: {error}")
         times.append(now() - began_at)
@@ -96,6 +118,10 @@ def _too_much(grown: int) -> list[str]:
 def _times(times: list[float]) -> str:
     p50, p99 = (1e3 * percentile(times, share) for share in (0.5, 0.99))
     return f"{len(times)} good calls, p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+
+
+def _workers(fleet: Fleet) -> set[int]:
+    return {process.pid for process in psutil.Process(fleet.gateway.pid).children()}
 
 
 def _memory(fleet: Fleet) -> int:

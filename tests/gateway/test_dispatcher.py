@@ -191,7 +191,7 @@ async def test_the_demand_that_a_worker_hears_of_is_in_rows(dispatching: Dispatc
 
 
 async def test_a_worker_whose_engine_hangs_is_given_no_work(dispatching: Dispatcher) -> None:
-    stream = WorkerStream("worker", dispatching, Liveness("a", 0.0), lambda: 0.0)
+    stream = WorkerStream("worker", dispatching, Liveness("a", 0.0), lambda: 0.0, lambda: False)
 
     stream.take(Heartbeat(incarnation_id="a", step=5, step_limit_s=3.0, step_elapsed_s=60.0))
     stream.take(Credits(4))

@@ -1,0 +1,49 @@
+"""Tells a silent worker from a gateway that has not read what the worker said.
+
+All connections of a process share gRPC's few threads. A peer that sends without a pause keeps one of them busy, and
+gRPC adds one a second: some such peers stop the reading from others for seconds, and the workers' heartbeats stay in
+the kernel's buffers.
+"""
+
+import array
+import contextlib
+import fcntl
+import os
+import socket
+import termios
+from pathlib import Path
+
+_DESCRIPTORS = Path("/dev/fd")
+
+
+def has_unread(target: str) -> bool:
+    """Returns whether bytes from there wait in one of this process's connections, as the kernel tells.
+
+    Args:
+        target: `unix:/path` or `address:port`, with the address as a number; of others nothing is known.
+    """
+    return any(_peer(each) == target and _unread_bytes(each) > 0 for each in _descriptors())
+
+
+def _descriptors() -> list[int]:
+    with contextlib.suppress(OSError):  # no such folder, or no descriptor left to read it with
+        return [int(each.name) for each in _DESCRIPTORS.iterdir()]
+    return []
+
+
+def _peer(descriptor: int) -> str:
+    """Returns where a connection goes, in gRPC's words; nothing for what is no connection, or is closed meanwhile."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+        match connection.getpeername():
+            case str(path):
+                return f"unix:{path}"
+            case (str(address), int(port), *_):
+                return f"{address}:{port}"
+    return ""
+
+
+def _unread_bytes(descriptor: int) -> int:
+    count = array.array("i", [0])
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(descriptor, termios.FIONREAD, count)
+    return count[0]
