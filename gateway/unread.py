@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
 import termios
 from pathlib import Path
 
@@ -33,13 +34,14 @@ def _descriptors() -> list[int]:
 
 def _peer(descriptor: int) -> str:
     """Returns where a connection goes, in gRPC's words; nothing for what is no connection, or is closed meanwhile."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-        match connection.getpeername():
-            case str(path):
-                return f"unix:{path}"
-            case (str(address), int(port), *_):
-                return f"{address}:{port}"
-    return ""
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return ""
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            name = connection.getpeername()
+    except OSError:
+        return ""
+    return f"unix:{name}" if isinstance(name, str) else f"{name[0]}:{name[1]}"
 
 
 def _unread_bytes(descriptor: int) -> int:

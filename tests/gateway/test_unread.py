@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gateway.unread import has_unread
@@ -48,6 +49,16 @@ def test_bytes_from_another_are_not_its_own(listener: socket.socket) -> None:
             worker.sendall(b"beat")
 
             assert not has_unread(f"{target(listener)}1")
+
+
+def test_looking_takes_no_descriptor(listener: socket.socket) -> None:
+    process = psutil.Process()
+    before = process.num_fds()
+
+    for _ in range(3):
+        assert not has_unread(target(listener))
+
+    assert process.num_fds() == before
 
 
 def test_a_name_tells_nothing() -> None:
