@@ -23,7 +23,7 @@ def has_unread(target: str) -> bool:
     Args:
         target: `unix:/path` or `address:port`, with the address as a number; of others nothing is known.
     """
-    return any(_peer(each) == target and _unread_bytes(each) > 0 for each in _descriptors())
+    return any(_unread_bytes(each) > 0 and _peer(each) == target for each in _descriptors())
 
 
 def _descriptors() -> list[int]:

@@ -47,35 +47,29 @@ async def attacks(fleet: Fleet, size: int, calls: int) -> list[Outcome]:
 
 async def many_attackers(fleet: Fleet, calls: int) -> Outcome:
     """Keeps all threads that read connections busy: not a word of the workers is read for seconds."""
-    workers = _workers(fleet)
+    workers = set(fleet.gateway.workers())
     async with _attackers(fleet, "settings flood", MANY_SIZE, MANY_ATTACKERS):
         times, problems = await _good_calls(fleet.client, fleet.kind.prompts[0], calls, timeout_s=MANY_S)
-    if _workers(fleet) != workers:
-        problems.append("a worker was taken for dead")
     return Outcome(
         f"settings flood from {MANY_ATTACKERS} connections",
         f"{_times(times)}, largest {max(times):.1f} s",
         f"no worker taken for dead, every call answered within {MANY_S:g} s",
-        problems,
+        [*problems, *_ended(fleet, workers)],
     )
 
 
 async def _attack(fleet: Fleet, name: str, size: int, calls: int) -> Outcome:
-    before, workers = _memory(fleet), _workers(fleet)
+    before, workers = _memory(fleet), set(fleet.gateway.workers())
     async with _attackers(fleet, name, size, ATTACKERS) as attackers:
         times, problems = await _good_calls(fleet.client, fleet.kind.prompts[0], calls)
         grown = _memory(fleet) - before
     if await attackers.stop() != -signal.SIGTERM:
         problems.append("the attackers ended before they were told to")
-    if not psutil.pid_exists(fleet.gateway.pid):
-        problems.append("the gateway has ended")
-    elif _workers(fleet) != workers:
-        problems.append("a worker was taken for dead")
     return Outcome(
         name,
         f"{grown >> 20} MiB; {_times(times)}",
         "no crash, memory bounded, a good call's p99 within 100 ms",
-        [*problems, *_too_much(grown)],
+        [*problems, *_ended(fleet, workers), *_too_much(grown)],
         _too_late(times),
     )
 
@@ -120,8 +114,11 @@ def _times(times: list[float]) -> str:
     return f"{len(times)} good calls, p50 {p50:.0f} ms, p99 {p99:.0f} ms"
 
 
-def _workers(fleet: Fleet) -> set[int]:
-    return {process.pid for process in psutil.Process(fleet.gateway.pid).children()}
+def _ended(fleet: Fleet, workers: set[psutil.Process]) -> list[str]:
+    """What should have lived through it, and did not."""
+    if not psutil.pid_exists(fleet.gateway.pid):
+        return ["the gateway has ended"]
+    return ["a worker was taken for dead"] if set(fleet.gateway.workers()) != workers else []
 
 
 def _memory(fleet: Fleet) -> int:
