@@ -33,7 +33,7 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
         max_rows=config.max_rows,
         model_context=loaded.facts.context_length,
     )
-    _log(room)
+    _log(room, max_rows=config.max_rows, model_context=loaded.facts.context_length)
     limits = Limits(
         max_rows=room.max_rows,
         context_length=room.context_length,
@@ -62,7 +62,7 @@ def _runner(loaded: LoadedModel, config: Config) -> Runner:
     return ModelRunner.for_model(loaded.model, loaded.input_device)
 
 
-def _log(room: Room) -> None:
+def _log(room: Room, *, max_rows: int, model_context: int) -> None:
     logger.info(
         "memory for keys, values and states: %.1f MiB, one pool of %s tokens for at most %d rows; "
         "a prompt group of %s; at most %s tokens in a sequence",
@@ -72,3 +72,17 @@ def _log(room: Room) -> None:
         f"{room.group_tokens:,}",
         f"{room.context_length:,}",
     )
+    if room.context_length < model_context:
+        logger.warning(
+            "the context is cut to %s of the model's %s tokens, as the memory for keys and values holds no more; "
+            "give more with --memory-gib or --memory-share",
+            f"{room.context_length:,}",
+            f"{model_context:,}",
+        )
+    if room.max_rows < max_rows:
+        logger.warning(
+            "at most %d of the %d rows asked for run at once, as the memory holds the states of no more; "
+            "give more with --memory-gib or --memory-share",
+            room.max_rows,
+            max_rows,
+        )

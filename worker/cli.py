@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from .available import available_cpus
 from .config import Config
 from .flags import add_flags, check
 
@@ -110,8 +111,7 @@ def run(config: Config) -> int:
     from .memory import UnsupportedModelError  # noqa: PLC0415
     from .server import EngineDiedError, ListenError, check_address, prepare, serve  # noqa: PLC0415
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), available_cpus()))
     try:
         check_address(config.listen)
         prepared = prepare(config)
@@ -142,8 +142,7 @@ def _quantize(arguments: Sequence[str]) -> int:
 
     from .quantize import quantize  # noqa: PLC0415
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), available_cpus()))
     try:
         summary = quantize(config, out, overwrite=overwrite)
     except (OSError, ValueError) as error:

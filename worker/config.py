@@ -50,7 +50,7 @@ class Config:
     listen: str = "127.0.0.1:0"
     """Address to serve: HOST:PORT, or unix:PATH."""
     threads: int = 0
-    """Compute threads on a CPU; 0: torch's default."""
+    """Compute threads on a CPU; 0: one for each core, but no more than the CPUs that this process may keep busy."""
     max_rows: int = 32
     """Most sequences that run at once; fewer if the memory budget is small."""
     memory_gib: float = 0.0

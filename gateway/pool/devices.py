@@ -63,7 +63,7 @@ def _nvidia_smi(search_path: str | None) -> str:
 def cpu_count(*, membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
     """Returns the number of CPUs that this process may use, at least 1.
 
-    It is the smaller of the process's affinity and the quotas of its control groups (version 2), in whole CPUs.
+    It is the smallest of the process's affinity and the quotas of its control groups, of version 1 or 2, in whole CPUs.
     """
     return max(1, min([_affinity(), *_quotas(membership, root)]))
 
@@ -75,10 +75,24 @@ def _affinity() -> int:
 
 
 def _quotas(membership: Path, root: Path) -> list[int]:
-    if not membership.exists():
-        return []
-    path = next((line[3:] for line in membership.read_text().splitlines() if line.startswith("0::")), "/")
-    group = root / path.lstrip("/")
-    limits = (folder / "cpu.max" for folder in (group, *group.parents) if folder.is_relative_to(root))
-    quotas = (limit.read_text().split() for limit in limits if limit.exists())
-    return [int(quota) // int(period) for quota, period in quotas if quota != "max"]
+    lines = membership.read_text().splitlines() if membership.exists() else []
+    quotas: list[int] = []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "cpu" if controllers else root
+        group = mount / path.lstrip("/")
+        folders = [folder for folder in (group, *group.parents) if folder.is_relative_to(mount)]
+        limits = [_limit(folder) for folder in folders]
+        quotas += [int(quota) // int(period) for quota, period in limits if quota not in {"max", "-1"}]
+    return quotas
+
+
+def _limit(folder: Path) -> tuple[str, str]:
+    """Returns quota and period of a control group, in microseconds; "max" or "-1" is no quota."""
+    if (newer := folder / "cpu.max").exists():
+        quota, period = newer.read_text().split()
+        return quota, period
+    if (older := folder / "cpu.cfs_quota_us").exists():
+        return older.read_text().strip(), (folder / "cpu.cfs_period_us").read_text().strip()
+    return "max", ""

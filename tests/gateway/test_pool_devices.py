@@ -104,5 +104,18 @@ def test_a_quota_of_any_group_limits_the_cpus(
     assert cpu_count(membership=tmp_path / "membership", root=tmp_path) == cpus
 
 
+@pytest.mark.parametrize(("quota", "cpus"), [(-1, 2), (100000, 1), (50000, 1), (9900000, 2)])
+def test_a_quota_of_a_group_of_version_1_limits_the_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: int, cpus: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    group = tmp_path / "cpu" / "own"
+    group.mkdir(parents=True)
+    (group / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (group / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "membership").write_text("4:memory:/own\n3:cpu,cpuacct:/own\n")
+    assert cpu_count(membership=tmp_path / "membership", root=tmp_path) == cpus
+
+
 def test_without_control_groups_the_affinity_decides(tmp_path: Path) -> None:
     assert cpu_count(membership=tmp_path / "none", root=tmp_path) == len(os.sched_getaffinity(0))

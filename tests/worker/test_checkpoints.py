@@ -31,6 +31,7 @@ from tests.worker.tiny_models import EOS, VOCAB_SIZE, save_tiny_llama, tiny_llam
 from worker.assembly import assemble
 from worker.config import Config
 from worker.facts import context_length
+from worker.layout import bytes_per_token
 from worker.loading import LoadedModel, load
 from worker.memory import UnsupportedModelError
 from worker.probe import layer_layouts
@@ -100,6 +101,22 @@ def complete(loaded: LoadedModel, prompts: list[list[int]]) -> list[Sequence]:
     while engine.scheduler.has_work:
         engine.step()
     return sequences
+
+
+def test_a_context_that_the_memory_does_not_hold_is_warned_of_with_both_numbers_and_a_way_out(
+    llama_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = load_exactly(llama_folder)
+    caplog.clear()
+    whole = assemble(loaded, Config(memory_gib=1))
+    assert whole.scheduler.limits.context_length == loaded.facts.context_length
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    needed = 2.5 * loaded.facts.context_length * bytes_per_token(layer_layouts(loaded.model))
+    cut = assemble(loaded, Config(memory_gib=needed / 2 / 2**30))
+    assert cut.scheduler.limits.context_length < loaded.facts.context_length
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{cut.scheduler.limits.context_length:,} of the model's {loaded.facts.context_length:,}" in warning.message
+    assert "--memory-gib" in warning.message
 
 
 HALF_HEAD = 8

@@ -161,6 +161,17 @@ def test_what_a_new_process_may_mend_ends_this_one_with_1(
     assert f"textserve-worker: {error}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("flags", "threads"), [([], 1), (["--threads", "3"], 3)])
+def test_a_worker_takes_no_more_cpus_than_its_control_group_leaves(
+    flags: list[str], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr("worker.cli.available_cpus", lambda: 1)
+    monkeypatch.setattr("torch.set_num_threads", taken.append)
+    assert main(["--model", "/there/is/none", *flags]) == EX_CONFIG
+    assert taken == [threads]
+
+
 def test_values_out_of_range_end_with_the_code_for_bad_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--max-rows", "0"]) == EX_CONFIG
     assert capsys.readouterr().err == "textserve-worker: --max-rows and --chunk-tokens must be at least 1\n"
