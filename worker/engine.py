@@ -69,6 +69,8 @@ class Engine:
         storage = Storage(memory.layouts, limits.pool_tokens, limits.max_rows)
         self.batch = Batch(storage, memory.device, reads_padding=runner.reads_padding)
         self.group: PrefillGroup | None = None
+        self._passed: PrefillGroup | None = None
+        """The group that the present one has passed; its memory is in front of that one's."""
         self._group_storage = Storage(memory.layouts, limits.group_tokens, limits.max_rows)
         self._searches: WeakKeyDictionary[Beams, BeamSearch] = WeakKeyDictionary()
 
@@ -90,28 +92,17 @@ class Engine:
             parts = _prompt_parts(answered.read, prefill, plan)
             if plan.joining:
                 logits.append(self._join(prefill, answered.read, plan))
+        if not plan.sampled:
+            self._synchronize()  # nobody's token is waited for: the step would be timed by its launch alone
         outputs = self._choose(_join_rows(logits), plan.sampled) if logits else []
         for part in parts:
             part.root.reported += len(part.logprobs)
-        if not plan.sampled:
-            self._synchronize()  # nobody's token was waited for: the step would be timed by its launch alone
         self.scheduler.step_succeeded(plan, self.clock() - began)
         return Outcome(outputs, parts)
 
     def step(self) -> Outcome:
         """Plans and runs one step."""
         return self.run(self.plan())
-
-    @torch.inference_mode()
-    def reset(self) -> list[Sequence]:
-        """Forgets all rows and returns the sequences that had not ended, after an error that left the batch undefined.
-
-        What waits has no row yet, and goes on waiting.
-
-        Raises if the device is lost.
-        """
-        self._clear()
-        return self.scheduler.drop_rows()
 
     @torch.inference_mode()
     def relieve(self, plan: Plan) -> list[Sequence]:
@@ -122,9 +113,18 @@ class Engine:
         self._clear()
         return self.scheduler.preempt_all(plan)
 
+    @torch.inference_mode()
+    def try_again(self, plan: Plan) -> list[Sequence]:
+        """Makes all sequences wait again, to find out for whom a plan's step has failed.
+
+        Returns those that are to blame, which have failed. Raises if the device is lost.
+        """
+        self._clear()
+        return self.scheduler.try_again(plan)
+
     def _clear(self) -> None:
         self.batch.clear()
-        self.group = None
+        self.group = self._passed = None
         if self._gpus:
             torch.cuda.empty_cache()
         # Errors of a device come late: this makes one that is still on its way appear here.
@@ -139,20 +139,27 @@ class Engine:
             self.batch.filter(plan.batch_rows)
         if plan.view is not None:
             self.batch.view(plan.view.rows, plan.view.columns)
-        if self.group and plan.group_rows:
-            self.group.filter(plan.group_rows)
-        elif plan.group_rows is not None:
-            self.group = None
+        self._passed = _filtered(self._passed, plan.passed_rows)
+        self.group = _filtered(self.group, plan.group_rows)
+        if self.group is None:
+            self.group, self._passed = self._passed, None
         if plan.opening:
-            tokens = [root.tokens for root in plan.opening]
-            memory = self.memory
-            self.group = PrefillGroup(
-                self._group_storage,
-                tokens,
-                pad_token_id=memory.pad_token_id,
-                device=memory.device,
+            self._open([root.tokens for root in plan.opening])
+
+    def _open(self, prompts: list[list[int]]) -> None:
+        storage = self._group_storage
+        if self.group:
+            storage = storage.behind(self.group.slab.rows * self.group.slab.columns)
+        self._passed, self.group = (
+            self.group,
+            PrefillGroup(
+                storage,
+                prompts,
+                pad_token_id=self.memory.pad_token_id,
+                device=self.memory.device,
                 reads_padding=self.runner.reads_padding,
-            )
+            ),
+        )
 
     def _prefill(self, plan: Plan) -> Prefill | None:
         if plan.chunk is None or self.group is None:
@@ -164,7 +171,7 @@ class Engine:
         logits = read[:, -1] if prefill.all_positions else read
         copies = [len(root.sequences) for root in plan.joining]
         self.batch.concatenate(prefill.group, copies)
-        self.group = None
+        self.group, self._passed = self._passed, None
         for beams in {row.beams for row in plan.joining_rows if row.beams}:
             self._searches[beams] = _start(beams)
         return logits.repeat_interleave(torch.tensor(copies, device=logits.device), dim=0)
@@ -180,10 +187,14 @@ class Engine:
             self._search(beams, logits[places], [rows[place] for place in places])
             for beams, places in searching.items()
         ]
-        # From here on nothing is allocated: a step that fails has given nobody a token.
+        broken = [place for place, ok in zip(alone, sampled.finite, strict=True) if not ok] if sampled else []
+        broken += [place for places, ok in zip(searching.values(), finite, strict=True) if not ok for place in places]
+        for place in broken:
+            self.batch.clear_row(place)
+        # From here on the device is not asked for anything: a step that fails has given nobody a token.
         outputs = self._give(sampled, rows, alone) if sampled else []
         for (beams, places), is_finite in zip(searching.items(), finite, strict=True):
-            outputs += self._move_on(beams, {place: rows[place] for place in places}, is_finite=is_finite)
+            outputs += self._move_on(beams, [rows[place] for place in places], is_finite=is_finite)
         return outputs
 
     def _give(self, sampled: Sampled, rows: list[Sequence], places: list[int]) -> list[Output]:
@@ -192,8 +203,6 @@ class Engine:
         for index, place in enumerate(places):
             token = sampled.tokens[index] if sampled.finite[index] else None
             logprob = sampled.logprobs[index] if sampled.logprobs else None
-            if token is None:
-                self.batch.clear_row(place)
             if self.scheduler.update(rows[place], token):
                 outputs.append(Output(rows[place], _present(token), _present(logprob)))
         return outputs
@@ -206,15 +215,12 @@ class Engine:
         self._searches[beams].step(process(log_probs, rows))
         return True
 
-    def _move_on(self, beams: Beams, rows: dict[int, Sequence], *, is_finite: bool) -> list[Output]:
-        """Gives a beam search's rows, by place, what it has found. Returns its candidates if it has ended."""
+    def _move_on(self, beams: Beams, before: list[Sequence], *, is_finite: bool) -> list[Output]:
+        """Gives a beam search's rows, by beam, what it has found. Returns its candidates if it has ended."""
         search = self._searches[beams]
         if not is_finite:
-            for place in rows:
-                self.batch.clear_row(place)
             return [Output(candidate) for candidate in self.scheduler.fail_beams(beams)]
         if not search.is_done:
-            before = list(rows.values())
             after = self.scheduler.advance_beams(beams, search.parents, search.outputs)
             for row, parent in zip(after, search.parents, strict=True):
                 inherit(row, before[parent])
@@ -222,6 +228,13 @@ class Engine:
         results = [(hypothesis.tokens, hypothesis.score) for hypothesis in search.hypotheses()]
         ended = self.scheduler.conclude_beams(beams, results)
         return [Output(candidate, tuple(candidate.output)) for candidate in ended]
+
+
+def _filtered(group: PrefillGroup | None, rows: list[int] | None) -> PrefillGroup | None:
+    """Returns a group with the given rows alone; none without a row."""
+    if group and rows:
+        group.filter(rows)
+    return None if rows == [] else group
 
 
 def _prompt_parts(logits: Tensor, prefill: Prefill, plan: Plan) -> list[PromptPart]:

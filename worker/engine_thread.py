@@ -1,7 +1,7 @@
 """The thread that owns the engine: takes commands between steps, hands out what each step made.
 
-This is the only place where an error of a step is caught. The batch is undefined after one. If memory could not be
-allocated, its sequences are computed again, fewer at a time; else they fail, and the engine starts again empty.
+This is the only place where an error of a step is caught. The batch is undefined after one, and its sequences are
+computed again: fewer at a time if memory could not be allocated, else to find out which of them the step fails for.
 """
 
 import logging
@@ -199,7 +199,8 @@ class EngineThread:
             pressure = self._engine.scheduler.pressure
             logger.warning("out of memory: now at most %d rows, and %d tokens a chunk", pressure.rows, pressure.tokens)
         else:
-            failed = fail_all(self._engine.reset(), "ENGINE_ERROR")
+            failed = self._engine.try_again(plan)
+            logger.warning("computing again what the step had; sequences to blame: %d", len(failed))
         # Not before: a device that does not answer would look idle.
         self.progress = Progress(self.progress.step)
         self._emit(Outcome([Output(sequence) for sequence in failed]))

@@ -22,10 +22,12 @@ class Plan:
     """Which row of the batch each row is to be from now on, repeats and omissions included; None: all stay."""
     group_rows: list[int] | None = None
     """Rows of the prefill group that stay; None: all stay. Empty: the group is dropped."""
+    passed_rows: list[int] | None = None
+    """The same of the group that the present one has passed, which takes its place as soon as that one is gone."""
     view: View | None = None
     """How the memory is viewed from now on; None: as before."""
     opening: list[Root] = field(default_factory=list)
-    """Rows of a new prefill group, longest first."""
+    """Rows of a new prefill group, longest first; it passes the present one, if there is one."""
     decoding: list[Sequence] = field(default_factory=list)
     """The running rows, who get a token."""
     chunk: Chunk | None = None
@@ -48,7 +50,8 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        return not self.decoding and self.chunk is None and self.batch_rows is None and self.group_rows is None
+        rows = (self.batch_rows, self.group_rows, self.passed_rows)
+        return not self.decoding and self.chunk is None and all(each is None for each in rows)
 
 
 def compact(keep: list[bool]) -> list[int]:

@@ -1,4 +1,4 @@
-"""How much the engine attempts at once after an allocation has failed. Pure.
+"""How much the engine attempts at once after a step has failed for being too large. Pure.
 
 The memory for keys and values is allocated at start; what a step needs beside it, for activations and logits, grows
 with its rows and with the tokens that it reads, and is not known before. So after a failure half as much is tried, and
@@ -24,7 +24,7 @@ class Pressure:
         self._good_steps = 0
         self._patience = _PATIENCE // 2
 
-    def allocation_failed(self, rows: int, tokens: int) -> None:
+    def step_failed(self, rows: int, tokens: int) -> None:
         """Halves what was tried: a step with so many rows in batch and group, reading so many tokens."""
         self.rows = max(1, min(self.rows, rows) // 2)
         self.tokens = max(1, min(self.tokens, tokens or self.tokens) // 2)

@@ -12,8 +12,15 @@ class Reading:
     def __init__(self) -> None:
         self.roots: list[Root] = []
         """Longest first; empty: no group."""
+        self.size = 0
+        """Columns times rows of the group as it was opened."""
         self._width = 0
         self._end = 0
+
+    @property
+    def remaining(self) -> int:
+        """Columns that have not been read."""
+        return self._width - self._end
 
     @property
     def rows(self) -> list[Sequence]:
@@ -25,6 +32,7 @@ class Reading:
         self.roots = sorted(roots, key=lambda root: len(root.tokens), reverse=True)
         self._width = len(self.roots[0].tokens) if roots else 0
         self._end = 0
+        self.size = self._width * len(roots)
         for row in self.rows:
             row.status = Status.PREFILLING
         return self.roots

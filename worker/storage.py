@@ -42,6 +42,12 @@ class TokenStorage:
         keys, values = (torch.zeros(count, dtype=shape.dtype, device=shape.device) for count in counts)
         return cls(shape, keys, values)
 
+    def behind(self, tokens: int) -> "TokenStorage":
+        """Returns what is behind the first `tokens` tokens, as a storage of its own."""
+        shape = self.shape
+        keys = self.keys[tokens * shape.key_heads * shape.key_dim :]
+        return TokenStorage(shape, keys, self.values[tokens * shape.value_heads * shape.value_dim :])
+
     def view(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """Returns keys and values as [rows, heads, columns, dimension]. RuntimeError if there are too few tokens."""
         shape = self.shape
@@ -71,6 +77,12 @@ class Storage:
     def __init__(self, layouts: Sequence[Layout], tokens: int, rows: int) -> None:
         self.tokens, self.rows = tokens, rows
         self.layers = [LayerStorage.allocate(layout, tokens, rows) for layout in layouts]
+
+    def behind(self, tokens: int) -> "Storage":
+        """Returns what is behind the first `tokens` tokens of each layer, without states: those are not by token."""
+        rest = Storage([], self.tokens - tokens, self.rows)
+        rest.layers = [LayerStorage(layer.tokens and layer.tokens.behind(tokens), ()) for layer in self.layers]
+        return rest
 
 
 def _states(shape: StateShape | None, rows: int) -> Tensor | None:

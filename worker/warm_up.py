@@ -19,18 +19,18 @@ def warm_up(engine: Engine, vocab_size: int) -> None:
     _generate(engine, 1, limits.idle_chunk_tokens, ids=ids)
     for rows in engine.runner.first_steps(limits.max_rows):
         # In one group if they fit: rows of the first of several could have ended before those of the last join them.
-        _generate(engine, rows, min(_PROMPT_TOKENS, limits.group_tokens // rows), ids=ids)
+        _generate(engine, rows, min(_PROMPT_TOKENS, limits.shared_group_tokens // rows), ids=ids)
 
 
 def _generate(engine: Engine, rows: int, prompt_tokens: int, *, ids: int) -> None:
     """Runs rows with different prompts, for a check of what was captured to see something; every other one samples."""
     limits = engine.scheduler.limits
-    further_groups = (rows - 1) // limits.group_tokens  # of prompts of one token, as many as fit
+    further_groups = (rows - 1) // limits.shared_group_tokens  # of prompts of one token, as many as fit
     # A group may wait for one step in which rows decode alone, see ChunkBudget.
     new_tokens = min(_NEW_TOKENS + 2 * further_groups, limits.context_length - 1)
     longest = max(1, min(prompt_tokens, limits.context_length - new_tokens))
     for row in range(rows):
-        prompt = [(row + place) % ids for place in range(longest - row % min(longest, _PROMPT_TOKENS))]
+        prompt = [(row + place) % ids for place in range(longest - row % (longest // 2 + 1))]
         parameters = SamplingParameters(max_new_tokens=new_tokens, do_sample=row % 2 == 1)
         engine.scheduler.submit(Root(prompt, [Sequence(row, prompt, parameters)]))
     while engine.scheduler.has_work:

@@ -52,11 +52,13 @@ class FakeModel:
     """Runs before each pass."""
     memory: float = math.inf
     """Most tokens of one pass: more are an allocation that fails."""
+    most_rows: float = math.inf
+    """Most rows of one pass: more raise."""
 
     def __call__(self, **inputs: Any) -> Output:
         self.before()
         input_ids: Tensor = inputs["input_ids"]
-        if (input_ids == EXPLOSIVE).any():
+        if (input_ids == EXPLOSIVE).any() or len(input_ids) > self.most_rows:
             raise ModelError("asked for")
         if input_ids.numel() > self.memory:
             raise torch.OutOfMemoryError("asked for")

@@ -112,7 +112,7 @@ def test_a_cancelled_search_frees_its_rows_with_the_next_step(model: Any) -> Non
     engine.scheduler.cancel(candidates[:1])
     assert len(engine.plan().decoding) == 4, "the other candidate still waits for the search"
     engine.scheduler.cancel(candidates)
-    engine.reset()
+    assert engine.plan().batch_rows == []
     assert not engine.scheduler.has_work
 
 

@@ -61,5 +61,5 @@ def test_a_step_that_samples_somebody_waits_for_nothing_but_tokens(engine: Engin
 
 
 def test_errors_on_their_way_are_awaited_where_the_model_is(engine: Engine, gpus: Gpus) -> None:
-    engine.reset()
+    engine.try_again(engine.plan())
     assert gpus.awaited == [SECOND]

@@ -11,6 +11,7 @@ import pytest
 from tests.worker.fake_model import EXPLOSIVE, LIMITS, POISON, FakeModel, Gate, expected, fake_engine, root, sequence
 from worker.engine import Engine
 from worker.engine_thread import Emission, EngineThread, Progress, StepReport
+from worker.plan import Plan
 from worker.sequence import Root, Sequence, Status
 
 
@@ -187,18 +188,19 @@ def test_a_row_that_is_not_finite_fails_alone_after_the_tokens_that_it_got() -> 
     assert tokens(collected[0]) == expected([5], 20)
 
 
-def test_after_an_error_in_a_step_its_sequences_fail_and_the_next_ones_are_served() -> None:
+def test_an_error_in_a_step_ends_the_guilty_sequence_alone(caplog: pytest.LogCaptureFixture) -> None:
     with running(max_rows=2, held=True) as it:
         for number, prompt in enumerate([[5], [EXPLOSIVE], [6]]):
             it.thread.submit(root(sequence(number, prompt, 4)))
         it.gate.allow(math.inf)
         collected = it.until_end_of(0, 1, 2)
-        assert {collected[number][-1].error for number in (0, 1)} == {"ENGINE_ERROR"}
-        assert tokens(collected[2]) == expected([6], 4), "it had no row yet"
-        it.thread.submit(root(sequence(3, [5, 6, 7], 9)))
-        assert tokens(it.until_end_of(3)[3]) == expected([5, 6, 7], 9)
+        assert (collected[1][-1].finish, collected[1][-1].error) == (Status.FAILED, "ENGINE_ERROR")
+        for number, prompt in ((0, [5]), (2, [6])):
+            assert tokens(collected[number]) == expected(prompt, 4)
+            assert sum(emission.start is not None for emission in collected[number]) == 1
         assert it.deaths.empty()
     assert it.thread.progress.began_at is None
+    assert "sequences to blame: 1" in caplog.text
 
 
 def test_after_a_failed_allocation_everybody_gets_all_tokens_and_one_start(caplog: pytest.LogCaptureFixture) -> None:
@@ -240,17 +242,18 @@ def test_a_device_that_does_not_answer_after_an_error_looks_like_a_step_that_han
 ) -> None:
     with running() as it:
         beat: list[Progress] = []
-        reset = it.engine.reset
+        clear = it.engine._clear
 
-        def look_and_reset() -> list[Sequence]:
+        def look_and_clear() -> None:
             beat.append(it.thread.progress)
-            return reset()
+            clear()
 
-        monkeypatch.setattr(it.engine, "reset", look_and_reset)
+        monkeypatch.setattr(it.engine, "_clear", look_and_clear)
         it.thread.submit(root(sequence(0, [EXPLOSIVE], 1)))
         it.thread.submit(root(sequence(1, [5], 1)))
         it.until_end_of(1)
-    assert [(each.began_at, each.limit_s) for each in beat] == [(100.0, 600.0)]
+    assert beat
+    assert {(each.began_at, each.limit_s) for each in beat} == {(100.0, 600.0)}
 
 
 def test_a_thread_whose_step_hangs_is_given_up() -> None:
@@ -262,13 +265,13 @@ def test_a_thread_whose_step_hangs_is_given_up() -> None:
         assert it.thread.stop(60)
 
 
-@pytest.mark.parametrize("what", ["reset", "plan"])
-def test_an_engine_that_cannot_be_reset_is_reported_dead(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> list[Sequence]:
+@pytest.mark.parametrize("what", ["try_again", "plan"])
+def test_an_engine_that_cannot_try_again_is_reported_dead(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Plan) -> list[Sequence]:
         raise RuntimeError("the device is lost")
 
     with running() as it:
-        monkeypatch.setattr(it.engine, "reset", broken)
+        monkeypatch.setattr(it.engine, "try_again", broken)
         if what == "plan":
             monkeypatch.setattr(it.engine, "plan", broken)
         it.thread.submit(root(sequence(0, [EXPLOSIVE], 1)))

@@ -1,5 +1,9 @@
 """What the scheduler decides in one situation after another."""
 
+import itertools
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,6 +100,78 @@ def test_candidates_whose_rows_do_not_fit_together_run_after_one_another() -> No
     assert all(each.status is Status.FINISHED_LENGTH for each in candidates)
 
 
+LONG = Limits(4, 16000, pool_tokens=64000, group_tokens=16000)
+
+
+def steps_to_first_tokens(scheduler: Scheduler, awaited: list[Sequence]) -> list[int]:
+    """Runs until all of these have their first tokens; returns the steps that each has taken."""
+    steps: dict[int, int] = {}
+    for step in itertools.count(1):
+        run(scheduler)
+        steps |= {each.sequence_id: step for each in awaited if each.output and each.sequence_id not in steps}
+        if len(steps) == len(awaited):
+            return [steps[each.sequence_id] for each in awaited]
+    raise AssertionError
+
+
+@pytest.mark.parametrize("comes", ["beside", "meanwhile", "behind another"])
+def test_a_short_prompt_does_not_wait_for_a_long_one(comes: str) -> None:
+    scheduler, (runs,) = running_scheduler(5, limits=LONG, most=10000)
+    long, short = sequence(1, 8000, 4), sequence(3, 5, 4)
+    scheduler.submit(root(long))
+    if comes == "behind another":
+        scheduler.submit(root(sequence(2, 7000, 4)))
+    if comes != "beside":
+        for _ in range(3):
+            run(scheduler)
+    scheduler.submit(root(short))
+    quick, slow = steps_to_first_tokens(scheduler, [short, long])
+    assert quick <= 3
+    assert slow >= 8000 // LONG.chunk_tokens - 3
+    assert runs.status is Status.RUNNING
+
+
+def test_who_would_have_been_served_before_passes_however_long_it_is() -> None:
+    scheduler = Scheduler(LONG)
+    scheduler.submit(root(sequence(1, 8000, 4)))
+    run(scheduler)
+    better, later = sequence(2, 6000, 4, priority=1), sequence(3, 6000, 4)
+    scheduler.submit(root(better))
+    scheduler.submit(root(later))
+    assert [each.sequences for each in run(scheduler).opening] == [[better]]
+
+
+def test_short_prompts_without_end_take_half_of_what_is_read() -> None:
+    scheduler = Scheduler(LONG)
+    long = sequence(0, 8000, 4)
+    scheduler.submit(root(long))
+    read = run(scheduler).prompt_tokens
+    for number in itertools.count(1):
+        scheduler.submit(root(sequence(number, 900, 1)))
+        read += run(scheduler).prompt_tokens
+        if long.output:
+            break
+    assert 1.5 * 8000 < read < 2 * 8000 + 2 * LONG.idle_chunk_tokens
+
+
+def test_nobody_passes_where_the_memory_of_groups_is_taken() -> None:
+    scheduler = Scheduler(LONG)
+    scheduler.submit(root(sequence(0, 15990, 4)))
+    run(scheduler)
+    scheduler.submit(root(sequence(1, 11, 1, priority=1)))
+    assert run(scheduler).opening == []
+
+
+def test_of_recurrent_prompts_one_step_reads_no_more_together_than_an_idle_chunk() -> None:
+    scheduler = Scheduler(replace(LONG, context_length=128000, group_tokens=128000, prefills_whole=True, max_rows=32))
+    for number in range(16):
+        scheduler.submit(root(sequence(number, 8000 if number % 2 else 100, 1)))
+    tokens = [run(scheduler).prompt_tokens for _ in range(30)]
+    assert not scheduler.has_work
+    assert sum(tokens) == 8 * 8100
+    assert set(tokens) <= {0, 8000, 100, 200, 300, 400, 500, 600, 700, 800}
+
+
 def test_the_youngest_row_of_the_lowest_priority_gives_way_and_keeps_its_tokens() -> None:
     limits = Limits(3, 64, pool_tokens=96, group_tokens=64)
     scheduler = Scheduler(limits)
@@ -154,16 +230,17 @@ def test_who_would_make_a_beam_search_give_way_waits_for_its_end() -> None:
     assert later.status is Status.WAITING
 
 
-def test_drop_rows_returns_who_had_one_and_had_not_ended_and_the_others_go_on_waiting() -> None:
+def test_after_a_step_that_failed_whoever_was_in_it_goes_on_alone_before_those_who_wait() -> None:
     limits = Limits(3, 16, pool_tokens=48, group_tokens=16)
-    scheduler, (first, second, third) = running_scheduler(3, 3, 3, limits=limits)
+    scheduler, present = running_scheduler(3, 3, 3, limits=limits)
     waiting = sequence(3, 3, 4)
     scheduler.submit(root(waiting))
-    scheduler.cancel([second])
-    assert scheduler.drop_rows() == [first, third]
-    assert scheduler.schedule().opening[0].sequences == [waiting]
-    scheduler.drop_rows()
-    assert not scheduler.has_work
+    while len(scheduler.running) < 3:
+        run(scheduler)
+    assert scheduler.try_again(scheduler.schedule()) == []
+    opened = scheduler.schedule().opening
+    assert {row for each in opened for row in each.sequences} == set(present)
+    assert waiting.status is Status.WAITING
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 15)), min_size=1, max_size=12))
@@ -178,13 +255,14 @@ def test_of_those_that_wait_a_higher_priority_counts_as_ten_seconds(arrivals: li
     assert [each.sequences[0].sequence_id for each in scheduler.waiting] == [number for _, number in sorted(turns)]
 
 
-def test_after_drop_rows_in_the_middle_of_a_prefill_the_next_one_starts_at_its_first_column() -> None:
+def test_a_prefill_that_failed_in_its_middle_starts_again_at_its_first_column() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit(root(sequence(0, 12, 1)))
+    run(scheduler)
+    plan = scheduler.schedule()
+    assert plan.chunk == Chunk(8, 12)
+    scheduler.try_again(plan)
     assert scheduler.schedule().chunk == Chunk(0, 8)
-    scheduler.drop_rows()
-    scheduler.submit(root(sequence(1, 5, 1)))
-    assert scheduler.schedule().chunk == Chunk(0, 5)
 
 
 def test_a_plan_for_cancelled_waiting_sequences_alone_is_empty() -> None:

@@ -33,22 +33,31 @@ def limits(draw: st.DrawFn) -> Limits:
 
 
 @dataclass
+class Group:
+    """Roots that are read together, and how far."""
+
+    roots: list[Root] = field(default_factory=list)
+    size: int = 0
+    width: int = 0
+    read: int = 0
+
+
+@dataclass
 class Memory:
     """Carries out plans on lists of tokens, as the engine does on tensors, and checks each plan on the way."""
 
     limits: Limits
     batch: list[list[int]] = field(default_factory=list)
-    group: list[Root] = field(default_factory=list)
+    group: Group = field(default_factory=Group)
+    passed: Group = field(default_factory=Group)
     view: tuple[int, int] = (0, 0)
-    width: int = 0
-    read: int = 0
 
     def apply(self, plan: Plan) -> None:
         self._leave(plan)
         self._decode(plan)
         if plan.opening:
             self._open(plan)
-        assert plan.reading == self.group
+        assert plan.reading == self.group.roots
         if plan.chunk:
             self._read_chunk(plan, plan.chunk)
         assert len(plan.sampled) == len(self.batch)
@@ -56,8 +65,9 @@ class Memory:
     def _leave(self, plan: Plan) -> None:
         if plan.batch_rows is not None:
             self.batch = [list(self.batch[row]) for row in plan.batch_rows]
-        if plan.group_rows is not None:
-            self.group = [self.group[row] for row in plan.group_rows]
+        for group, rows in ((self.group, plan.group_rows), (self.passed, plan.passed_rows)):
+            group.roots = group.roots if rows is None else [group.roots[row] for row in rows]
+        self._resume()
         if plan.view is not None:
             self.view = (plan.view.rows, plan.view.columns)
             assert plan.view.rows * plan.view.columns <= self.limits.pool_tokens
@@ -67,40 +77,51 @@ class Memory:
             assert memory == (row.prompt + row.output)[:-1], "a row has the memory of another one"
             memory.append(row.output[-1])
 
+    def _resume(self) -> None:
+        if not self.group.roots:
+            self.group, self.passed = self.passed, Group()
+
     def _open(self, plan: Plan) -> None:
-        assert not self.group, "one group at a time"
+        assert not self.passed.roots, "one group passes one other"
         lengths = [len(root.tokens) for root in plan.opening]
         assert lengths == sorted(lengths, reverse=True)
-        assert lengths[0] * len(lengths) <= self.limits.group_tokens
-        self.group, self.width, self.read = list(plan.opening), lengths[0], 0
+        size = lengths[0] * len(lengths)
+        assert size + self.group.size <= self.limits.group_tokens
+        assert len(lengths) == 1 or size <= self.limits.shared_group_tokens
+        assert not (self.group.roots and self.limits.prefills_whole)
+        self.passed, self.group = self.group, Group(list(plan.opening), size, lengths[0])
 
     def _read_chunk(self, plan: Plan, chunk: Chunk) -> None:
+        group = self.group
         self._check_columns(chunk)
         columns = chunk.end - chunk.begin
         budget = self.limits.chunk_tokens if self.batch else self.limits.idle_chunk_tokens
-        lengths = [len(root.tokens) for root in self.group]
-        rows = sum(self.width - length < chunk.end for length in lengths)
+        lengths = [len(root.tokens) for root in group.roots]
+        rows = sum(group.width - length < chunk.end for length in lengths)
         assert columns == 1 or columns * rows <= budget or self.limits.prefills_whole
-        assert plan.prompt_tokens == sum(max(0, min(columns, length - self.width + chunk.end)) for length in lengths)
-        self.read = chunk.end
-        assert bool(plan.joining) == (chunk.end == self.width)
+        assert plan.prompt_tokens == sum(max(0, min(columns, length - group.width + chunk.end)) for length in lengths)
+        group.read = chunk.end
+        assert bool(plan.joining) == (chunk.end == group.width)
         if plan.joining:
-            assert plan.joining == self.group
-            for joining in self.group:
+            assert plan.joining == group.roots
+            for joining in group.roots:
                 self.batch.extend(list(joining.tokens) for _ in joining.sequences)
-            self.group = []
+            group.roots = []
+            self._resume()
 
     def _check_columns(self, chunk: Chunk) -> None:
         """Chunks follow one another; what they skip holds no token, and every one of them holds some."""
-        first_token = self.width - max(len(root.tokens) for root in self.group)
-        assert chunk.begin == max(self.read, first_token)
-        assert chunk.begin < chunk.end <= self.width
-        assert not self.limits.prefills_whole or chunk.end == self.width
+        group = self.group
+        first_token = group.width - max(len(root.tokens) for root in group.roots)
+        assert chunk.begin == max(group.read, first_token)
+        assert chunk.begin < chunk.end <= group.width
+        assert not self.limits.prefills_whole or chunk.end == group.width
 
     def check_room(self) -> None:
-        """Everything fits into the view, the rows of the group included."""
+        """Everything fits into the view, the rows of the groups included."""
         rows, columns = self.view
-        assert len(self.batch) + sum(len(root.sequences) for root in self.group) <= rows <= self.limits.max_rows
+        joining = sum(len(root.sequences) for root in self.group.roots + self.passed.roots)
+        assert len(self.batch) + joining <= rows <= self.limits.max_rows
         assert all(len(memory) <= columns for memory in self.batch)
 
 
@@ -173,13 +194,24 @@ class Histories(RuleBasedStateMachine):
         assert not self.scheduler.running
         self.memory = Memory(self.limits)
 
+    @rule()
+    def fail_to_run(self) -> None:
+        plan = self._plan()
+        self.memory.apply(plan)
+        if plan.is_empty or not (plan.decoding or plan.chunk):
+            return
+        failed = self.scheduler.try_again(plan)
+        assert all((s.status, s.error) == (Status.FAILED, "ENGINE_ERROR") for s in failed)
+        assert not self.scheduler.running
+        self.memory = Memory(self.limits)
+
     def _plan(self) -> Plan:
         scheduler = self.scheduler
         waiting = [s for each in scheduler.waiting for s in each.sequences if not s.is_finished]
-        preemptions = scheduler.preemptions
+        preemptions, reading = scheduler.preemptions, bool(scheduler.reading.roots)
         plan = scheduler.schedule()
         opened = {id(s) for each in plan.opening for s in each.sequences}
-        if scheduler.preemptions == preemptions:
+        if scheduler.preemptions == preemptions and not reading and not scheduler.trial:
             assert opened == {id(s) for s in waiting[: len(opened)]}, "served in order of arrival"
         assert not scheduler.waiting or plan.decoding or plan.chunk, "who waits, waits for somebody"
         return plan
@@ -226,7 +258,7 @@ def check_end(ended: Sequence) -> None:
         assert ended.output == [OTHER] * most
     elif ended.status is not Status.CANCELLED:
         assert ended.status is Status.FAILED
-        assert ended.error in {"NON_FINITE_LOGITS", "OUT_OF_MEMORY"}
+        assert ended.error in {"NON_FINITE_LOGITS", "OUT_OF_MEMORY", "ENGINE_ERROR"}
 
 
 Histories.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
