@@ -14,8 +14,16 @@ from client.flags import add_option_flags
 from textserve.v1 import generation_pb2
 from worker.config import Config
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 PARAMETERS = (DOCS / "parameters.md").read_text()
+
+
+def test_every_test_that_the_readme_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "README.md").read_text())
+    assert len(named) > 10
+    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text()]
+    assert missing == []
 
 
 def fields(*messages: type[Message]) -> list[str]:

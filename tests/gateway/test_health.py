@@ -42,6 +42,18 @@ async def test_health_follows_the_workers_and_ends_with_not_serving() -> None:
         await stopping
 
 
+async def test_health_is_not_serving_while_the_only_engine_hangs() -> None:
+    async with serving(FakeWorker()) as served:
+        health: Any = health_pb2_grpc.HealthStub(served.caller.channel)
+        watch = aiter(health.Watch(asking(SERVICE)))
+        assert name(await anext(watch)) == "SERVING"
+
+        served.worker.beat(limit_s=3, elapsed_s=4)
+        assert name(await anext(watch)) == "NOT_SERVING"
+        served.worker.beat()
+        assert name(await anext(watch)) == "SERVING"
+
+
 async def test_the_services_are_not_serving_before_a_worker_is_ready() -> None:
     worker = FakeWorker()
     worker.serialized += b" "
