@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -11,12 +12,20 @@ import grpc.aio
 
 from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
-from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, ChannelOptions, Metadata, call_metadata, open_aio_channel
+from .channel import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT,
+    ChannelOptions,
+    Metadata,
+    call_metadata,
+    checked_address,
+    open_aio_channel,
+)
 from .convert import event_from, generation_from, models_from
 from .events import Delta, Event, Started
 from .options import GenerateOptions, Priority, seconds
 from .request import generate_request, models_request
-from .status import cancelled_locally, mapped_errors
+from .status import cancelled_locally, client_closed, mapped_errors
 from .transcript import Transcript
 from .values import Generation, Model, Prompt
 
@@ -25,13 +34,16 @@ class AsyncStream(AsyncIterator[Delta]):
     """The deltas of one generation, as they are made; `Stream` for asyncio.
 
     Use it with `async with`: entering waits until the server has admitted the request, leaving it in any way cancels
-    what is still running. Every error of the tree in `errors` may be raised while entering or iterating; the deltas
-    delivered before it stand. Several candidates are told apart by their deltas' `candidate_index`, as with `Stream`.
+    what is still running. A stream that is not entered is cancelled when nothing refers to it any more, as after
+    `async for delta in client.stream(...): break`. Every error of the tree in `errors` may be raised while entering or
+    iterating; the deltas delivered before it stand. Several candidates are told apart by their deltas'
+    `candidate_index`, as with `Stream`.
     """
 
     def __init__(
         self, call: grpc.aio.UnaryStreamCall[generation_pb2.GenerateRequest, generation_pb2.StreamGenerateResponse]
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._call = call
         self._messages = aiter(call)
         self._transcript = Transcript()
@@ -58,6 +70,16 @@ class AsyncStream(AsyncIterator[Delta]):
     async def close(self) -> None:
         """Cancels what is still running."""
         self._call.cancel()
+
+    def __del__(self) -> None:
+        # The call and its iterator refer to each other: by themselves they would wait for the garbage collector, while
+        # the server goes on. This may be any thread, and any point of what the loop does.
+        if not self._call.done():
+            with suppress(RuntimeError):  # the loop is closed, and its calls with it
+                self._loop.call_soon_threadsafe(self._call.cancel)
+
+    def __repr__(self) -> str:
+        return f"<AsyncStream {self._transcript}>"
 
     async def __anext__(self) -> Delta:
         while (delta := self._transcript.receive(await self._read())) is None:
@@ -90,10 +112,21 @@ class AsyncStream(AsyncIterator[Delta]):
         return event_from(message)
 
 
-class AsyncClient:
-    """A connection to a textserve gateway, for asyncio. Create and use it inside one running event loop.
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """A channel, and the event loop that it belongs to."""
 
-    Takes what `Client` takes.
+    loop: asyncio.AbstractEventLoop
+    channel: grpc.aio.Channel
+    generation: "generation_pb2_grpc.GenerationServiceAsyncStub"
+    model: "model_pb2_grpc.ModelServiceAsyncStub"
+
+
+class AsyncClient:
+    """A connection to a textserve gateway, for asyncio. Takes what `Client` takes.
+
+    It may be created anywhere, at module level too, and belongs to the event loop of its first call: calls in another
+    one, as `asyncio.run` makes each time, raise RuntimeError.
     """
 
     def __init__(
@@ -109,9 +142,11 @@ class AsyncClient:
     ) -> None:
         self._timeout = seconds(timeout)
         self._metadata = call_metadata(metadata, tenant, priority)
-        self._channel = open_aio_channel(address, credentials, options)
-        self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        self._model = model_pb2_grpc.ModelServiceStub(self._channel)
+        self._address = checked_address(address, credentials)
+        self._credentials = credentials
+        self._options = options
+        self._is_closed = False
+        self._connection: _Connection | None = None
 
     async def generate(
         self,
@@ -121,19 +156,19 @@ class AsyncClient:
         **options: Unpack[GenerateOptions],
     ) -> Generation:
         """Generates a continuation of the prompt, and returns it whole; see `Client.generate`."""
-        request = generate_request(prompt, **options)
+        request, limit = generate_request(prompt, **options), self._seconds(timeout)
+        stub = self._connect().generation
         with _mapped_errors():
-            response = await self._generation.Generate(request, timeout=self._seconds(timeout), metadata=self._metadata)
+            response = await stub.Generate(request, timeout=limit, metadata=self._metadata)
         return generation_from(response)
 
     def stream(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncStream:
         """Generates a continuation of the prompt, and returns it piece by piece; see `Client.stream`."""
-        request = generate_request(prompt, **options)
-        return AsyncStream(
-            self._generation.StreamGenerate(request, timeout=self._seconds(timeout), metadata=self._metadata)
-        )
+        request, limit = generate_request(prompt, **options), self._seconds(timeout)
+        stub = self._connect().generation
+        return AsyncStream(stub.StreamGenerate(request, timeout=limit, metadata=self._metadata))
 
     async def models(
         self,
@@ -141,14 +176,27 @@ class AsyncClient:
         timeout: float | None = None,  # noqa: ASYNC109 - gRPC keeps it, and tells it to the server
     ) -> list[Model]:
         """The models that can be named in `generate`. Raises TextserveError."""
-        request = models_request()
+        request, limit = models_request(), self._seconds(timeout)
+        stub = self._connect().model
         with _mapped_errors():
-            response = await self._model.ListModels(request, timeout=self._seconds(timeout), metadata=self._metadata)
+            response = await stub.ListModels(request, timeout=limit, metadata=self._metadata)
         return models_from(response)
 
     async def close(self) -> None:
-        """Closes the connection, and cancels what is still running. Calling it again does nothing."""
-        await self._channel.close(None)
+        """Closes the connection, and cancels what is still running; later calls raise CallCancelledError.
+
+        Calling it again does nothing. RuntimeError in another event loop than that of the calls, while that one runs.
+        """
+        connection = self._connection
+        if connection is None or connection.loop.is_closed():  # which has ended its calls
+            self._is_closed = True
+        else:
+            _check_loop(connection.loop)
+            self._is_closed = True
+            await connection.channel.close(None)
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._address!r}, timeout={self._timeout:g}{', closed' * self._is_closed})"
 
     async def __aenter__(self) -> Self:
         return self
@@ -158,8 +206,39 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    def _connect(self) -> _Connection:
+        """The connection, which is opened with the first call: before, the loop of the calls is not known."""
+        if self._is_closed:
+            raise client_closed()
+        if self._connection is None:
+            loop = _running_loop()
+            channel = open_aio_channel(self._address, self._credentials, self._options)
+            self._connection = _Connection(
+                loop,
+                channel,
+                generation_pb2_grpc.GenerationServiceStub(channel),
+                model_pb2_grpc.ModelServiceStub(channel),
+            )
+        _check_loop(self._connection.loop)
+        return self._connection
+
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else seconds(timeout)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError("an AsyncClient makes calls in a running event loop only; Client needs none") from None
+
+
+def _check_loop(loop: asyncio.AbstractEventLoop) -> None:
+    if loop is not _running_loop():
+        raise RuntimeError(
+            "this AsyncClient belongs to another event loop, that of its first call: make one client for each loop"
+            " (asyncio.run starts a new loop each time)"
+        )
 
 
 @contextmanager

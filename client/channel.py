@@ -1,7 +1,10 @@
 """The gRPC channel: limits, keepalive and retries that both clients use."""
 
 import json
+import re
+import socket
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv6Address, ip_address
 from types import MappingProxyType
 from typing import get_args
 
@@ -13,6 +16,12 @@ from .options import Priority
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 60.0
 """Seconds for a whole call, its stream included."""
+
+_HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+(?:%[^\]/]+)?\]|[^:/\[\]\s]+):([0-9]{1,5})")
+_SCHEME = re.compile(r"(dns|ipv4|ipv6):(?://[^/]*/)?")
+_OTHER_SCHEMES = ("unix:", "unix-abstract:", "vsock:", "xds:", "google-c2p:")
+_LOOPBACK_NAMES = ("localhost", "ip6-localhost", "ip6-loopback")
+_METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 
 Metadata = Sequence[tuple[str, str | bytes]]
 """Pairs to send with every call; keys in lower case, those of bytes end in "-bin"."""
@@ -62,7 +71,7 @@ def open_channel(
     address: str, credentials: grpc.ChannelCredentials | None, options: ChannelOptions | None
 ) -> grpc.Channel:
     """A blocking channel; plaintext without credentials. Connects with the first call."""
-    arguments = _arguments(options)
+    arguments = _arguments(address, options)
     if credentials is None:
         return grpc.insecure_channel(address, arguments)
     return grpc.secure_channel(address, credentials, arguments)
@@ -71,18 +80,70 @@ def open_channel(
 def open_aio_channel(
     address: str, credentials: grpc.ChannelCredentials | None, options: ChannelOptions | None
 ) -> grpc.aio.Channel:
-    """The same for asyncio."""
-    arguments = _arguments(options)
+    """The same for asyncio, bound to the running event loop."""
+    arguments = _arguments(address, options)
     if credentials is None:
         return grpc.aio.insecure_channel(address, arguments)
     return grpc.aio.secure_channel(address, credentials, arguments)
 
 
+def checked_address(address: str, credentials: grpc.ChannelCredentials | None) -> str:
+    """The address. ValueError if gRPC would look for the gateway elsewhere than it says.
+
+    Where a port is missing gRPC takes 443: that is right with TLS, and with plaintext it is an oversight.
+    """
+    form = "HOST:PORT, with brackets around an IPv6 address, or unix:PATH"
+    if not isinstance(address, str):
+        raise TypeError(f"address must be a str of the form {form}, not {address!r}")
+    if address.startswith(_OTHER_SCHEMES):
+        if address.endswith(":"):
+            raise ValueError(f"address must be {form}, not {address!r}")
+        return address
+    for place in _places(address):
+        match = _HOST_AND_PORT.fullmatch(place)
+        if match and not 0 < int(match[2]) < 65536:
+            raise ValueError(f"the port in address {address!r} must be 1 to 65535")
+        if not match and (credentials is None or not _HOST_AND_PORT.fullmatch(f"{place}:443")):
+            raise ValueError(f"address must be {form}, not {address!r}")
+    return address
+
+
+def is_loopback(address: str) -> bool:
+    """Whether it is on this machine by its own words, without asking any resolver."""
+    if address.startswith(_OTHER_SCHEMES):
+        return address.startswith(("unix:", "unix-abstract:"))
+    return all(_is_loopback_host(place) for place in _places(address))
+
+
+def _places(address: str) -> list[str]:
+    """Hosts with their ports: the numeric forms may list several."""
+    scheme = _SCHEME.match(address)
+    if scheme is None:
+        return [address]
+    rest = address.removeprefix(scheme[0])
+    return [rest] if scheme[1] == "dns" else rest.split(",")
+
+
+def _is_loopback_host(place: str) -> bool:
+    match = _HOST_AND_PORT.fullmatch(place)
+    host = (match[1] if match else place).strip("[]").lower().rstrip(".")
+    if host in _LOOPBACK_NAMES or host.endswith(".localhost"):
+        return True
+    try:
+        number = ip_address(host if ":" in host else socket.inet_aton(host))  # 127.1 is an address, too
+    except (ValueError, OSError):
+        return False
+    if isinstance(number, IPv6Address):
+        number = number.ipv4_mapped or number
+    # A connection to "any address" is one to this machine.
+    return number.is_loopback or number.is_unspecified
+
+
 def call_metadata(
     metadata: Metadata, tenant: str | None, priority: Priority | None
 ) -> tuple[tuple[str, str | bytes], ...]:
-    """What to send with every call. ValueError for a tenant or a priority that cannot be named there."""
-    named: list[tuple[str, str | bytes]] = list(metadata)
+    """What to send with every call. TypeError or ValueError for what gRPC cannot send, and for an unknown priority."""
+    named: list[tuple[str, str | bytes]] = [_sendable(key, value) for key, value in metadata]
     if tenant is not None:
         if not (tenant.isascii() and tenant.isprintable()):
             raise ValueError(f"tenant must be printable ASCII, not {tenant!r}")
@@ -94,5 +155,18 @@ def call_metadata(
     return tuple(named)
 
 
-def _arguments(options: ChannelOptions | None) -> list[tuple[str, int | str]]:
-    return list({**DEFAULT_OPTIONS, **(options or {})}.items())
+def _sendable(key: str, value: str | bytes) -> tuple[str, str | bytes]:
+    """The pair, if gRPC can send it: it would fail every call with a status or an error that names neither."""
+    if not _METADATA_KEY.fullmatch(key) or key.startswith("grpc-"):
+        raise ValueError(f"a metadata key has lower-case letters, digits, '_', '-' and '.' only, unlike {key!r}")
+    if not isinstance(value, bytes if key.endswith("-bin") else str):
+        raise TypeError(f"metadata {key!r} must be {'bytes' if key.endswith('-bin') else 'a str'}, not {value!r}")
+    if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+        raise ValueError(f"metadata {key!r} must be printable ASCII; keys that end in -bin take bytes")
+    return key, value
+
+
+def _arguments(address: str, options: ChannelOptions | None) -> list[tuple[str, int | str]]:
+    # A proxy of the environment (http_proxy) cannot reach what listens on this machine's loopback only.
+    direct = {"grpc.enable_http_proxy": 0} if is_loopback(address) else {}
+    return list({**DEFAULT_OPTIONS, **direct, **(options or {})}.items())

@@ -10,11 +10,11 @@
     ├── UnavailableError          no connection, no worker, or the server is draining: try again
     ├── DeadlineExceededError     the timeout passed: allow more time, or ask for less
     │   └── DeadlineUnreachableError  it would have: nothing was begun, `estimate` says what the wait alone takes
-    ├── CallCancelledError        the call was cancelled, or its client closed
+    ├── CallCancelledError        the call was cancelled, or its client is closed
     └── ServerError               the server failed, broke the protocol, or does not know the call: report it
 
 Arguments that cannot be put into a request at all (a prompt of bytes, a timeout of 0) raise TypeError or ValueError
-before anything is sent.
+before anything is sent, and so does RuntimeError an AsyncClient that is used in another event loop than before.
 """
 
 from collections.abc import Mapping
@@ -122,7 +122,7 @@ class DeadlineUnreachableError(DeadlineExceededError):
 
 
 class CallCancelledError(TextserveError):
-    """The call was cancelled, by leaving its stream or by closing its client, or by the server."""
+    """The call was cancelled, by leaving its stream or by the server, or its client is closed."""
 
 
 class ServerError(TextserveError):

@@ -78,6 +78,11 @@ def cancelled_locally() -> CallCancelledError:
     return CallCancelledError(ErrorDetails(grpc.StatusCode.CANCELLED, "the call was cancelled on this side"))
 
 
+def client_closed() -> CallCancelledError:
+    """The error of a call with a client that was closed before."""
+    return CallCancelledError(ErrorDetails(grpc.StatusCode.CANCELLED, "the client is closed"))
+
+
 def protocol_error(message: str) -> ServerError:
     """The error of a server that does not keep to the protocol."""
     return ServerError(ErrorDetails(grpc.StatusCode.INTERNAL, message, reason="PROTOCOL_ERROR"))

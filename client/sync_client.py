@@ -1,6 +1,7 @@
 """The blocking client: only the input and output; everything else is shared with `async_client`."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self, Unpack
 
@@ -8,12 +9,20 @@ import grpc
 
 from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
-from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, ChannelOptions, Metadata, call_metadata, open_channel
+from .channel import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT,
+    ChannelOptions,
+    Metadata,
+    call_metadata,
+    checked_address,
+    open_channel,
+)
 from .convert import event_from, generation_from, models_from
 from .events import Delta, Event, Started
 from .options import GenerateOptions, Priority, seconds
 from .request import generate_request, models_request
-from .status import mapped_errors
+from .status import client_closed, mapped_errors
 from .transcript import Transcript
 from .values import Generation, Model, Prompt
 
@@ -29,8 +38,9 @@ class Stream(Iterator[Delta]):
     """The deltas of one generation, as they are made.
 
     Use it as a context manager: entering waits until the server has admitted the request, leaving it in any way cancels
-    what is still running. Every error of the tree in `errors` may be raised while entering or iterating; the deltas
-    delivered before it stand.
+    what is still running. A stream that is not entered is cancelled when nothing refers to it any more, as after
+    `for delta in client.stream(...): break`. Every error of the tree in `errors` may be raised while entering or
+    iterating; the deltas delivered before it stand.
 
     The deltas of several candidates come mixed; each says whose it is, and `result` has them put together:
 
@@ -69,6 +79,9 @@ class Stream(Iterator[Delta]):
         """Cancels what is still running."""
         self._call.cancel()
 
+    def __repr__(self) -> str:
+        return f"<Stream {self._transcript}>"
+
     def __next__(self) -> Delta:
         while (delta := self._transcript.receive(self._read())) is None:
             pass
@@ -104,7 +117,8 @@ class Client:
     """A connection to a textserve gateway, for blocking code. Threads may share it.
 
     Args:
-        address: a gRPC target, such as "host:port" or "unix:/path".
+        address: "host:port", "[::1]:port" or "unix:/path", or another target of gRPC's with a port. With `credentials`
+            the port may be missing: it is 443 then. What lies on this machine's loopback is reached without a proxy.
         timeout: seconds for a whole call that names none, its stream included; above 0, at most 1e9.
         credentials: for TLS; plaintext without.
         metadata: sent with every call.
@@ -126,6 +140,8 @@ class Client:
     ) -> None:
         self._timeout = seconds(timeout)
         self._metadata = call_metadata(metadata, tenant, priority)
+        self._address = checked_address(address, credentials)
+        self._is_closed = False
         self._channel = open_channel(address, credentials, options)
         self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._model = model_pb2_grpc.ModelServiceStub(self._channel)
@@ -153,9 +169,9 @@ class Client:
             TextserveError: one of its subclasses, as drawn in `errors`.
             TypeError, ValueError: the arguments cannot be put into a request.
         """
-        request = generate_request(prompt, **options)
-        with mapped_errors():
-            response = self._generation.Generate(request, timeout=self._seconds(timeout), metadata=self._metadata)
+        request, limit = generate_request(prompt, **options), self._seconds(timeout)
+        with self._errors():
+            response = self._generation.Generate(request, timeout=limit, metadata=self._metadata)
         return generation_from(response)
 
     def stream(self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]) -> Stream:
@@ -164,19 +180,27 @@ class Client:
         Takes what `generate` takes, but the server refuses beams, and a best_of above num_return_sequences: what they
         return is known at the end only. The request is sent at once; the stream raises what `generate` raises.
         """
-        request = generate_request(prompt, **options)
-        return Stream(self._generation.StreamGenerate(request, timeout=self._seconds(timeout), metadata=self._metadata))
+        request, limit = generate_request(prompt, **options), self._seconds(timeout)
+        with self._errors():
+            return Stream(self._generation.StreamGenerate(request, timeout=limit, metadata=self._metadata))
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models that can be named in `generate`. Raises TextserveError."""
-        request = models_request()
-        with mapped_errors():
-            response = self._model.ListModels(request, timeout=self._seconds(timeout), metadata=self._metadata)
+        request, limit = models_request(), self._seconds(timeout)
+        with self._errors():
+            response = self._model.ListModels(request, timeout=limit, metadata=self._metadata)
         return models_from(response)
 
     def close(self) -> None:
-        """Closes the connection, and cancels what is still running. Calling it again does nothing."""
+        """Closes the connection, and cancels what is still running; later calls raise CallCancelledError.
+
+        Calling it again does nothing.
+        """
+        self._is_closed = True
         self._channel.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._address!r}, timeout={self._timeout:g}{', closed' * self._is_closed})"
 
     def __enter__(self) -> Self:
         return self
@@ -185,6 +209,17 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """`mapped_errors`, and our own error where gRPC raises ValueError because the client is closed."""
+        try:
+            with mapped_errors():
+                yield
+        except ValueError as error:
+            if not self._is_closed:
+                raise
+            raise client_closed() from error
 
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else seconds(timeout)

@@ -41,6 +41,14 @@ class Transcript:
         self._drafts: dict[int, _Draft] = {}
         self._last: Finished | None = None
 
+    def __str__(self) -> str:
+        """How far it is, in a line."""
+        if self._started is None:
+            return "not started"
+        end = "ended" if self._is_complete else "running"
+        count = sum(len(text) for draft in self._drafts.values() for text in draft.texts)
+        return f"{end}: model={self._started.model!r} seed={self._started.seed} characters={count}"
+
     @property
     def has_started(self) -> bool:
         """Whether the request has been admitted."""

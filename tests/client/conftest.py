@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -15,17 +16,23 @@ def server() -> Iterator[ScriptedServer]:
 
 
 @pytest.fixture(params=[BlockingCaller, AsyncCaller])
-def connect(request: pytest.FixtureRequest, server: ScriptedServer) -> Iterator[Connect]:
-    """Connects either client to the server."""
+def caller_at(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Connects either client to an address."""
     callers: list[Caller] = []
 
-    def connect(**options: object) -> Caller:
-        callers.append(request.param(server.address, **options))
+    def connect(address: str, **options: object) -> Caller:
+        callers.append(request.param(address, **options))
         return callers[-1]
 
     yield connect
     for caller in callers:
         caller.close()
+
+
+@pytest.fixture
+def connect(caller_at: Connect, server: ScriptedServer) -> Connect:
+    """Connects either client to the server."""
+    return partial(caller_at, server.address)
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ class ScriptedServer(generation_pb2_grpc.GenerationServiceServicer, model_pb2_gr
 
 
 @contextmanager
-def serving(server: ScriptedServer) -> Iterator[ScriptedServer]:
+def serving(server: ScriptedServer, host: str = "127.0.0.1") -> Iterator[ScriptedServer]:
     """Serves on a free port of this machine while it is entered."""
     transport = grpc.server(
         futures.ThreadPoolExecutor(max_workers=8),
@@ -150,7 +150,7 @@ def serving(server: ScriptedServer) -> Iterator[ScriptedServer]:
     )
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(server, transport)
     model_pb2_grpc.add_ModelServiceServicer_to_server(server, transport)
-    server.address = f"127.0.0.1:{transport.add_insecure_port('127.0.0.1:0')}"
+    server.address = f"{host}:{transport.add_insecure_port(f'{host}:0')}"
     transport.start()
     try:
         yield server
