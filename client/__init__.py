@@ -14,6 +14,8 @@
 `errors`. A call ends after 60 seconds unless the client or the call names another timeout.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from .async_client import AsyncClient, AsyncStream
 from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from .errors import (
@@ -48,6 +50,11 @@ from .values import (
     TopLogprob,
     Usage,
 )
+
+try:
+    __version__ = version("textserve")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "unknown"
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -86,4 +93,5 @@ __all__ = [
     "UnauthenticatedError",
     "UnavailableError",
     "Usage",
+    "__version__",
 ]

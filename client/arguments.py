@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
+from . import __version__
 from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from .flags import add_option_flags
 from .options import Priority, seconds
+from .parser import Parser
 
 ADDRESS_VARIABLE = "TEXTSERVE_ADDRESS"
 
@@ -17,17 +19,20 @@ def parse(argv: Sequence[str] | None, environment: Mapping[str, str]) -> argpars
     arguments = root.parse_args(argv)
     if arguments.command == "generate" and _mixes_candidates(arguments):
         root.error("--stream prints one candidate as it is made: for several leave it out, or add --json")
+    if arguments.command == "generate" and _resumes_twice(arguments):
+        root.error("--resume-from is given twice for one candidate")
     return arguments
 
 
 def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of the whole command line; the environment may name the address."""
     address = environment.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog="textserve",
         description="Generates text with the models that a textserve gateway serves.",
         epilog="Exit status: 0 done, 1 the call failed, 2 wrong usage, 130 interrupted, 141 nobody read the output.",
     )
+    root.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="continue a prompt", description="Continues a prompt.")
     _add_prompt(generate)
@@ -44,8 +49,18 @@ def _mixes_candidates(arguments: argparse.Namespace) -> bool:
     return arguments.stream and not arguments.json and getattr(arguments, "num_return_sequences", 1) > 1
 
 
+def _resumes_twice(arguments: argparse.Namespace) -> bool:
+    candidates = [candidate for candidate, _ in getattr(arguments, "resume_from", ())]
+    return len(set(candidates)) < len(candidates)
+
+
 def _add_prompt(command: argparse.ArgumentParser) -> None:
-    command.add_argument("prompt", metavar="PROMPT", help="the text; - reads it from standard input, less one newline")
+    command.add_argument(
+        "prompt",
+        metavar="PROMPT",
+        help="the text; - reads it from standard input, less one newline, and one"
+        " that begins with a dash goes behind --",
+    )
     command.add_argument("--chat", action="store_true", help="send it as a user's message, with the chat template")
     command.add_argument("--system", metavar="TEXT", help="a system message to put before it; implies --chat")
 
@@ -78,7 +93,7 @@ def _add_connection(command: argparse.ArgumentParser, address: str) -> None:
         "--address",
         default=address,
         metavar="A",
-        help=f"where the gateway listens, host:port or unix:/path (default: {ADDRESS_VARIABLE}, here %(default)s)",
+        help=f"where the gateway listens, host:port, [::1]:port or unix:/path (default: {ADDRESS_VARIABLE}, here %(default)s)",
     )
 
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from .generation_config import GenerationConfig
+from .generation_config import GenerationConfig, short_repr
 from .values import FinishReason, Timing, TokenLogprob, Usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Started:
     """The request has been admitted."""
 
@@ -19,6 +19,8 @@ class Started:
     prompt_token_ids: tuple[int, ...] = ()
     """The prompt's token ids if both `echo` and `token_ids` were asked for, else empty."""
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, slots=True)
 class PromptLogprobs:
@@ -30,7 +32,7 @@ class PromptLogprobs:
     """One for each token."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Delta:
     """Text that follows what came before. With `echo`, the first one of a candidate is the prompt."""
 
@@ -42,6 +44,8 @@ class Delta:
     """The candidate that it belongs to, from 0."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each token, if asked for; they may come before their text."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, slots=True)

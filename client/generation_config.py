@@ -1,13 +1,34 @@
 """The parameters that a generation ran with, as a frozen value."""
 
-from dataclasses import dataclass
-from typing import Literal
+import reprlib
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 EarlyStopping = bool | Literal["never"]
 """When beam search ends, in transformers' words."""
 
 
-@dataclass(frozen=True, slots=True)
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 120
+_BRIEF.maxtuple = 6
+
+
+def brief(value: object) -> str:
+    """Its repr, cut if it is long: texts in the middle, sequences at the end."""
+    return _BRIEF.repr(value)
+
+
+def short_repr(self: "DataclassInstance") -> str:
+    """For `__repr__`: a dataclass with the fields that differ from their defaults, and long values cut."""
+    shown = [(field, getattr(self, field.name)) for field in fields(self)]
+    told = [f"{field.name}={brief(each)}" for field, each in shown if field.default is MISSING or each != field.default]
+    return f"{type(self).__name__}({', '.join(told)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class GenerationConfig:
     """Effective parameters, as an answer's receipt and a model's defaults report them.
 
@@ -52,3 +73,5 @@ class GenerationConfig:
     num_beams: int | None = None
     length_penalty: float | None = None
     early_stopping: EarlyStopping | None = None
+
+    __repr__ = short_repr

@@ -21,12 +21,12 @@ class GenerateOptions(TypedDict, total=False):
     server's to refuse: they raise `InvalidRequestError`.
     """
 
-    model: str
+    model: str | None
     """Name of the model, as `models()` reports it. Default "": the model that the server serves."""
     truncate_prompt: int | None
     """Keeps the last tokens of the prompt, at most this many, at least 1. Default: kept whole, refused if too long."""
 
-    request_id: str
+    request_id: str | None
     """Name of this request among those of its tenant, at most 128 bytes: `generate` with the name of a call that runs,
     or ended a short while ago at the same gateway, returns that call's result. Not for `stream`. Default: none."""
     resume_from: Mapping[int, Sequence[int]] | None
@@ -39,12 +39,12 @@ class GenerateOptions(TypedDict, total=False):
     """Most tokens to generate, at least 1. Refused if it does not fit into the context behind the prompt."""
     min_new_tokens: int | None
     """Least tokens to generate, 0 to max_new_tokens: neither an end-of-sequence token nor a stop comes before."""
-    stop: str | Sequence[str]
+    stop: str | Sequence[str] | None
     """Texts that end the generation, none of which is delivered: at most 16, of 1 to 256 bytes of UTF-8 each. A single
     string is one text. Not with beams."""
     stop_token_ids: Sequence[int] | None
     """Token ids that end the generation, beside the model's own: at most 64."""
-    include_stop_sequence: bool
+    include_stop_sequence: bool | None
     """Delivers the stop sequence, or the stop token's text, that ended the generation. Default: False."""
     ignore_eos: bool | None
     """Goes on after the model's end-of-sequence tokens. Default: False."""
@@ -53,7 +53,7 @@ class GenerateOptions(TypedDict, total=False):
     at most 100."""
     max_time: float | None
     """Seconds from the request's arrival, above 0, after which the generation ends with what there is."""
-    partial_on_deadline: bool
+    partial_on_deadline: bool | None
     """Ends shortly before the call's timeout with what there is, and finish reason "deadline", where the call would
     raise `DeadlineExceededError`. Default: False."""
 
@@ -123,17 +123,17 @@ class GenerateOptions(TypedDict, total=False):
 
     # What the answer contains.
 
-    echo: bool
+    echo: bool | None
     """Puts the decoded prompt before the text. Default: False."""
-    token_ids: bool
+    token_ids: bool | None
     """Reports the token ids, special ones included; with echo, the prompt's, too. Default: False."""
-    skip_special_tokens: bool
+    skip_special_tokens: bool | None
     """Leaves special tokens out of the text. Default: True."""
-    logprobs: bool
+    logprobs: bool | None
     """Reports log-probability, rank and text offset of each generated token. Not with beams. Default: False."""
-    top_logprobs: int
+    top_logprobs: int | None
     """Reports this many likeliest tokens beside each reported one, 0 to 20; needs logprobs or prompt_logprobs."""
-    prompt_logprobs: bool
+    prompt_logprobs: bool | None
     """Reports log-probability and rank of each prompt token but the first. Default: False."""
 
 

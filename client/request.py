@@ -3,7 +3,7 @@
 import inspect
 import operator
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, SupportsIndex, Unpack
 
@@ -23,6 +23,7 @@ EARLY_STOPPING: Mapping[EarlyStopping, "generation_pb2.EarlyStopping.ValueType"]
 
 _CONFIG_FIELDS = frozenset(generation_pb2.GenerationConfig.DESCRIPTOR.fields_by_name)
 _OUTPUT_FIELDS = frozenset(generation_pb2.OutputOptions.DESCRIPTOR.fields_by_name)
+_PROMPT = "a prompt is a str, a sequence of Message (or of mappings with role and content) or a sequence of int"
 
 
 def generate_request(prompt: Prompt, **options: Unpack[GenerateOptions]) -> generation_pb2.GenerateRequest:
@@ -121,20 +122,38 @@ def _set_prompt(request: generation_pb2.GenerateRequest, prompt: Prompt) -> None
         return
     if isinstance(prompt, (bytes, bytearray, memoryview)):
         raise TypeError("a prompt is text, not bytes: decode it first")
-    items: list[Message | int] = list(prompt)
+    if isinstance(prompt, (Message, Mapping)):
+        raise TypeError(f"{_PROMPT}, not one message by itself: put it into a list")
+    if not isinstance(prompt, Iterable):
+        raise TypeError(f"{_PROMPT}, not {reprlib.repr(prompt)}")
+    items: list[object] = list(prompt)
     if not items:
         raise ValueError("the prompt is empty")
-    messages = [each for each in items if isinstance(each, Message)]
-    if len(messages) == len(items):
-        request.chat.messages.extend(
-            generation_pb2.ChatMessage(role=each.role, content=each.content) for each in messages
-        )
+    if isinstance(items[0], (Message, Mapping)):
+        request.chat.messages.extend(map(_message, items))
     else:
-        request.tokens.ids.extend(_token_id(each) for each in items)
+        request.tokens.ids.extend(map(_token_id, items))
+
+
+def _message(item: object) -> generation_pb2.ChatMessage:
+    """A message, from one of ours or from a mapping. protobuf would take None for no role, or no content."""
+    match item:
+        case Message(role=role, content=content):
+            pass
+        case {"role": role, "content": content, **others} if not others:
+            pass
+        case Mapping():
+            raise ValueError(f"a message has the keys 'role' and 'content', not {', '.join(map(repr, item)) or 'none'}")
+        case _:
+            raise TypeError(f"{_PROMPT}; among its messages it contains {type(item).__name__}")
+    for name, text in (("role", role), ("content", content)):
+        if not isinstance(text, str):
+            raise TypeError(f"the {name} of a message must be a str, not {reprlib.repr(text)}")
+    return generation_pb2.ChatMessage(role=role, content=content)
 
 
 def _token_id(item: object) -> int:
     """A token id of any integer type, NumPy's and PyTorch's scalars included."""
     if isinstance(item, SupportsIndex):
         return operator.index(item)
-    raise TypeError(f"a prompt is a str, a sequence of Message or a sequence of int; it contains {type(item).__name__}")
+    raise TypeError(f"{_PROMPT}; it contains {type(item).__name__}")

@@ -152,7 +152,7 @@ class Client:
         """Generates a continuation of the prompt, and returns it whole.
 
         Args:
-            prompt: plain text, chat messages (oldest first), or token ids.
+            prompt: plain text, chat messages (oldest first; a mapping with role and content is one), or token ids.
             timeout: seconds for the call; None is the client's own.
             **options: how to generate, as `GenerateOptions` explains:
                 request: model, truncate_prompt, request_id, resume_from;

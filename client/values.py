@@ -1,10 +1,10 @@
 """What the client takes and gives back: frozen values, free of protobuf and gRPC."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .generation_config import GenerationConfig
+from .generation_config import GenerationConfig, brief, short_repr
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,11 @@ class Message:
     """What is said; may be empty."""
 
 
-Prompt = str | Sequence[Message] | Sequence[int]
-"""Plain text, or chat messages (oldest first), or token ids."""
+Prompt = str | Sequence[Message | Mapping[str, str]] | Sequence[int]
+"""Plain text, or chat messages (oldest first), or token ids.
+
+A message may be a mapping with the keys "role" and "content", as other libraries have them.
+"""
 
 
 class FinishReason(StrEnum):
@@ -77,7 +80,7 @@ class TopLogprob:
     """Its log-probability."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TokenLogprob:
     """How likely a token was: by the natural logarithm of the softmax of the model's logits, in float32.
 
@@ -95,8 +98,10 @@ class TokenLogprob:
     top: tuple[TopLogprob, ...] = ()
     """The `top_logprobs` likeliest tokens, likeliest first."""
 
+    __repr__ = short_repr
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Candidate:
     """One generated continuation."""
 
@@ -116,8 +121,10 @@ class Candidate:
     """What candidates were ranked by: the mean log-probability with `best_of`, with beams the sum of log-probabilities
     over length^length_penalty; None without either."""
 
+    __repr__ = short_repr
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Generation:
     """A whole answer. `model`, `fingerprint`, `seed` and `config` are what is needed to run the request again."""
 
@@ -167,8 +174,16 @@ class Generation:
         """The first candidate's token ids if `token_ids` was asked for, else empty."""
         return self.candidates[0].token_ids
 
+    def __repr__(self) -> str:
+        """What is looked at first, in a line: the rest is in the fields."""
+        first = f"text={brief(self.text)}, finish_reason={str(self.finish_reason)!r}, " if self.candidates else ""
+        return (
+            f"Generation({first}candidates={len(self.candidates)}, prompt_tokens={self.usage.prompt_token_count},"
+            f" output_tokens={self.usage.output_token_count}, model={brief(self.model)}, seed={self.seed})"
+        )
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Model:
     """A model that the server serves."""
 
@@ -194,3 +209,5 @@ class Model:
     """Token ids that end a sequence."""
     ready_worker_count: int
     """Workers that are ready to serve it."""
+
+    __repr__ = short_repr

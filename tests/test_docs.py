@@ -8,7 +8,6 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
-from client import GenerateOptions
 from client.channel import SERVICE_CONFIG
 from client.flags import add_option_flags
 from textserve.v1 import generation_pb2
@@ -71,11 +70,6 @@ def test_every_flag_that_is_named_exists() -> None:
     named = set(re.findall(r"`(--?[a-z][\w-]*)", PARAMETERS))
     of_workers = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
     assert {"--top-p", "-n", "--max-rows"} <= named <= option_flags().keys() | of_workers
-
-
-def test_the_options_without_a_flag_are_named() -> None:
-    (sentence,) = re.findall(r"The command has no flag for ([^.]*)\.", " ".join(PARAMETERS.split()))
-    assert set(re.findall(r"`(\w+)`", sentence)) == set(GenerateOptions.__annotations__) - set(option_flags().values())
 
 
 def test_the_service_config_for_other_languages_is_the_clients() -> None:

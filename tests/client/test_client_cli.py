@@ -9,7 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
+from client import Message, __version__
 from client.cli import main
+from client.request import generate_request
 from tests.client.scripted_server import (
     STARTED,
     Event,
@@ -181,6 +183,10 @@ def test_the_timeout_ends_the_call(server: ScriptedServer, capsys: Capture) -> N
         "generate hi --logit-bias five=1",
         "generate hi --bad-words-ids one,two",
         "generate hi --early-stopping soon",
+        "generate hi --exponential-decay-length-penalty 5",
+        "generate hi --resume-from 0:",
+        "generate hi --resume-from x:5",
+        "generate hi --resume-from 5 --resume-from 0:6",
         "models --timeout 0",
         "serve",
     ],
@@ -204,3 +210,30 @@ def test_help_says_what_stream_and_json_do_together(capsys: Capture) -> None:
         main(["generate", "--help"])
     assert caught.value.code == 0
     assert "one object, printed at the end" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [
+        (["--stop=--"], Request(text="-x", stop_sequences=["--"])),
+        (["--stop", "-y"], Request(text="-x", stop_sequences=["-y"])),
+        (["--presence-penalty", "-1e-1"], generate_request("-x", presence_penalty=-0.1)),
+        (["--system=--"], generate_request([Message("system", "--"), Message("user", "-x")])),
+    ],
+)
+def test_values_that_begin_with_a_dash_are_sent(words: list[str], sent: Request, server: ScriptedServer) -> None:
+    assert main(["generate", *words, "--", "-x"]) == 0
+    assert server.requests == [sent]
+
+
+def test_an_address_of_the_environment_is_checked_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("TEXTSERVE_ADDRESS", "localhost")
+    assert main(["models"]) == 2
+    assert "address must be HOST:PORT" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"textserve {__version__}\n"

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, cast, get_args, get_type_hints
 
 import pytest
 
@@ -32,6 +33,40 @@ def test_messages_become_a_chat_in_their_order() -> None:
     assert [(each.role, each.content) for each in request.chat.messages] == [("system", "Be brief."), ("user", "")]
 
 
+def test_mappings_with_role_and_content_are_messages() -> None:
+    prompt: Prompt = [
+        {"role": "system", "content": "Be brief."},
+        Message("user", ""),
+        MappingProxyType({"content": "a", "role": "b"}),
+    ]
+    messages = generate_request(prompt).chat.messages
+    assert [(each.role, each.content) for each in messages] == [("system", "Be brief."), ("user", ""), ("b", "a")]
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        ({"role": "user"}, "not 'role'"),
+        ({}, "not none"),
+        ({"role": "user", "content": "hi", "name": "x"}, "not 'role', 'content', 'name'"),
+        ({"role": "user", "content": None}, "the content of a message must be a str, not None"),
+        ({"role": "user", "content": [{"type": "text", "text": "hi"}]}, "the content of a message must be a str"),
+        ({"role": 5, "content": "hi"}, "the role of a message must be a str, not 5"),
+        (Message("user", cast("str", None)), "the content of a message must be a str, not None"),
+        (Message("user", cast("str", b"hi")), "the content of a message must be a str"),
+    ],
+)
+def test_what_is_no_message_is_refused_with_what_is_wrong(message: Any, wrong: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(wrong)):
+        generate_request([message])
+
+
+@pytest.mark.parametrize("prompt", [Message("user", "hi"), {"role": "user", "content": "hi"}])
+def test_one_message_by_itself_is_refused_with_what_helps(prompt: Any) -> None:
+    with pytest.raises(TypeError, match="put it into a list"):
+        generate_request(prompt)
+
+
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [([0, 1, 42], [0, 1, 42]), ((0, 1), [0, 1]), (range(3), [0, 1, 2]), (cast("list[int]", [Integer()]), [42])],
@@ -40,9 +75,11 @@ def test_integers_of_any_type_become_token_ids(ids: Sequence[int], expected: lis
     assert list(generate_request(ids).tokens.ids) == expected
 
 
-@pytest.mark.parametrize("prompt", [b"text", ["text"], [1.5], [Message("user", "hi"), 1], [None], 5])
-def test_a_prompt_of_another_type_is_refused(prompt: Prompt) -> None:
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize(
+    "prompt", [b"text", ["text"], [1.5], [Message("user", "hi"), 1], [1, Message("user", "hi")], [None], 5, None]
+)
+def test_a_prompt_of_another_type_is_refused(prompt: Any) -> None:
+    with pytest.raises(TypeError, match="a prompt is"):
         generate_request(prompt)
 
 
@@ -79,11 +116,11 @@ def test_a_value_that_no_field_can_hold_is_refused_by_name(name: str, value: obj
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("model", 5, "str"),
+        ("model", 5, "str | None"),
         ("temperature", "warm", "float | None"),
         ("max_new_tokens", 1.5, "int | None"),
-        ("echo", "yes", "bool"),
-        ("stop", 5, "str | Sequence[str]"),
+        ("echo", "yes", "bool | None"),
+        ("stop", 5, "str | Sequence[str] | None"),
         ("stop_token_ids", "ab", "Sequence[int] | None"),
         ("stop_token_ids", 5, "Sequence[int] | None"),
         ("bad_words_ids", [1, 2], "Sequence[Sequence[int]] | None"),
@@ -137,5 +174,10 @@ def test_one_stop_sequence_may_be_a_string(stop: str | Sequence[str], expected: 
 
 
 def test_nothing_is_sent_that_was_not_given() -> None:
-    nothing: dict[str, Any] = dict.fromkeys(GenerateOptions.__annotations__)
+    nothing = cast("GenerateOptions", dict.fromkeys(GenerateOptions.__annotations__))
     assert generate_request("hi") == generate_request("hi", **nothing) == generation_pb2.GenerateRequest(text="hi")
+
+
+def test_every_option_takes_none_by_its_type() -> None:
+    hints = get_type_hints(GenerateOptions)
+    assert [name for name, hint in hints.items() if type(None) not in get_args(hint)] == []

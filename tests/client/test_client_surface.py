@@ -6,7 +6,9 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +78,11 @@ def test_everything_that_is_exported_exists_and_is_documented() -> None:
     for name in client.__all__:
         value = getattr(client, name)
         assert not inspect.isclass(value) or inspect.getdoc(value), name
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert client.__version__ == project["version"]
 
 
 LOADED = """
