@@ -1,12 +1,65 @@
 """The configuration of a gateway: built once, by `cli`, and passed on."""
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from .bounds import Bounds
 from .tenancy import Priority, TenantPolicy
 
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
+_HOST_AND_PORT = re.compile(r"(?:\[[^\[\]]+\]|[^:/\[\]\s]+):([0-9]{1,5})")
+
+LONGEST_S = 1e9
+"""Seconds, more than 30 years. From about 7e9 on gRPC's clock overflows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the command line has to know of a field of `Config`, beside its default."""
+
+    help: str
+    """What it is for."""
+
+    least: float = -math.inf
+    """Of a number: the least that makes sense."""
+
+    most: float = math.inf
+    """Of a number: the most."""
+
+    choices: tuple[str, ...] = ()
+    """Of a text: all that it may be, if they are few."""
+
+    form: str = ""
+    """Of an entry of a list: how it is written."""
+
+    parse: Callable[[str], Any] = str
+    """Of a text, or an entry of a list: how it is read. Raises ValueError with what it must be."""
+
+
+def _setting(default: object, text: str, **more: Any) -> Any:  # noqa: ANN401 - as dataclasses.field
+    return field(default=default, metadata={"setting": Setting(text, **more)})
+
+
+def listen_address(text: str) -> str:
+    """An address to listen on. Raises ValueError if gRPC would listen elsewhere: without a port it takes 443."""
+    return _address(text, least_port=0)
+
+
+def worker_address(text: str) -> str:
+    """An address to connect to. Raises ValueError if gRPC would connect elsewhere."""
+    return _address(text, least_port=1)
+
+
+def _address(text: str, least_port: int) -> str:
+    match = _HOST_AND_PORT.fullmatch(text)
+    if text.removeprefix("unix:") not in {text, ""} or (match and least_port <= int(match[1]) <= 65535):
+        return text
+    raise ValueError(
+        f"must be HOST:PORT with a port from {least_port} to 65535 (and brackets around an IPv6 address), or unix:PATH"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,80 +77,123 @@ class Tenant:
 
     @classmethod
     def parse(cls, text: str) -> "Tenant":
-        """Reads NAME=WEIGHT or NAME=WEIGHT:PRIORITY. Raises ValueError if it is neither."""
+        """Reads NAME=WEIGHT or NAME=WEIGHT:PRIORITY. Raises ValueError with what it must be if it is neither."""
         name, _, entitlement = text.rpartition("=")
         weight, _, word = entitlement.partition(":")
         priority = _PRIORITIES.get(word) if word else Priority.INTERACTIVE
-        if not name or priority is None or not 0 < float(weight) < math.inf:
-            raise ValueError(f"{text!r} is not of the form NAME=WEIGHT[:PRIORITY]")
+        if not name or priority is None or not 0 < _float(weight) < math.inf:
+            raise ValueError(
+                f"must be NAME=WEIGHT[:PRIORITY], with a finite weight above 0 and one of {', '.join(_PRIORITIES)}"
+            )
         return cls(name, float(weight), priority)
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Each field is a flag (`max_queued` is --max-queued) and an environment variable (TEXTSERVE_MAX_QUEUED)."""
+    """Each field is a flag (`max_queued` is --max-queued) and an environment variable (TEXTSERVE_MAX_QUEUED).
 
-    listen: str = "127.0.0.1:50051"
-    """Address to listen on, HOST:PORT or unix:PATH; port 0 takes a free one."""
+    Their help is in the fields' metadata, not in docstrings: an interpreter keeps those in the source text only.
+    """
 
-    model: str = ""
-    """Model to serve: a folder, or a name on the hub. The bundled one if not given."""
-
-    workers: int = 1
-    """Worker processes to start on this machine."""
-
-    worker: tuple[str, ...] = ()
-    """Attach to the worker at HOST:PORT instead of starting any; may be given several times."""
-
-    quantization: str = ""
-    """How workers hold the weights: nf4, fp4, int8 or none. Their own default if not given."""
-
-    reflection: bool = False
-    """Offer server reflection; not for public addresses."""
-
-    max_queued: int = 1024
-    """Requests that may wait for a worker; more are refused with RESOURCE_EXHAUSTED."""
-
-    max_queued_tokens: int = 1024 * 1024
-    """Tokens that the prompts of waiting requests may have together; more are refused with RESOURCE_EXHAUSTED."""
-
-    max_wait: float = 3600.0
-    """Seconds that requests, but for batch work, may be expected to wait; more are refused with RESOURCE_EXHAUSTED."""
-
-    max_tenant_queued: int = 256
-    """Requests of one tenant that may wait, where tenants are told apart."""
-
-    max_tenant_queued_tokens: int = 256 * 1024
-    """Tokens that the prompts of one tenant's waiting requests may have together, where tenants are told apart."""
-
-    trust_tenant_metadata: bool = False
-    """Tell tenants and priorities by the metadata textserve-tenant and textserve-priority, which anybody can set: for
-    gateways that only trusted callers reach."""
-
-    tenant: tuple[Tenant, ...] = ()
-    """Share and best priority (interactive, default or batch) of a tenant, * for all not named; may be given several
-    times. The share of others is 1."""
-
-    max_message_bytes: int = 4 * 1024 * 1024
-    """Bytes that a request may have."""
-
-    max_connection_calls: int = 256
-    """Calls that one connection may have open; more wait in its caller's library, or go over another connection."""
-
-    request_timeout: float = 3600.0
-    """Seconds that a request may take if its caller sets no shorter deadline."""
-
-    worker_wait: float = 30.0
-    """Seconds that requests, begun or not, wait for a worker to come back after the last one was lost."""
-
-    grace: float = 30.0
-    """Seconds that running requests have to finish after SIGTERM or Ctrl-C; a second signal ends at once."""
-
-    log_level: str = "info"
-    """Least level to log on stderr: debug, info, warning or error."""
-
+    listen: str = _setting(
+        "127.0.0.1:50051",
+        "Address to listen on: HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 takes a free one.",
+        parse=listen_address,
+    )
+    model: str = _setting("", "Model to serve: a folder, or a name on the hub. The bundled one if not given.")
+    workers: int = _setting(1, "Worker processes to start on this machine.", least=1, most=1024)
+    worker: tuple[str, ...] = _setting(
+        (),
+        "Attach to the worker at HOST:PORT or unix:PATH instead of starting any; may be given several times.",
+        form="HOST:PORT",
+        parse=worker_address,
+    )
+    quantization: str = _setting(
+        "",
+        "How workers hold the weights: nf4, fp4, int8 or none. Their own default if not given.",
+        choices=("nf4", "fp4", "int8", "none"),
+    )
+    reflection: bool = _setting(False, "Offer server reflection; not for public addresses.")
+    max_queued: int = _setting(
+        1024,
+        "Requests that may wait for a worker; more are refused with RESOURCE_EXHAUSTED.",
+        least=1,
+        most=1_000_000,
+    )
+    max_queued_tokens: int = _setting(
+        1024 * 1024,
+        "Tokens that the prompts of waiting requests may have together; more are refused with RESOURCE_EXHAUSTED.",
+        least=1,
+        most=1_000_000_000,
+    )
+    max_wait: float = _setting(
+        3600.0,
+        "Seconds that requests, but for batch work, may be expected to wait; more are refused with RESOURCE_EXHAUSTED.",
+        least=0,
+        most=LONGEST_S,
+    )
+    max_tenant_queued: int = _setting(
+        256, "Requests of one tenant that may wait, where tenants are told apart.", least=1, most=1_000_000
+    )
+    max_tenant_queued_tokens: int = _setting(
+        256 * 1024,
+        "Tokens that the prompts of one tenant's waiting requests may have together, where tenants are told apart.",
+        least=1,
+        most=1_000_000_000,
+    )
+    trust_tenant_metadata: bool = _setting(
+        False,
+        "Tell tenants and priorities by the metadata textserve-tenant and textserve-priority, which anybody can set:"
+        " for gateways that only trusted callers reach.",
+    )
+    tenant: tuple[Tenant, ...] = _setting(
+        (),
+        "Share and best priority (interactive, default or batch) of a tenant, * for all not named; may be given several"
+        " times. The share of others is 1.",
+        form="NAME=WEIGHT[:PRIORITY]",
+        parse=Tenant.parse,
+    )
+    max_message_bytes: int = _setting(
+        4 * 1024 * 1024,
+        "Bytes that a request may have.",
+        least=1,
+        most=1_000_000_000,  # gRPC is told twice as much, in an int32
+    )
+    max_connection_calls: int = _setting(
+        256,
+        "Calls that one connection may have open; more wait in its caller's library, or go over another connection.",
+        least=1,
+        most=1_000_000,
+    )
+    request_timeout: float = _setting(
+        3600.0, "Seconds that a request may take if its caller sets no shorter deadline.", least=0.001, most=LONGEST_S
+    )
+    worker_wait: float = _setting(
+        30.0,
+        "Seconds that requests, begun or not, wait for a worker to come back after the last one was lost.",
+        least=0,
+        most=LONGEST_S,
+    )
+    grace: float = _setting(
+        30.0,
+        "Seconds that running requests have to finish after SIGTERM or Ctrl-C; a second signal ends at once.",
+        least=0,
+        most=LONGEST_S,
+    )
+    log_level: str = _setting(
+        "info",
+        "Least level to log on stderr: debug, info, warning or error.",
+        choices=("debug", "info", "warning", "error"),
+    )
     worker_args: tuple[str, ...] = ()
-    """Flags for the workers, passed on unchanged: everything behind `--`."""
+    """Flags for the workers, passed on unchanged: everything behind `--`. No flag of its own."""
 
     @property
     def tenants(self) -> TenantPolicy:

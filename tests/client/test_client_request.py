@@ -1,7 +1,7 @@
 """Prompts and options become requests without loss."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast, get_args, get_type_hints
 
@@ -34,7 +34,7 @@ def test_messages_become_a_chat_in_their_order() -> None:
 
 
 def test_mappings_with_role_and_content_are_messages() -> None:
-    prompt: Prompt = [
+    prompt: list[Message | Mapping[str, str]] = [
         {"role": "system", "content": "Be brief."},
         Message("user", ""),
         MappingProxyType({"content": "a", "role": "b"}),

@@ -1,15 +1,21 @@
 """Flags and environment variables are the fields of Config."""
 
-from dataclasses import fields
+import math
+from dataclasses import Field, fields, replace
+from typing import Any
 
 import pytest
 
+import client
 from gateway.cli import parse
 from gateway.config import Config, Tenant
 from gateway.pool.embedded import EmbeddedPool
 from gateway.pool.static import StaticPool
 from gateway.serve import build_pool, worker_command
 from gateway.tenancy import Priority
+from tests.fakes import FakeWorker
+from tests.gateway.serving import LOCAL, serving
+from textserve.v1 import model_pb2
 
 TRUST = "--trust-tenant-metadata"
 OTHERS = Tenant("*", 0.5, Priority.BATCH)
@@ -25,7 +31,10 @@ def test_without_flags_it_is_the_default() -> None:
         (["--listen", "0.0.0.0:1"], "listen", "0.0.0.0:1"),
         (["--model", "m"], "model", "m"),
         (["--workers", "3"], "workers", 3),
+        (["--listen", "[::1]:0"], "listen", "[::1]:0"),
+        (["--listen", "unix:gateway.sock"], "listen", "unix:gateway.sock"),
         (["--worker", "a:1", "--worker", "b:2"], "worker", ("a:1", "b:2")),
+        (["--worker", "[::1]:1", "--worker", "unix:/w.sock"], "worker", ("[::1]:1", "unix:/w.sock")),
         (["--quantization", "nf4"], "quantization", "nf4"),
         (["--reflection"], "reflection", True),
         (["--no-reflection"], "reflection", False),
@@ -37,6 +46,8 @@ def test_without_flags_it_is_the_default() -> None:
         ([TRUST, "--tenant", "a=2", "--tenant", "*=0.5:batch"], "tenant", (Tenant("a", 2.0), OTHERS)),
         ([TRUST, "--tenant", "a=b=1:default"], "tenant", (Tenant("a=b", 1.0, Priority.DEFAULT),)),
         (["--max-message-bytes", "7"], "max_message_bytes", 7),
+        (["--max-connection-calls", "7"], "max_connection_calls", 7),
+        (["--max-wait", "1e-1"], "max_wait", 0.1),
         (["--request-timeout", "1.5"], "request_timeout", 1.5),
         (["--worker-wait", "1.5"], "worker_wait", 1.5),
         (["--grace", "0"], "grace", 0.0),
@@ -54,6 +65,13 @@ def test_a_flag_sets_its_field(argv: list[str], field: str, value: object) -> No
         ("TEXTSERVE_LISTEN", "0.0.0.0:1", "listen", "0.0.0.0:1"),
         ("TEXTSERVE_WORKERS", "3", "workers", 3),
         ("TEXTSERVE_WORKER", "a:1,b:2", "worker", ("a:1", "b:2")),
+        ("TEXTSERVE_WORKER", " a:1, b:2 ,", "worker", ("a:1", "b:2")),
+        ("TEXTSERVE_WORKER", "", "worker", ()),
+        ("TEXTSERVE_WORKERS", "", "workers", 1),
+        ("TEXTSERVE_WORKERS", " 3\n", "workers", 3),
+        ("TEXTSERVE_REFLECTION", "", "reflection", False),
+        ("TEXTSERVE_REFLECTION", "ON", "reflection", True),
+        ("TEXTSERVE_REFLECTION", "No", "reflection", False),
         ("TEXTSERVE_REFLECTION", "true", "reflection", True),
         ("TEXTSERVE_REFLECTION", "0", "reflection", False),
         ("TEXTSERVE_GRACE", "2.5", "grace", 2.5),
@@ -86,6 +104,8 @@ def test_a_flag_goes_before_the_environment() -> None:
         ["--worker", "a:1", "--model", "m"],
         ["--worker", "a:1", "--", "--threads", "2"],
         ["--list", "a:1"],
+        ["--listen"],
+        ["--worker", "a:1,b:2"],
         ["extra"],
     ],
 )
@@ -97,17 +117,136 @@ def test_what_makes_no_sense_is_refused_with_a_message(argv: list[str], capsys: 
     assert "error: " in capsys.readouterr().err
 
 
-def test_the_environment_is_checked_like_the_flags() -> None:
-    with pytest.raises(SystemExit):
-        parse([], {"TEXTSERVE_QUANTIZATION": "int3"})
-    with pytest.raises(SystemExit):
-        parse([], {"TEXTSERVE_WORKERS": "many"})
-    with pytest.raises(SystemExit):
-        parse([TRUST], {"TEXTSERVE_TENANT": "a"})
+def refusal(argv: list[str], environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line of a refused command line: the sentence."""
+    with pytest.raises(SystemExit) as caught:
+        parse(argv, environ)
+    assert caught.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+NUMBERS: "list[Field[Any]]" = [field for field in fields(Config) if field.type in (int, float)]
+NO_NUMBERS = ["", "many", "nan", "inf", "-inf", "-1", "-1e-1", "1e400", "9" * 30, "1,5", "0x10", "--"]
+
+
+def flag_of(field: "Field[Any]") -> str:
+    return "--" + field.name.replace("_", "-")
+
+
+def variable_of(field: "Field[Any]") -> str:
+    return f"TEXTSERVE_{field.name.upper()}"
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=flag_of)
+def test_a_number_out_of_range_is_refused_with_its_flag_and_its_range(
+    field: "Field[Any]", capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = field.metadata["setting"]
+    step = 1 if field.type is int else 0.0005
+    beyond = [str(setting.least - step), f"{setting.most + 1:.0f}", "1.5" if field.type is int else "soon"]
+    for text in (*NO_NUMBERS, *beyond):
+        for words in ([flag_of(field), text], [f"{flag_of(field)}={text}"]):
+            sentence = refusal(words, {}, capsys)
+            assert f"argument {flag_of(field)}: must be a " in sentence
+            assert f"number from {setting.least:,.10g} to {setting.most:,.10g}, not {text!r}" in sentence
+        if text:
+            sentence = refusal([], {variable_of(field): text}, capsys)
+            assert f"{variable_of(field)} must be a " in sentence
+            assert sentence.endswith(f", not {text!r}")
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=flag_of)
+def test_every_number_has_bounds_and_they_are_in_its_range(field: "Field[Any]") -> None:
+    setting = field.metadata["setting"]
+    assert 0 <= setting.least <= field.default <= setting.most < math.inf
+    for bound in (setting.least, setting.most):
+        text = str(bound) if field.type is float else f"{bound:.0f}"
+        assert getattr(parse([flag_of(field), text], {}), field.name) == bound
+        assert getattr(parse([], {variable_of(field): text}), field.name) == bound
+
+
+@pytest.mark.parametrize("name", [field.name for field in NUMBERS])
+async def test_a_gateway_runs_at_either_end_of_every_range(name: str) -> None:
+    setting = Config.__dataclass_fields__[name].metadata["setting"]
+    kind = type(getattr(Config(), name))
+    for bound in (setting.least, setting.most):
+        config = replace(LOCAL, **{name: kind(bound)})
+        async with serving(FakeWorker(), config=config) as served:
+            answer = await served.caller.models.ListModels(model_pb2.ListModelsRequest())
+            assert len(answer.models) == 1
+
+
+@pytest.mark.parametrize("text", ["ture", "2", "-1", "none", "yes please", "--"])
+@pytest.mark.parametrize("name", [field.name for field in fields(Config) if field.type is bool])
+def test_a_variable_that_is_neither_yes_nor_no_is_refused(
+    name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"TEXTSERVE_{name.upper()} must be one of 1, true, " in refusal(
+        [], {f"TEXTSERVE_{name.upper()}": text}, capsys
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "localhost",
+        "127.0.0.1",
+        ":50051",
+        "localhost:",
+        "localhost:http",
+        "localhost:65536",
+        "localhost:-1",
+        "localhost: 1",
+        "::1",
+        "::1:50051",
+        "[::1]",
+        "[::1",
+        "unix:",
+        "http://localhost:1",
+        "localhost:1/",
+        "--",
+    ],
+)
+@pytest.mark.parametrize("name", ["listen", "worker"])
+def test_an_address_that_grpc_would_take_for_another_is_refused(
+    name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ([f"--{name}", text], [f"--{name}={text}"]):
+        assert f"argument --{name}: must be HOST:PORT" in refusal(words, {}, capsys)
+    assert f"TEXTSERVE_{name.upper()} must be HOST:PORT" in refusal([], {f"TEXTSERVE_{name.upper()}": text}, capsys)
+
+
+def test_only_what_listens_may_take_any_port(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(["--listen", "localhost:0"], {}).listen == "localhost:0"
+    assert "from 1 to 65535" in refusal(["--worker", "localhost:0"], {}, capsys)
+
+
+def test_the_environment_is_checked_like_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "TEXTSERVE_QUANTIZATION must be one of nf4" in refusal([], {"TEXTSERVE_QUANTIZATION": "int3"}, capsys)
+    assert "TEXTSERVE_LOG_LEVEL must be one of debug" in refusal([], {"TEXTSERVE_LOG_LEVEL": "loud"}, capsys)
+    assert "TEXTSERVE_TENANT must be NAME=WEIGHT" in refusal([TRUST], {"TEXTSERVE_TENANT": "b=1, a"}, capsys)
+
+
+def test_what_a_flag_overrides_is_not_looked_at() -> None:
+    assert parse(["--workers", "2"], {"TEXTSERVE_WORKERS": "many"}).workers == 2
+
+
+@pytest.mark.parametrize("text", ["--", "-x", "--workers", "-", "=", "a b", "-- x"])
+def test_a_flag_takes_any_value_in_one_word_and_in_two(text: str) -> None:
+    for words in (["--model", text], [f"--model={text}"]):
+        config = parse([*words, "--workers", "2", "--", "--model", "--"], {})
+        assert (config.model, config.workers, config.worker_args) == (text, 2, ("--model", "--"))
+
+
+def test_the_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--version"], {})
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"textserve-gateway {client.__version__}\n"
 
 
 def test_the_environment_lists_tenants_with_commas() -> None:
-    config = parse([TRUST], {"TEXTSERVE_TENANT": "a=2,*=0.5:batch"})
+    config = parse([TRUST], {"TEXTSERVE_TENANT": "a=2, *=0.5:batch"})
 
     assert config.tenant == (Tenant("a", 2.0), OTHERS)
 
