@@ -131,7 +131,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         """Listens; after `die`, on the same port again."""
         self._server = aio.server(options=[("grpc.http2.min_ping_interval_without_data_ms", 5_000)])
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
-        self.target = f"127.0.0.1:{self._server.add_insecure_port(self.target)}"
+        host = self.target.rpartition(":")[0]
+        self.target = f"{host}:{self._server.add_insecure_port(self.target)}"
         await self._server.start()
 
     async def die(self) -> None:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from .available import available_cpus
 from .config import Config
-from .flags import add_flags, check
+from .flags import Parser, add_flags, check
 
 EX_CONFIG = 78
 """Exit code for what a restart will not mend: flags, or a model that cannot be served (sysexits.h)."""
@@ -36,7 +36,7 @@ _QUANTIZE_FLAGS = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
         """Ends the process with the code that keeps a supervisor from trying again; argparse's own is 2."""
         self.exit(EX_CONFIG, f"{self.prog}: {message}\n")

@@ -1,10 +1,13 @@
 """Flags that derive from the fields of `Config`, and what their values may be."""
 
 import argparse
-import math
-from collections.abc import Iterable
+import re
+import reprlib
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import Field, fields
-from typing import Any, get_args
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple, get_args
 
 from .config import QUANTIZATIONS, Config
 from .placement import STRATEGIES, parse_device_map, parse_max_memory
@@ -25,7 +28,7 @@ _HELP = {
     "max_memory": "most memory for weights on each device, such as 0=20GiB,cpu=60GiB (default: what is free)",
     "offload_folder": "folder for weights that are offloaded to disk",
     "context_length": "most tokens of a sequence (default: the model's own limit)",
-    "listen": "HOST:PORT or unix:PATH (default: 127.0.0.1 and a free port)",
+    "listen": "HOST:PORT, [IPV6]:PORT or unix:PATH (default: 127.0.0.1 and a free port)",
     "threads": "compute threads on a CPU",
     "max_rows": "most sequences that run at once (default: 32)",
     "memory_gib": "memory for keys and values, in GiB (default: a share of what is free)",
@@ -36,6 +39,74 @@ _HELP = {
     "log_level": "least level to log on standard error (default: info)",
     "drain_s": "seconds to wait for running sequences when told to stop (default: 30)",
 }
+
+
+_HOST_AND_PORT = re.compile(r"(?:\[[^\[\]]+\]|[^:/\[\]\s]+):([0-9]{1,5})")
+
+
+class Range(NamedTuple):
+    """What a number may be, both ends included."""
+
+    least: float
+    most: float
+
+
+RANGES = {
+    "int8_threshold": Range(0, 1e6),
+    "context_length": Range(0, 1_000_000_000),
+    "threads": Range(0, 1024),
+    "max_rows": Range(1, 4096),
+    "memory_gib": Range(0, 1e6),
+    "memory_share": Range(0, 1),
+    "chunk_tokens": Range(1, 1_000_000),
+    "drain_s": Range(0, 1e9),
+}
+"""Of every field that is a number."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes the word behind a flag as its value, whatever it begins with, as getopt does.
+
+    By itself argparse takes the value in "--model -x" for a flag, and drops the one in "--model=--". Flags cannot be
+    abbreviated: what abbreviates one today is ambiguous with the next one added.
+    """
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(allow_abbrev=False, **settings)
+        self.add_argument("--version", action="version", version=f"textserve-worker {_version()}")
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - one signature for argparse's three
+        self,
+        args: Iterable[str] | None = None,
+        namespace: Any = None,  # noqa: ANN401 - as argparse's
+    ) -> tuple[Any, list[str]]:
+        """As argparse's, with each flag and its value in one word."""
+        return super().parse_known_args(self._joined(sys.argv[1:] if args is None else args), namespace)
+
+    def _joined(self, words: Iterable[str]) -> list[str]:
+        joined: list[str] = []
+        rest = iter(words)
+        for word in rest:
+            if word == "--":
+                return [*joined, word, *rest]
+            action = self._option_string_actions.get(word)
+            value = next(rest, None) if action is not None and action.nargs is None else None
+            joined.append(word if value is None else f"{word}={value}")
+        return joined
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:  # noqa: ANN401 - as argparse's
+        if action.option_strings and arg_strings == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, arg_strings)
+
+
+def _version() -> str:
+    try:
+        return version("textserve")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
@@ -54,7 +125,20 @@ def _add_flag(parser: argparse.ArgumentParser, setting: Field[Any]) -> None:
     elif isinstance(default, tuple):
         parser.add_argument(flag, type=_names, default=default, help=text)
     else:
-        parser.add_argument(flag, type=type(default), choices=choices, default=default, help=text)
+        kind = _number(setting.type) if setting.name in RANGES else str
+        parser.add_argument(flag, type=kind, choices=choices, default=default, help=text)
+
+
+def _number(kind: Any) -> Callable[[str], float]:  # noqa: ANN401 - int or float, as a field's type
+    def read(text: str) -> float:
+        try:
+            number: float = kind(text)
+        except ValueError:
+            name = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"must be a {name}, not {text!r}") from None
+        return number
+
+    return read
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -63,16 +147,18 @@ def _names(text: str) -> tuple[str, ...]:
 
 def check(config: Config) -> str:
     """Returns what is wrong with a config; empty if nothing is."""
-    if config.max_rows < 1 or config.chunk_tokens < 1:
-        return "--max-rows and --chunk-tokens must be at least 1"
-    if config.threads < 0 or not 0 <= config.memory_gib < math.inf or not 0 <= config.drain_s < math.inf:
-        return "--threads, --memory-gib and --drain-s must be finite, and not negative"
-    if config.context_length < 0 or not 0 <= config.int8_threshold < math.inf:
-        return "--context-length and --int8-threshold must be finite, and not negative"
-    if not 0 <= config.memory_share <= 1 or (config.memory_share and config.memory_gib):
-        return "--memory-share must be from 0 to 1, and is not to be given beside --memory-gib"
+    for name, (least, most) in RANGES.items():
+        # Not the other way round: no comparison holds for a NaN.
+        if not least <= getattr(config, name) <= most:
+            flag = "--" + name.replace("_", "-")
+            return f"{flag} must be from {least:,.10g} to {most:,.10g}, not {reprlib.repr(getattr(config, name))}"
+    if config.memory_share and config.memory_gib:
+        return "--memory-share is not to be given beside --memory-gib"
     if not _is_address(config.listen):
-        return "--listen must be HOST:PORT, with a port up to 65535, or unix:PATH"
+        return (
+            "--listen must be HOST:PORT with a port from 0 to 65535 (and brackets around an IPv6 address), or"
+            f" unix:PATH, not {config.listen!r}"
+        )
     return _check_placement(config)
 
 
@@ -91,8 +177,8 @@ def _check_placement(config: Config) -> str:
 
 
 def _is_address(text: str) -> bool:
-    """Whether gRPC would listen where it was told: of a port above 65535 it silently drops the upper bits."""
+    """Whether gRPC would listen where it was told: without a port it takes 443, and of a large one the lower bits."""
     if text.startswith("unix:"):
         return text != "unix:"
-    host, _, port = text.rpartition(":")
-    return bool(host) and port.isdecimal() and int(port) <= 65535
+    match = _HOST_AND_PORT.fullmatch(text)
+    return match is not None and int(match[1]) <= 65535

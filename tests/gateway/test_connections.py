@@ -1,7 +1,9 @@
 """One connection gets only so many calls at a time, and harms nobody who has another one."""
 
 import asyncio
+from pathlib import Path
 
+import pytest
 from grpc import aio
 
 from client import AsyncClient
@@ -34,3 +36,17 @@ async def test_the_client_opens_more_connections_for_more_calls() -> None:
         served.worker.step()
         await asyncio.gather(*calls)
         await served.nothing_runs()
+
+
+@pytest.mark.parametrize("address", ["[::1]:0", "localhost:0", "127.0.0.1:0", "unix:gateway.sock"])
+async def test_a_gateway_is_reached_at_the_address_that_it_tells(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    worker = FakeWorker(runs_freely=True)
+    worker.target = "[::1]:0"
+    async with serving(worker, config=Config(listen=address)) as served, AsyncClient(served.gateway.address) as client:
+        assert served.gateway.address.startswith(address.removesuffix("0"))
+        assert worker.target.startswith("[::1]:")
+        worker.step()
+        assert (await client.generate("ab", max_new_tokens=1)).candidates[0].text

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+import client
 from worker import server
 from worker.cli import EX_CONFIG, main, parser, quantize_parser
 from worker.config import Config
-from worker.flags import check
+from worker.flags import RANGES, check
 
 OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
     "model": (["--model", "a/b"], "a/b"),
@@ -71,6 +72,7 @@ def test_the_help_names_no_other_default_than_the_configs(field: Any) -> None:
         ["--no-such-flag"],
         ["surplus"],
         ["--model"],
+        ["--thread", "2"],
     ],
     ids=" ".join,
 )
@@ -118,6 +120,10 @@ def test_a_bad_flag_ends_with_the_code_for_bad_configuration_and_one_line(
         ({"listen": "127.0.0.1:-1"}, "--listen"),
         ({"listen": "127.0.0.1:http"}, "--listen"),
         ({"listen": "unix:"}, "--listen"),
+        ({"listen": "::1:50051"}, "--listen"),
+        ({"listen": "[::1]"}, "--listen"),
+        ({"listen": "http://localhost:1"}, "--listen"),
+        ({"listen": "localhost: 1"}, "--listen"),
     ],
     ids=str,
 )
@@ -174,7 +180,64 @@ def test_a_worker_takes_no_more_cpus_than_its_control_group_leaves(
 
 def test_values_out_of_range_end_with_the_code_for_bad_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--max-rows", "0"]) == EX_CONFIG
-    assert capsys.readouterr().err == "textserve-worker: --max-rows and --chunk-tokens must be at least 1\n"
+    assert capsys.readouterr().err == "textserve-worker: --max-rows must be from 1 to 4,096, not 0\n"
+
+
+NUMBERS = [field for field in fields(Config) if field.type in (int, float)]
+
+
+def flag_of(field: Any) -> str:
+    return "--" + field.name.replace("_", "-")
+
+
+def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command line that is refused says: one line."""
+    try:
+        code: Any = main(words)
+    except SystemExit as end:
+        code = end.code
+    assert code == EX_CONFIG
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return str(lines[0])
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=flag_of)
+def test_a_number_out_of_range_is_refused_with_its_flag(field: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    least, most = RANGES[field.name]
+    beyond = [str(least - 1), str(most + 1), "1.5" if field.type is int else "soon"]
+    for text in ("", "many", "nan", "inf", "-inf", "-1", "-1e-1", "1e400", "9" * 400, "1,5", "0x10", "--", *beyond):
+        for words in ([flag_of(field), text], [f"{flag_of(field)}={text}"]):
+            line = refusal(words, capsys)
+            assert f"{flag_of(field)}: must be a " in line or f"{flag_of(field)} must be from " in line
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=flag_of)
+def test_either_end_of_a_range_is_in_it(field: Any) -> None:
+    least, most = RANGES[field.name]
+    assert 0 <= least <= field.default <= most < float("inf")
+    for bound in (least, most):
+        assert check(parsed(flag_of(field), str(field.type(bound)))) == ""
+
+
+@pytest.mark.parametrize("text", ["--", "-x", "--max-rows", "-", "=", "a b", "-- x", ""])
+def test_a_flag_takes_any_value_in_one_word_and_in_two(text: str) -> None:
+    for words in (["--model", text], [f"--model={text}"]):
+        config = parsed(*words, "--max-rows", "5")
+        assert (config.model, config.max_rows) == (text, 5)
+
+
+def test_folders_of_the_quantize_command_may_begin_with_a_dash() -> None:
+    given = quantize_parser().parse_args(["--revision", "--", "--", "-model", "-out"])
+    assert (given.revision, given.model, given.out.name) == ("--", "-model", "-out")
+
+
+@pytest.mark.parametrize("words", [["--version"], ["quantize", "--version"]])
+def test_the_version_is_that_of_the_project(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"textserve-worker {client.__version__}\n"
 
 
 def test_the_quantize_command_has_the_flags_that_change_a_checkpoint_and_their_defaults() -> None:
