@@ -93,7 +93,8 @@ def _add_connection(command: argparse.ArgumentParser, address: str) -> None:
         "--address",
         default=address,
         metavar="A",
-        help=f"where the gateway listens, host:port, [::1]:port or unix:/path (default: {ADDRESS_VARIABLE}, here %(default)s)",
+        help="where the gateway listens, host:port, [::1]:port or unix:/path"
+        f" (default: {ADDRESS_VARIABLE}, here %(default)s)",
     )
 
 

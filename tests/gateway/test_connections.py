@@ -50,3 +50,14 @@ async def test_a_gateway_is_reached_at_the_address_that_it_tells(
         assert worker.target.startswith("[::1]:")
         worker.step()
         assert (await client.generate("ab", max_new_tokens=1)).candidates[0].text
+
+
+async def test_workers_are_reached_without_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    worker = FakeWorker(runs_freely=True)
+    async with serving(worker) as served, AsyncClient(served.gateway.address) as client:
+        worker.step()
+        assert (await client.generate("ab", max_new_tokens=1)).candidates[0].text

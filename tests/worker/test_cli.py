@@ -187,7 +187,7 @@ NUMBERS = [field for field in fields(Config) if field.type in (int, float)]
 
 
 def flag_of(field: Any) -> str:
-    return "--" + field.name.replace("_", "-")
+    return "--" + str(field.name).replace("_", "-")
 
 
 def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
