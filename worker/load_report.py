@@ -43,6 +43,20 @@ def log_report(
     log_quantization(report)
 
 
+def log_tokens_beyond(tokenizer: Any, vocab_size: int) -> None:  # noqa: ANN401 - transformers' tokenizers are untyped
+    """Warns of tokens that the model has no embedding for: prompts with them are refused."""
+    beyond = sorted((id_, token) for token, id_ in tokenizer.get_vocab().items() if id_ >= vocab_size)
+    if beyond:
+        logger.warning(
+            "the tokenizer has %d tokens beyond the model's %d embeddings, such as %s (%d): they were added alone, "
+            "and prompts that have them are refused",
+            len(beyond),
+            vocab_size,
+            beyond[0][1],
+            beyond[0][0],
+        )
+
+
 def log_quantization(report: QuantizationReport) -> None:
     """Logs a line for each thing about the quantized weights that their operator should know."""
     if report.left_out:
@@ -52,7 +66,7 @@ def log_quantization(report: QuantizationReport) -> None:
             ", ".join(report.left_out[:3]),
             ", ..." if len(report.left_out) > 3 else "",
         )
-    if report.quantization != "none" and report.share < _SMALL_SHARE:
+    if report.was_to_be_quantized and report.share < _SMALL_SHARE:
         logger.warning(
             "only %.0f %% of the parameters are quantized, because %s", 100 * report.share, _why_so_few(report)
         )
@@ -68,4 +82,6 @@ def _why_so_few(report: QuantizationReport) -> str:
     if 2 * report.expert_parameters > report.total_parameters - report.quantized_parameters:
         share = 100 * report.expert_parameters / report.total_parameters
         return f"{share:.0f} % are experts fused into 3-D tensors, which bitsandbytes leaves as they are"
+    if report.own_linear_kinds:
+        return f"its linear layers are {' and '.join(report.own_linear_kinds)}, which transformers leaves as they are"
     return "the others are embeddings, the head, norms and layers that are left out"

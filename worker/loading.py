@@ -15,7 +15,7 @@ from .dispatch import execution_devices, input_device, offload_places
 from .facts import GenerationDefaults, ModelFacts, context_length, eos_token_ids
 from .fingerprint import fingerprint
 from .load_cost import LoadCost
-from .load_report import log_report
+from .load_report import log_report, log_tokens_beyond
 from .native import cpu_multiplies_int8
 from .quantized_layers import QuantizationReport
 from .tokenizer_files import TokenizerFiles, tokenizer_files
@@ -60,7 +60,7 @@ def load(config: Config) -> LoadedModel:
         name=config.name or _own_name(config.model),
         architecture=type(model).__name__,
         context_length=length,
-        vocab_size=model.get_output_embeddings().weight.shape[0],
+        vocab_size=_vocab_size(model),
         quantization=report.quantization,
         quantized_share=report.share,
         fingerprint=fingerprint(model, _arithmetic(report, config.activations), dtype),
@@ -70,6 +70,7 @@ def load(config: Config) -> LoadedModel:
     )
     cost.end("fingerprint")
     log_report(facts, report, model, cost)
+    log_tokens_beyond(tokenizer, facts.vocab_size)
     return LoadedModel(
         model=model,
         facts=facts,
@@ -101,7 +102,16 @@ def _own_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
+def _vocab_size(model: Any) -> int:  # noqa: ANN401 - transformers models share no useful static type
+    """Returns the number of ids that can be read and written. A quantized head's weight does not tell: it is packed."""
+    head, rows = model.get_output_embeddings(), model.get_input_embeddings().weight.shape[0]
+    columns = getattr(head, "out_features", None) or head.weight.shape[0]
+    if columns > rows:
+        raise ValueError(f"its head writes {columns} token ids, and its embeddings read only {rows}")
+    return int(columns)
+
+
 def _pad_token_id(tokenizer: Any, facts: ModelFacts) -> int:  # noqa: ANN401 - transformers' tokenizers are untyped here
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id < facts.vocab_size:
+    if tokenizer.pad_token_id is not None and 0 <= tokenizer.pad_token_id < facts.vocab_size:
         return int(tokenizer.pad_token_id)
-    return facts.eos_token_ids[0] if facts.eos_token_ids else 0
+    return next((token_id for token_id in facts.eos_token_ids if 0 <= token_id < facts.vocab_size), 0)

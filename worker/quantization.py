@@ -19,6 +19,8 @@ from .bitsandbytes_offline import bnb
 from .config import Config
 
 _OUT_MULTIPLE, _IN_MULTIPLE = 32, 64
+_READ_DIRECTLY = {"mamba": ("dt_proj",), "longcat_flash": ("classifier",)}
+"""By type of model, the linear layers that it does not call: it multiplies with their weights itself, as they are."""
 
 
 def is_quantized(model_config: Any) -> bool:  # noqa: ANN401 - each family has its own config class
@@ -69,7 +71,7 @@ def quantization_config(
     Raises ValueError if the config names modules to skip that the model does not have.
     """
     _check_skipped(model, config.skip_modules)
-    kept = [*get_keys_to_not_convert(model), *config.skip_modules]
+    kept = [*get_keys_to_not_convert(model), *layers_read_directly(model), *config.skip_modules]
     if config.quantization == "int8":
         return (
             BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept, llm_int8_threshold=config.int8_threshold),
@@ -95,6 +97,12 @@ def _check_skipped(model: nn.Module, patterns: Sequence[str]) -> None:
             raise ValueError(f"--skip-modules {pattern}: {error}") from error
         if not is_known:
             raise ValueError(f"--skip-modules {pattern}: no linear layer has such a name; there is {linear[0]}")
+
+
+def layers_read_directly(model: Any) -> list[str]:  # noqa: ANN401 - as above
+    """Returns the linear layers that cannot be quantized because the model's own code reads their weights."""
+    names = _READ_DIRECTLY.get(model.config.get_text_config().model_type, ())
+    return [name for name, _ in model.named_modules() if name.rpartition(".")[2] in names]
 
 
 def awkward_layers(model: nn.Module) -> list[str]:

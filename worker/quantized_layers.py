@@ -1,5 +1,6 @@
 """The quantized layers of a loaded model: how many there are, and making them fit for where they run."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,10 @@ class QuantizationReport:
     """Magnitude from which on LLM.int8 takes a column of its input for an outlier; 0: never."""
     left_out: tuple[str, ...]
     """Names of layers that the 4-bit kernel of this CPU refuses."""
+    was_to_be_quantized: bool
+    """Whether that was asked for, or its checkpoint says so."""
+    own_linear_kinds: tuple[str, ...]
+    """Classes of the linear layers that bitsandbytes is not given, because they are the model's own."""
 
     @property
     def share(self) -> float:
@@ -39,7 +44,10 @@ class QuantizationReport:
         return f"{self.quantization} {self.int8_threshold:g}" if self.int8_threshold else self.quantization
 
 
-def report(model: nn.Module, left_out: tuple[str, ...]) -> QuantizationReport:
+_KNOWN_LINEAR = {"Linear", "Linear4bit", "Linear8bitLt"}
+
+
+def report(model: nn.Module, left_out: tuple[str, ...], *, was_to_be_quantized: bool) -> QuantizationReport:
     """Counts what is quantized in a loaded model."""
     four_bit, eight_bit = _layers(model, bnb.nn.Linear4bit), _layers(model, bnb.nn.Linear8bitLt)
     kinds = {layer.weight.quant_type for layer in four_bit} | {"int8" for _ in eight_bit}
@@ -53,6 +61,8 @@ def report(model: nn.Module, left_out: tuple[str, ...]) -> QuantizationReport:
         is_double_quantized=any(layer.weight.quant_state.nested for layer in four_bit),
         int8_threshold=max((layer.state.threshold for layer in eight_bit), default=0.0),
         left_out=left_out,
+        was_to_be_quantized=was_to_be_quantized,
+        own_linear_kinds=tuple(sorted({type(layer).__name__ for layer in _layers(model, nn.Linear)} - _KNOWN_LINEAR)),
     )
 
 
@@ -65,13 +75,22 @@ def _expert_parameters(model: nn.Module) -> int:
 def dequantize_awkward_layers(model: nn.Module, dtype: torch.dtype) -> tuple[str, ...]:
     """Replaces the 4-bit layers of a checkpoint that the CPU's kernel refuses by plain ones; returns their names."""
     names = [name for name in awkward_layers(model) if isinstance(model.get_submodule(name), bnb.nn.Linear4bit)]
-    for name in names:
-        model.set_submodule(name, _plain(model.get_submodule(name), dtype))
+    dequantize(model, names, dtype)
     return tuple(names)
 
 
+def dequantize(model: nn.Module, names: Iterable[str], dtype: torch.dtype) -> None:
+    """Replaces those of the named layers that are quantized by plain ones."""
+    for name in names:
+        if isinstance(layer := model.get_submodule(name), bnb.nn.Linear4bit | bnb.nn.Linear8bitLt):
+            model.set_submodule(name, _plain(layer, dtype))
+
+
 def _plain(layer: Any, dtype: torch.dtype) -> nn.Linear:  # noqa: ANN401 - bitsandbytes ships no types
-    weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
+    if isinstance(layer, bnb.nn.Linear4bit):
+        weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
+    else:
+        weight = bnb.functional.int8_vectorwise_dequant(layer.weight.data, layer.weight.SCB).to(dtype)
     plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
     plain.weight = nn.Parameter(weight, requires_grad=False)
     if layer.bias is not None:

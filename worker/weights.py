@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from . import four_bit, placement, quantization, quantized_layers
-from .checkpoint_files import read_not_mapped
+from .checkpoint_files import files_opened
+from .checkpoint_headers import compared_with
 from .config import Config
 from .heap import gives_back_at_once
 from .quantized_layers import QuantizationReport
@@ -77,48 +78,40 @@ def load_weights(
 
     Raises:
         OSError: there are no safetensors.
-        ValueError: the checkpoint is damaged, incomplete or quantized with something else than bitsandbytes; modules or
-            devices are named that do not exist; or quantized weights do not fit on the devices that compute.
+        ValueError: the checkpoint is damaged, incomplete, not of the model that config.json describes, not finite, or
+            quantized with something else than bitsandbytes; modules or devices are named that do not exist; or
+            quantized weights do not fit on the devices that compute.
     """
-    settings, left_out = _settings(config, model_config, dtype)
-    is_quantized = config.quantization != "none" or quantization.is_quantized(model_config)
-    four_bit.register()
-    with gives_back_at_once(), read_not_mapped() if is_quantized else nullcontext():
-        model = _from_pretrained(config.model, config=model_config, dtype=dtype, **settings, **source(config))
-        if runs_on_cpu(config) and quantization.cpu_has_4bit_kernel():
-            left_out += quantized_layers.dequantize_awkward_layers(model, dtype)
-        quantized_layers.set_compute_dtype(model, dtype)
-    return model, quantized_layers.report(model, left_out)
-
-
-def _settings(
-    config: Config,
-    model_config: Any,  # noqa: ANN401 - as above
-    dtype: torch.dtype,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns where the model goes and how it is quantized, and the layers that are left out for their shape."""
-    settings = _placement(config)
     is_quantized = quantization.is_quantized(model_config)
-    if is_quantized and config.skip_modules:
-        logger.warning("--skip-modules has no effect: the checkpoint is quantized already")
-    quantizes = config.quantization != "none" and not is_quantized
-    if not quantizes and isinstance(settings["device_map"], str):
-        return settings, ()
     with no_code_from_the_model():
         skeleton = quantization.skeleton(model_config)
-    if isinstance(settings["device_map"], dict):
-        _check_modules(skeleton, settings["device_map"])
-    if not quantizes:
-        return settings, ()
+    settings = _placement(config, skeleton)
+    left_out: tuple[str, ...] = ()
     uses_cpu_kernel = runs_on_cpu(config) and quantization.cpu_has_4bit_kernel()
-    wanted, left_out = quantization.quantization_config(config, skeleton, dtype=dtype, uses_cpu_kernel=uses_cpu_kernel)
-    return settings | {"quantization_config": wanted}, left_out
+    if is_quantized and config.skip_modules:
+        logger.warning("--skip-modules has no effect: the checkpoint is quantized already")
+    if config.quantization != "none" and not is_quantized:
+        settings["quantization_config"], left_out = quantization.quantization_config(
+            config, skeleton, dtype=dtype, uses_cpu_kernel=uses_cpu_kernel
+        )
+    becomes_quantized = is_quantized or config.quantization != "none"
+    four_bit.register()
+    with gives_back_at_once(), files_opened(mapped=not becomes_quantized), compared_with(skeleton):
+        model = _from_pretrained(config.model, config=model_config, dtype=dtype, **settings, **source(config))
+        quantized_layers.dequantize(model, quantization.layers_read_directly(model), dtype)
+        if uses_cpu_kernel:
+            left_out += quantized_layers.dequantize_awkward_layers(model, dtype)
+        quantized_layers.set_compute_dtype(model, dtype)
+    return model, quantized_layers.report(model, left_out, was_to_be_quantized=becomes_quantized)
 
 
-def _placement(config: Config) -> dict[str, Any]:
+def _placement(config: Config, skeleton: torch.nn.Module) -> dict[str, Any]:
+    """Returns what to tell from_pretrained about where the model goes."""
     device_map = placement.parse_device_map(config.device_map)
     memory = placement.parse_max_memory(config.max_memory)
     placement.check_accelerators(device_map, memory, torch.accelerator.device_count())
+    if isinstance(device_map, dict):
+        _check_modules(skeleton, device_map)
     offload = {"offload_folder": config.offload_folder} if config.offload_folder else {}
     return {"device_map": device_map, "max_memory": memory, **offload}
 
@@ -137,12 +130,10 @@ def _covers(device_map: dict[str, placement.Device], name: str) -> bool:
 
 
 def _from_pretrained(name: str, **settings: Any) -> Any:  # noqa: ANN401 - passed through
-    """Returns a model whose weights all come from its checkpoint: transformers makes up what is missing."""
+    """Returns a model, and raises ValueError for what of transformers' errors a restart would not mend."""
     try:
         with no_code_from_the_model():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name, use_safetensors=True, output_loading_info=True, **settings
-            )
+            loaded: Any = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **settings)
     except torch.OutOfMemoryError:  # a RuntimeError that a restart may mend
         raise
     except (RuntimeError, SafetensorError) as error:
@@ -151,10 +142,7 @@ def _from_pretrained(name: str, **settings: Any) -> Any:  # noqa: ANN401 - passe
         if reason := _placement_problem(str(error)):
             raise ValueError(reason) from error
         raise
-    model, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"its checkpoint lacks {len(missing)} weights, such as {missing[0]}")
-    return model.eval()
+    return loaded.eval()
 
 
 def _placement_problem(error: str) -> str:
