@@ -1,7 +1,7 @@
 """Writes a quantized checkpoint: weights, tokenizer and generation config, as the worker loads them.
 
 Nothing is computed with the model before it is written: on a CPU the first forward pass re-packs 4-bit weights, and
-what is saved afterwards has lost precision.
+what is saved afterwards has lost precision. Then it is tried: a checkpoint that cannot be served is not left there.
 """
 
 import tempfile
@@ -15,6 +15,8 @@ from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 from .config import Config
 from .load_report import log_quantization
 from .loading import check_folder
+from .memory import UnsupportedModelError
+from .probe import layer_layouts
 from .quantization import is_quantized
 from .quantized_layers import QuantizationReport
 from .weights import compute_dtype, load_weights, read_config, read_tokenizer
@@ -27,8 +29,8 @@ def quantize(config: Config, out: Path, *, overwrite: bool = False) -> str:
 
     Raises:
         OSError: a file cannot be read or written.
-        ValueError: the model cannot be loaded, or is quantized already; or the folder is not empty and overwrite is not
-            set, or is the model's own.
+        ValueError: the model cannot be loaded or served, is quantized already, or has nothing that can be quantized; or
+            the folder is not empty and overwrite is not set, or is the model's own.
     """
     check_folder(config.model)
     _check_out(config, out, overwrite=overwrite)
@@ -41,6 +43,8 @@ def quantize(config: Config, out: Path, *, overwrite: bool = False) -> str:
     tokenizer = read_tokenizer(config)
     model, report = load_weights(config, model_config, dtype)
     log_quantization(report)
+    if not report.share:
+        raise ValueError("nothing of it can be quantized")
     _write(model, tokenizer, out)
     plain_bytes = report.total_parameters * plain_type.itemsize
     return _summary(config, out, report, plain_bytes=plain_bytes, seconds=time.monotonic() - began)
@@ -60,9 +64,17 @@ def _write(model: Any, tokenizer: Any, out: Path) -> None:  # noqa: ANN401 - tra
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".partial-") as partial:
         _save(model, tokenizer, Path(partial))
+        _try(model)
         _delete_weights(out)
         for path in sorted(Path(partial).iterdir(), key=lambda path: path.name == CONFIG_NAME):
             path.replace(out / path.name)
+
+
+def _try(model: Any) -> None:  # noqa: ANN401 - transformers models share no useful static type
+    try:
+        layer_layouts(model)
+    except UnsupportedModelError as error:
+        raise ValueError(f"it could not be served: {error}") from error
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:  # noqa: ANN401 - transformers' objects
