@@ -122,7 +122,24 @@ def context_length(model_config: Any, tokenizer: Any, *, asked: int = 0) -> int:
 def _limit(text_config: Any) -> int | None:  # noqa: ANN401 - as above
     lengths = (getattr(text_config, name, None) for name in _LENGTH_NAMES)
     length = next((length for length in lengths if isinstance(length, int) and length > 0), None)
-    return None if length is None else min([length, *_isolation_limits(text_config)])
+    if length is None:
+        return None
+    return min([max(length, _stretched(text_config, length)), *_isolation_limits(text_config)])
+
+
+def _stretched(text_config: Any, stated: int) -> int:  # noqa: ANN401 - as above
+    """Returns how many positions a fixed scaling gives; 0 if there is none, or the length that is stated counts it.
+
+    It is a factor on the length that was trained with. Where that is named beside it, as with YaRN, the stated length
+    may count the factor (DeepSeek) or not (Qwen 2.5); else it does not. Of other scalings (Llama 3, LongRoPE) and of
+    configs with one scaling for each type of layer (Gemma 3) the stated length is what the model can take.
+    """
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    factor = rope.get("factor")
+    if rope.get("rope_type") not in {"linear", "yarn"} or not isinstance(factor, int | float):
+        return 0
+    original = rope.get("original_max_position_embeddings")
+    return int(factor * (original if isinstance(original, int) else stated))
 
 
 def _isolation_limits(text_config: Any) -> Iterator[int]:  # noqa: ANN401 - as above
