@@ -57,9 +57,13 @@ class Admission:
             raise invalid_request(violations)
         whole = await tokenize(request.prompt, model.tokenizer)
         prompt_ids = whole[len(whole) - kept_count(len(whole), request.truncate_prompt) :]
-        too_long = list(length_violations(len(prompt_ids), _field(request.prompt), request, model.facts))
-        if too_long:
-            raise invalid_request(too_long)
+        field = _field(request.prompt)
+        wrong = [
+            *length_violations(len(prompt_ids), field, request, model.facts),
+            *_unknown_token(prompt_ids, field, model),
+        ]
+        if wrong:
+            raise invalid_request(wrong)
         return await self._generation(request, model, prompt_ids, call)
 
     def _model(self, name: str) -> ServedModel:
@@ -101,6 +105,21 @@ class Admission:
             sequences,
             caller=call.caller,
             deadline_at=call.deadline_at,
+        )
+
+
+def _unknown_token(prompt_ids: list[int], prompt_field: str, model: ServedModel) -> Iterator[Violation]:
+    """The first token of a prompt that the model has no embedding for: tokens can be added to the tokenizer alone."""
+    vocab_size = model.facts.vocab_size
+    if model.tokenizer.id_count <= vocab_size:
+        return
+    token_id = next((token_id for token_id in prompt_ids if token_id >= vocab_size), None)
+    if token_id is not None:
+        yield Violation(
+            prompt_field,
+            "UNKNOWN_TOKEN",
+            f"has {model.tokenizer.name_of(token_id)!r}, for the tokenizer token {token_id}, for which the model has"
+            f" no embedding: its ids end at {vocab_size - 1}",
         )
 
 

@@ -57,6 +57,8 @@ async def fetch_tokenizer(stub: "WorkerServiceAsyncStub", facts: ModelFacts) -> 
         chat_template=info.chat_template,
         special_tokens=dict(info.special_tokens),
         clean_up_tokenization_spaces=info.clean_up_tokenization_spaces,
+        clean_up_bpe=info.clean_up_bpe,
+        split_special_tokens=info.split_special_tokens,
     )
     # Large ones take seconds to build.
     try:

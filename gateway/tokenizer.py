@@ -45,6 +45,12 @@ class TokenizerFacts:
     clean_up_tokenization_spaces: bool
     """Whether decoding removes spaces before punctuation. No effect on BPE models, as in transformers."""
 
+    clean_up_bpe: bool = False
+    """Whether it has an effect on BPE models, too."""
+
+    split_special_tokens: bool = False
+    """Whether the text of a special token in a prompt is tokenized like other text."""
+
 
 class Tokenizer:
     """A model's tokenizer and chat template. Immutable; may be used from several threads at once.
@@ -57,11 +63,13 @@ class Tokenizer:
         """Takes over the backend: its truncation and padding are switched off."""
         backend.no_truncation()
         backend.no_padding()
+        backend.encode_special_tokens = facts.split_special_tokens
         self._backend = backend
         self._facts = facts
         self._special_tokens = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
         self._replacements = _replacements(backend, facts)
         self._dependent_ids = _dependent_ids(backend)
+        self._id_count = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
     def from_parts(cls, serialized: bytes, info: TokenizerFacts) -> Tokenizer:
@@ -76,6 +84,15 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         """Whether `encode_chat` can work."""
         return bool(self._facts.chat_template)
+
+    @property
+    def id_count(self) -> int:
+        """One more than the largest id that `encode` may give."""
+        return self._id_count
+
+    def name_of(self, token_id: int) -> str:
+        """What a token is called in the vocabulary, such as "<|im_start|>"; empty for an id that is not there."""
+        return self._backend.id_to_token(token_id) or ""
 
     @property
     def replacements(self) -> tuple[tuple[str, str], ...]:
@@ -94,7 +111,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens that the tokenizer adds by itself.
 
-        The text of a special token within it becomes that token, as in transformers.
+        The text of a special token within it becomes that token, as in transformers, unless the model says otherwise.
         """
         return self._encode(text, add_special_tokens=True)
 
@@ -142,7 +159,7 @@ class Tokenizer:
 
 def _replacements(backend: tokenizers.Tokenizer, facts: TokenizerFacts) -> tuple[tuple[str, str], ...]:
     is_bpe = isinstance(backend.model, tokenizers.models.BPE)
-    return _CLEAN_UP if facts.clean_up_tokenization_spaces and not is_bpe else ()
+    return _CLEAN_UP if facts.clean_up_tokenization_spaces and (facts.clean_up_bpe or not is_bpe) else ()
 
 
 def _dependent_ids(backend: tokenizers.Tokenizer) -> frozenset[int]:

@@ -140,4 +140,6 @@ def tokenizer_info(tokenizer: TokenizerFiles) -> pb.TokenizerInfo:
         chat_template=tokenizer.chat_template,
         special_tokens=tokenizer.special_tokens,
         clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
+        clean_up_bpe=tokenizer.clean_up_bpe,
+        split_special_tokens=tokenizer.split_special_tokens,
     )

@@ -19,6 +19,10 @@ class TokenizerFiles:
     special_tokens: Mapping[str, str]
     """Named special tokens, such as bos_token."""
     clean_up_tokenization_spaces: bool
+    clean_up_bpe: bool = False
+    """Whether it cleans up although it is of the BPE kind, which transformers otherwise leaves alone."""
+    split_special_tokens: bool = False
+    """Whether the text of a special token in a prompt is tokenized like other text."""
 
     @property
     def sha256(self) -> str:
@@ -45,6 +49,8 @@ def tokenizer_files(tokenizer: Any) -> TokenizerFiles:  # noqa: ANN401 - transfo
         chat_template=_chat_template(tokenizer.chat_template),
         special_tokens=special,
         clean_up_tokenization_spaces=bool(tokenizer.clean_up_tokenization_spaces),
+        clean_up_bpe=bool(tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output),
+        split_special_tokens=bool(tokenizer.split_special_tokens),
     )
 
 

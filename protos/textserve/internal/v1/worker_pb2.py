@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from textserve.v1 import generation_pb2 as textserve_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"textserve/internal/v1/worker.proto\x12\x15textserve.internal.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dtextserve/v1/generation.proto\"\x11\n\x0f\x44\x65scribeRequest\"\x84\x03\n\x10\x44\x65scribeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\x05\x12\x12\n\nvocab_size\x18\x04 \x01(\x05\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x17\n\x0fquantized_share\x18\x06 \x01(\x01\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t\x12;\n\x13generation_defaults\x18\x08 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x15\n\reos_token_ids\x18\t \x03(\x05\x12\x10\n\x08max_rows\x18\n \x01(\x05\x12\x16\n\x0eincarnation_id\x18\x0b \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x0c \x03(\t\x12\x18\n\x10tokenizer_sha256\x18\r \x01(\t\x12\x1d\n\x15prompt_logprobs_limit\x18\x0e \x01(\x05\x12\x13\n\x0bpool_tokens\x18\x0f \x01(\x05\"\x15\n\x13GetTokenizerRequest\"e\n\x14GetTokenizerResponse\x12\x34\n\x04info\x18\x01 \x01(\x0b\x32$.textserve.internal.v1.TokenizerInfoH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xf7\x01\n\rTokenizerInfo\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x15\n\rchat_template\x18\x03 \x01(\t\x12O\n\x0especial_tokens\x18\x04 \x03(\x0b\x32\x37.textserve.internal.v1.TokenizerInfo.SpecialTokensEntry\x12$\n\x1c\x63lean_up_tokenization_spaces\x18\x05 \x01(\x08\x1a\x34\n\x12SpecialTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xaa\x01\n\nRunRequest\x12/\n\x06submit\x18\x01 \x01(\x0b\x32\x1d.textserve.internal.v1.SubmitH\x00\x12/\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1d.textserve.internal.v1.CancelH\x00\x12/\n\x06\x64\x65mand\x18\x03 \x01(\x0b\x32\x1d.textserve.internal.v1.DemandH\x00\x42\t\n\x07message\"\xed\x01\n\x06Submit\x12;\n\tsequences\x18\x01 \x03(\x0b\x32(.textserve.internal.v1.SubmittedSequence\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\x05\x12\x39\n\x11generation_config\x18\x03 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x10\n\x08logprobs\x18\x04 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x05 \x01(\x05\x12\x17\n\x0fprompt_logprobs\x18\x06 \x01(\x08\x12\x10\n\x08priority\x18\x07 \x01(\x05\"P\n\x11SubmittedSequence\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x03\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\x18\n\x10output_token_ids\x18\x03 \x03(\x05\"\x1e\n\x06\x43\x61ncel\x12\x14\n\x0csequence_ids\x18\x01 \x03(\x03\"\x1e\n\x06\x44\x65mand\x12\x14\n\x0cqueued_count\x18\x01 \x01(\x05\"\xa6\x02\n\x0bRunResponse\x12+\n\x04step\x18\x01 \x01(\x0b\x32\x1b.textserve.internal.v1.StepH\x00\x12\x31\n\x07\x63redits\x18\x02 \x01(\x0b\x32\x1e.textserve.internal.v1.CreditsH\x00\x12\x35\n\theartbeat\x18\x03 \x01(\x0b\x32 .textserve.internal.v1.HeartbeatH\x00\x12\x33\n\x08\x64raining\x18\x04 \x01(\x0b\x32\x1f.textserve.internal.v1.DrainingH\x00\x12@\n\x0fprompt_logprobs\x18\x05 \x01(\x0b\x32%.textserve.internal.v1.PromptLogprobsH\x00\x42\t\n\x07message\"\xe4\x01\n\x04Step\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x14\n\x0csequence_ids\x18\x02 \x03(\x03\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x34\n\x06starts\x18\x04 \x03(\x0b\x32$.textserve.internal.v1.SequenceStart\x12\x37\n\x08\x66inishes\x18\x05 \x03(\x0b\x32%.textserve.internal.v1.SequenceFinish\x12\x36\n\x08logprobs\x18\x06 \x03(\x0b\x32$.textserve.internal.v1.TokenLogprobs\"[\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x15\n\rtop_token_ids\x18\x03 \x03(\x05\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\"o\n\x0ePromptLogprobs\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x03\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x36\n\x08logprobs\x18\x03 \x03(\x0b\x32$.textserve.internal.v1.TokenLogprobs\"y\n\rSequenceStart\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x03\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8f\x01\n\x0eSequenceFinish\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x03\x12;\n\x06reason\x18\x02 \x01(\x0e\x32+.textserve.internal.v1.SequenceFinishReason\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x12\n\x05score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_score\"!\n\x07\x43redits\x12\x16\n\x0esequence_limit\x18\x01 \x01(\x05\"\x91\x01\n\tHeartbeat\x12\x16\n\x0eincarnation_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12-\n\nstep_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cstep_elapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\n\n\x08\x44raining*\xd7\x01\n\x14SequenceFinishReason\x12&\n\"SEQUENCE_FINISH_REASON_UNSPECIFIED\x10\x00\x12*\n&SEQUENCE_FINISH_REASON_END_OF_SEQUENCE\x10\x01\x12!\n\x1dSEQUENCE_FINISH_REASON_LENGTH\x10\x02\x12!\n\x1dSEQUENCE_FINISH_REASON_FAILED\x10\x03\x12%\n!SEQUENCE_FINISH_REASON_STOP_TOKEN\x10\x04\x32\xa9\x02\n\rWorkerService\x12[\n\x08\x44\x65scribe\x12&.textserve.internal.v1.DescribeRequest\x1a\'.textserve.internal.v1.DescribeResponse\x12i\n\x0cGetTokenizer\x12*.textserve.internal.v1.GetTokenizerRequest\x1a+.textserve.internal.v1.GetTokenizerResponse0\x01\x12P\n\x03Run\x12!.textserve.internal.v1.RunRequest\x1a\".textserve.internal.v1.RunResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"textserve/internal/v1/worker.proto\x12\x15textserve.internal.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dtextserve/v1/generation.proto\"\x11\n\x0f\x44\x65scribeRequest\"\x84\x03\n\x10\x44\x65scribeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\x05\x12\x12\n\nvocab_size\x18\x04 \x01(\x05\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x17\n\x0fquantized_share\x18\x06 \x01(\x01\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t\x12;\n\x13generation_defaults\x18\x08 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x15\n\reos_token_ids\x18\t \x03(\x05\x12\x10\n\x08max_rows\x18\n \x01(\x05\x12\x16\n\x0eincarnation_id\x18\x0b \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x0c \x03(\t\x12\x18\n\x10tokenizer_sha256\x18\r \x01(\t\x12\x1d\n\x15prompt_logprobs_limit\x18\x0e \x01(\x05\x12\x13\n\x0bpool_tokens\x18\x0f \x01(\x05\"\x15\n\x13GetTokenizerRequest\"e\n\x14GetTokenizerResponse\x12\x34\n\x04info\x18\x01 \x01(\x0b\x32$.textserve.internal.v1.TokenizerInfoH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xab\x02\n\rTokenizerInfo\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x15\n\rchat_template\x18\x03 \x01(\t\x12O\n\x0especial_tokens\x18\x04 \x03(\x0b\x32\x37.textserve.internal.v1.TokenizerInfo.SpecialTokensEntry\x12$\n\x1c\x63lean_up_tokenization_spaces\x18\x05 \x01(\x08\x12\x14\n\x0c\x63lean_up_bpe\x18\x06 \x01(\x08\x12\x1c\n\x14split_special_tokens\x18\x07 \x01(\x08\x1a\x34\n\x12SpecialTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xaa\x01\n\nRunRequest\x12/\n\x06submit\x18\x01 \x01(\x0b\x32\x1d.textserve.internal.v1.SubmitH\x00\x12/\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1d.textserve.internal.v1.CancelH\x00\x12/\n\x06\x64\x65mand\x18\x03 \x01(\x0b\x32\x1d.textserve.internal.v1.DemandH\x00\x42\t\n\x07message\"\xed\x01\n\x06Submit\x12;\n\tsequences\x18\x01 \x03(\x0b\x32(.textserve.internal.v1.SubmittedSequence\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\x05\x12\x39\n\x11generation_config\x18\x03 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x10\n\x08logprobs\x18\x04 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x05 \x01(\x05\x12\x17\n\x0fprompt_logprobs\x18\x06 \x01(\x08\x12\x10\n\x08priority\x18\x07 \x01(\x05\"P\n\x11SubmittedSequence\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x03\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\x18\n\x10output_token_ids\x18\x03 \x03(\x05\"\x1e\n\x06\x43\x61ncel\x12\x14\n\x0csequence_ids\x18\x01 \x03(\x03\"\x1e\n\x06\x44\x65mand\x12\x14\n\x0cqueued_count\x18\x01 \x01(\x05\"\xa6\x02\n\x0bRunResponse\x12+\n\x04step\x18\x01 \x01(\x0b\x32\x1b.textserve.internal.v1.StepH\x00\x12\x31\n\x07\x63redits\x18\x02 \x01(\x0b\x32\x1e.textserve.internal.v1.CreditsH\x00\x12\x35\n\theartbeat\x18\x03 \x01(\x0b\x32 .textserve.internal.v1.HeartbeatH\x00\x12\x33\n\x08\x64raining\x18\x04 \x01(\x0b\x32\x1f.textserve.internal.v1.DrainingH\x00\x12@\n\x0fprompt_logprobs\x18\x05 \x01(\x0b\x32%.textserve.internal.v1.PromptLogprobsH\x00\x42\t\n\x07message\"\xe4\x01\n\x04Step\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x14\n\x0csequence_ids\x18\x02 \x03(\x03\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x34\n\x06starts\x18\x04 \x03(\x0b\x32$.textserve.internal.v1.SequenceStart\x12\x37\n\x08\x66inishes\x18\x05 \x03(\x0b\x32%.textserve.internal.v1.SequenceFinish\x12\x36\n\x08logprobs\x18\x06 \x03(\x0b\x32$.textserve.internal.v1.TokenLogprobs\"[\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x15\n\rtop_token_ids\x18\x03 \x03(\x05\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\"o\n\x0ePromptLogprobs\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x03\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x36\n\x08logprobs\x18\x03 \x03(\x0b\x32$.textserve.internal.v1.TokenLogprobs\"y\n\rSequenceStart\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x03\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8f\x01\n\x0eSequenceFinish\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x03\x12;\n\x06reason\x18\x02 \x01(\x0e\x32+.textserve.internal.v1.SequenceFinishReason\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x12\n\x05score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_score\"!\n\x07\x43redits\x12\x16\n\x0esequence_limit\x18\x01 \x01(\x05\"\x91\x01\n\tHeartbeat\x12\x16\n\x0eincarnation_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12-\n\nstep_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cstep_elapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\n\n\x08\x44raining*\xd7\x01\n\x14SequenceFinishReason\x12&\n\"SEQUENCE_FINISH_REASON_UNSPECIFIED\x10\x00\x12*\n&SEQUENCE_FINISH_REASON_END_OF_SEQUENCE\x10\x01\x12!\n\x1dSEQUENCE_FINISH_REASON_LENGTH\x10\x02\x12!\n\x1dSEQUENCE_FINISH_REASON_FAILED\x10\x03\x12%\n!SEQUENCE_FINISH_REASON_STOP_TOKEN\x10\x04\x32\xa9\x02\n\rWorkerService\x12[\n\x08\x44\x65scribe\x12&.textserve.internal.v1.DescribeRequest\x1a\'.textserve.internal.v1.DescribeResponse\x12i\n\x0cGetTokenizer\x12*.textserve.internal.v1.GetTokenizerRequest\x1a+.textserve.internal.v1.GetTokenizerResponse0\x01\x12P\n\x03Run\x12!.textserve.internal.v1.RunRequest\x1a\".textserve.internal.v1.RunResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TOKENIZERINFO_SPECIALTOKENSENTRY']._loaded_options = None
   _globals['_TOKENIZERINFO_SPECIALTOKENSENTRY']._serialized_options = b'8\001'
-  _globals['_SEQUENCEFINISHREASON']._serialized_start=2668
-  _globals['_SEQUENCEFINISHREASON']._serialized_end=2883
+  _globals['_SEQUENCEFINISHREASON']._serialized_start=2720
+  _globals['_SEQUENCEFINISHREASON']._serialized_end=2935
   _globals['_DESCRIBEREQUEST']._serialized_start=124
   _globals['_DESCRIBEREQUEST']._serialized_end=141
   _globals['_DESCRIBERESPONSE']._serialized_start=144
@@ -46,37 +46,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTOKENIZERRESPONSE']._serialized_start=557
   _globals['_GETTOKENIZERRESPONSE']._serialized_end=658
   _globals['_TOKENIZERINFO']._serialized_start=661
-  _globals['_TOKENIZERINFO']._serialized_end=908
-  _globals['_TOKENIZERINFO_SPECIALTOKENSENTRY']._serialized_start=856
-  _globals['_TOKENIZERINFO_SPECIALTOKENSENTRY']._serialized_end=908
-  _globals['_RUNREQUEST']._serialized_start=911
-  _globals['_RUNREQUEST']._serialized_end=1081
-  _globals['_SUBMIT']._serialized_start=1084
-  _globals['_SUBMIT']._serialized_end=1321
-  _globals['_SUBMITTEDSEQUENCE']._serialized_start=1323
-  _globals['_SUBMITTEDSEQUENCE']._serialized_end=1403
-  _globals['_CANCEL']._serialized_start=1405
-  _globals['_CANCEL']._serialized_end=1435
-  _globals['_DEMAND']._serialized_start=1437
-  _globals['_DEMAND']._serialized_end=1467
-  _globals['_RUNRESPONSE']._serialized_start=1470
-  _globals['_RUNRESPONSE']._serialized_end=1764
-  _globals['_STEP']._serialized_start=1767
-  _globals['_STEP']._serialized_end=1995
-  _globals['_TOKENLOGPROBS']._serialized_start=1997
-  _globals['_TOKENLOGPROBS']._serialized_end=2088
-  _globals['_PROMPTLOGPROBS']._serialized_start=2090
-  _globals['_PROMPTLOGPROBS']._serialized_end=2201
-  _globals['_SEQUENCESTART']._serialized_start=2203
-  _globals['_SEQUENCESTART']._serialized_end=2324
-  _globals['_SEQUENCEFINISH']._serialized_start=2327
-  _globals['_SEQUENCEFINISH']._serialized_end=2470
-  _globals['_CREDITS']._serialized_start=2472
-  _globals['_CREDITS']._serialized_end=2505
-  _globals['_HEARTBEAT']._serialized_start=2508
-  _globals['_HEARTBEAT']._serialized_end=2653
-  _globals['_DRAINING']._serialized_start=2655
-  _globals['_DRAINING']._serialized_end=2665
-  _globals['_WORKERSERVICE']._serialized_start=2886
-  _globals['_WORKERSERVICE']._serialized_end=3183
+  _globals['_TOKENIZERINFO']._serialized_end=960
+  _globals['_TOKENIZERINFO_SPECIALTOKENSENTRY']._serialized_start=908
+  _globals['_TOKENIZERINFO_SPECIALTOKENSENTRY']._serialized_end=960
+  _globals['_RUNREQUEST']._serialized_start=963
+  _globals['_RUNREQUEST']._serialized_end=1133
+  _globals['_SUBMIT']._serialized_start=1136
+  _globals['_SUBMIT']._serialized_end=1373
+  _globals['_SUBMITTEDSEQUENCE']._serialized_start=1375
+  _globals['_SUBMITTEDSEQUENCE']._serialized_end=1455
+  _globals['_CANCEL']._serialized_start=1457
+  _globals['_CANCEL']._serialized_end=1487
+  _globals['_DEMAND']._serialized_start=1489
+  _globals['_DEMAND']._serialized_end=1519
+  _globals['_RUNRESPONSE']._serialized_start=1522
+  _globals['_RUNRESPONSE']._serialized_end=1816
+  _globals['_STEP']._serialized_start=1819
+  _globals['_STEP']._serialized_end=2047
+  _globals['_TOKENLOGPROBS']._serialized_start=2049
+  _globals['_TOKENLOGPROBS']._serialized_end=2140
+  _globals['_PROMPTLOGPROBS']._serialized_start=2142
+  _globals['_PROMPTLOGPROBS']._serialized_end=2253
+  _globals['_SEQUENCESTART']._serialized_start=2255
+  _globals['_SEQUENCESTART']._serialized_end=2376
+  _globals['_SEQUENCEFINISH']._serialized_start=2379
+  _globals['_SEQUENCEFINISH']._serialized_end=2522
+  _globals['_CREDITS']._serialized_start=2524
+  _globals['_CREDITS']._serialized_end=2557
+  _globals['_HEARTBEAT']._serialized_start=2560
+  _globals['_HEARTBEAT']._serialized_end=2705
+  _globals['_DRAINING']._serialized_start=2707
+  _globals['_DRAINING']._serialized_end=2717
+  _globals['_WORKERSERVICE']._serialized_start=2938
+  _globals['_WORKERSERVICE']._serialized_end=3235
 # @@protoc_insertion_point(module_scope)

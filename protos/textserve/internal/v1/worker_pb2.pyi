@@ -234,6 +234,8 @@ class TokenizerInfo(_message.Message):
     CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     CLEAN_UP_TOKENIZATION_SPACES_FIELD_NUMBER: _builtins.int
+    CLEAN_UP_BPE_FIELD_NUMBER: _builtins.int
+    SPLIT_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """SHA-256 of the serialized tokenizer, in hexadecimal digits."""
     size_bytes: _builtins.int
@@ -242,6 +244,10 @@ class TokenizerInfo(_message.Message):
     """The chat template (Jinja), empty if there is none."""
     clean_up_tokenization_spaces: _builtins.bool
     """Whether decoding removes the spaces before punctuation, as some older tokenizers do."""
+    clean_up_bpe: _builtins.bool
+    """Whether it does so although the tokenizer is of the BPE kind, of which the field above is otherwise ignored."""
+    split_special_tokens: _builtins.bool
+    """Whether the text of a special token in a prompt is tokenized like other text. False: it becomes that token."""
     @_builtins.property
     def special_tokens(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The named special tokens, such as bos_token to "<s>", as chat templates use them."""
@@ -254,10 +260,12 @@ class TokenizerInfo(_message.Message):
         chat_template: _builtins.str = ...,
         special_tokens: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         clean_up_tokenization_spaces: _builtins.bool = ...,
+        clean_up_bpe: _builtins.bool = ...,
+        split_special_tokens: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_template", b"chat_template", "clean_up_tokenization_spaces", b"clean_up_tokenization_spaces", "sha256", b"sha256", "size_bytes", b"size_bytes", "special_tokens", b"special_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_template", b"chat_template", "clean_up_bpe", b"clean_up_bpe", "clean_up_tokenization_spaces", b"clean_up_tokenization_spaces", "sha256", b"sha256", "size_bytes", b"size_bytes", "special_tokens", b"special_tokens", "split_special_tokens", b"split_special_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
