@@ -173,12 +173,11 @@ class _Comparison:
         for name in sorted(unused, key=dot_natural_key):
             weight = unused[name]
             what = f"{weight}, of the shape {_text(weight.get_shape())},"
-            if _STATISTIC.search(name):
-                raise ValueError(
-                    f"{what} is of a quantized weight, and config.json does not say that it is quantized so"
-                )
-            if not _is_left_over(name, weight) and (reason := self._use(name)):
-                raise ValueError(f"{what} {reason}")
+            if not _is_left_over(name, weight):
+                if _STATISTIC.search(name):
+                    raise ValueError(f"{what} is of a quantized weight, and config.json names no such quantization")
+                if reason := self._use(name):
+                    raise ValueError(f"{what} {reason}")
             harmless.append(weight)
         if harmless:
             logger.warning("%d weights of the checkpoint are not used, such as %s", len(harmless), harmless[0])
