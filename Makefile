@@ -18,7 +18,7 @@ SOURCES := $(wildcard client gateway worker tests bench examples tutor)
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's,^\./,,' | sort)
 MODEL_FLAG := $(if $(MODEL),--model $(MODEL))
 
-.PHONY: help setup serve demo test chaos soak check lint format types proto proto-check bench peers plots tutor clean
+.PHONY: help setup serve demo test test-long chaos soak check lint format types proto proto-check bench peers plots tutor clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ demo: setup ## Start two workers, make calls of every kind, cancel one, stop; ex
 
 test: setup ## Run the tests (ARGS='-k name').
 	$(BIN)/pytest $(ARGS)
+
+test-long: setup ## Run the long tests alone: every family in every quantization, some minutes (ARGS='-k Qwen').
+	$(BIN)/pytest -m long $(ARGS)
 
 chaos: setup ## Kill, stop, hang and attack what serves, for four minutes; a table (ARGS='--only mixed --seed 7').
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -2,7 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils import logging
 
 from tests.worker.families import FAMILIES, Family, tiny_model
@@ -10,6 +15,7 @@ from tests.worker.parity import LOGITS_TOLERANCE
 from worker.layout import Layout, prefills_whole
 from worker.memory import UnsupportedModelError
 from worker.probe import layer_layouts
+from worker.quantization import layers_read_directly
 
 PAGE = Path(__file__).parents[2] / "docs/models.md"
 BEGIN_MARK, END_MARK = "<!-- families -->", "<!-- /families -->"
@@ -17,7 +23,10 @@ BEGIN_MARK, END_MARK = "<!-- families -->", "<!-- /families -->"
 
 def table() -> str:
     """Returns what the worker makes of each family, in Markdown."""
-    head = ("| family | model class | positions | memory | prefill | exact |", "|---|---|---|---|---|---|")
+    head = (
+        "| family | model class | positions | memory | prefill | quantized | exact |",
+        "|---|---|---|---|---|---|---|",
+    )
     return "\n".join((*head, *(_row(each) for each in FAMILIES)))
 
 
@@ -27,9 +36,24 @@ def _row(each: Family) -> str:
     try:
         layouts = layer_layouts(model)
     except UnsupportedModelError as error:
-        return f"{begin} | | refused: {error} |"
+        return f"{begin} | | | refused: {error} |"
     prefill = "whole" if prefills_whole(layouts) else "in chunks"
-    return f"{begin} {_memory(layouts)} | {prefill} | tokens; logits within {LOGITS_TOLERANCE:g} |"
+    share = f"{100 * quantized_share(model):.0f} %"
+    return f"{begin} {_memory(layouts)} | {prefill} | {share} | tokens; logits within {LOGITS_TOLERANCE:g} |"
+
+
+def quantized_share(model: Any) -> float:
+    """Returns the share of the layers' weights that bitsandbytes is given, of all but embeddings and head, 0 to 1."""
+    kept = [*get_keys_to_not_convert(model), *layers_read_directly(model), *(model._keep_in_fp32_modules or ())]
+    ends = [model.get_output_embeddings(), *(each for each in model.modules() if isinstance(each, nn.Embedding))]
+    beside = {id(parameter) for module in ends if module is not None for parameter in module.parameters()}
+    given = [
+        module.weight
+        for name, module in model.named_modules()
+        if (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept)
+    ]
+    total = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in beside)
+    return sum(weight.numel() for weight in given) / total
 
 
 def _memory(layouts: list[Layout]) -> str:
