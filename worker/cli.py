@@ -5,7 +5,6 @@ import asyncio
 import logging
 import os
 import sys
-import textwrap
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,10 @@ from .flags import Parser, add_flags, check
 EX_CONFIG = 78
 """Exit code for what a restart will not mend: flags, or a model that cannot be served (sysexits.h)."""
 
-_LONGEST_REASON = 500
-"""Characters: transformers' errors run over many lines, and some list every model that there is."""
+_SUPERVISED = "--exit-with-stdin"
+"""The flag of a process that is started by a supervisor, which reads its standard output."""
+
+logger = logging.getLogger(__name__)
 
 _QUANTIZE = "quantize"
 _QUANTIZE_FLAGS = (
@@ -37,17 +38,21 @@ _QUANTIZE_FLAGS = (
 
 
 class _Parser(Parser):
+    is_supervised = False
+
     def error(self, message: str) -> NoReturn:
         """Ends the process with the code that keeps a supervisor from trying again; argparse's own is 2."""
-        self.exit(EX_CONFIG, f"{self.prog}: {message}\n")
+        _complain(message, of=self.prog, is_supervised=self.is_supervised)
+        self.exit(EX_CONFIG)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> _Parser:
     """Returns the parser; each field of Config is a flag."""
     result = _Parser(
         prog="textserve-worker",
         description="Serves one model to textserve gateways.",
         epilog=f"`textserve-worker {_QUANTIZE} --help` tells how to write a quantized checkpoint.",
+        allow_abbrev=False,
     )
     add_flags(result)
     return result
@@ -59,6 +64,7 @@ def quantize_parser() -> argparse.ArgumentParser:
         prog=f"textserve-worker {_QUANTIZE}",
         description="Writes a quantized checkpoint, which loads faster and generates the same as one that is quantized "
         "when it is loaded, on this kind of device, with the same --compute-dtype.",
+        allow_abbrev=False,
     )
     result.add_argument("model", help="folder of a transformers model, or its name on the hub")
     result.add_argument("out", type=Path, help="folder to write")
@@ -70,12 +76,14 @@ def quantize_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a worker until it is told to stop, or quantizes a checkpoint.
 
-    Returns the exit code: 0, 1 for what a restart may mend (an address in use, a lost device), 78 for the rest.
+    Returns the exit code: 0, 1 for what a restart may mend (an address in use, a lost device, memory), 78 for the rest.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] == _QUANTIZE:
         return _quantize(arguments[1:])
-    config = Config(**vars(parser().parse_args(arguments)))
+    own = parser()
+    own.is_supervised = _SUPERVISED in arguments
+    config = Config(**vars(own.parse_args(arguments)))
     if _is_refused(config):
         return EX_CONFIG
     if config.exit_with_stdin:
@@ -92,25 +100,26 @@ def _is_refused(config: Config) -> bool:
     )
     problem = check(config)
     if problem:
-        _complain(problem)
+        _complain(problem, is_supervised=config.exit_with_stdin)
     return bool(problem)
 
 
-def _complain(problem: str) -> None:
-    print(f"textserve-worker: {problem}", file=sys.stderr)
-
-
-def _shortened(error: Exception) -> str:
-    return textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" ...")
+def _complain(problem: str, *, of: str = "textserve-worker", is_supervised: bool = False) -> None:
+    """Says why the process ends; to a supervisor too, on the stream on which it waits for the ready line."""
+    problem = problem.replace("\n", " ")
+    if is_supervised:
+        print(f"textserve-worker refused {problem}", flush=True)
+    print(f"{of}: {problem}", file=sys.stderr, flush=True)
 
 
 def run(config: Config) -> int:
     """Loads and serves. The heavy imports come here, after the flags have been understood."""
-    import torch  # noqa: PLC0415 - see above
+    try:
+        import torch  # noqa: PLC0415 - see above
 
-    from .memory import UnsupportedModelError  # noqa: PLC0415
-    from .server import EngineDiedError, ListenError, check_address, prepare, serve  # noqa: PLC0415
-
+        from .server import EngineDiedError, ListenError, check_address, prepare, serve  # noqa: PLC0415
+    except ImportError as error:
+        return _lack(error, is_supervised=config.exit_with_stdin)
     torch.set_num_threads(config.threads or min(torch.get_num_threads(), available_cpus()))
     try:
         check_address(config.listen)
@@ -118,9 +127,8 @@ def run(config: Config) -> int:
     except ListenError as error:
         _complain(str(error))
         return 1
-    except (OSError, ValueError, UnsupportedModelError) as error:
-        _complain(f"cannot serve {config.model}: {_shortened(error)}")
-        return EX_CONFIG
+    except Exception as error:  # noqa: BLE001 - a folder can make the libraries that read it raise anything
+        return _refuse(f"cannot serve {config.model}", error, is_supervised=config.exit_with_stdin)
     try:
         asyncio.run(serve(config, prepared))
     except ListenError as error:
@@ -132,22 +140,42 @@ def run(config: Config) -> int:
     return 0
 
 
+def _lack(error: ImportError, *, is_supervised: bool = False) -> int:
+    """Says that a package is missing, as in an installation of the gateway alone; returns the exit code."""
+    _complain(f"{error}: a worker needs what `pip install 'textserve[worker]'` installs", is_supervised=is_supervised)
+    return EX_CONFIG
+
+
+def _refuse(what: str, error: Exception, *, is_supervised: bool = False) -> int:
+    """Says why a model is not served, or not written; returns the exit code."""
+    from .refusal import may_pass, sentence  # noqa: PLC0415 - it needs torch
+
+    logger.debug("%s", what, exc_info=error)
+    problem = f"{what}: {sentence(error)}"
+    if may_pass(error):
+        _complain(problem)
+        return 1
+    _complain(problem, is_supervised=is_supervised)
+    return EX_CONFIG
+
+
 def _quantize(arguments: Sequence[str]) -> int:
     given = vars(quantize_parser().parse_args(arguments))
     out, overwrite = given.pop("out"), given.pop("overwrite")
     config = Config(**given)
     if _is_refused(config):
         return EX_CONFIG
-    import torch  # noqa: PLC0415 - as in run
+    try:
+        import torch  # noqa: PLC0415 - as in run
 
-    from .quantize import quantize  # noqa: PLC0415
-
+        from .quantize import quantize  # noqa: PLC0415
+    except ImportError as error:
+        return _lack(error)
     torch.set_num_threads(config.threads or min(torch.get_num_threads(), available_cpus()))
     try:
         summary = quantize(config, out, overwrite=overwrite)
-    except (OSError, ValueError) as error:
-        _complain(f"cannot quantize {config.model}: {_shortened(error)}")
-        return EX_CONFIG
+    except Exception as error:  # noqa: BLE001 - as in run
+        return _refuse(f"cannot quantize {config.model}", error)
     print(summary)
     return 0
 

@@ -8,6 +8,9 @@ Quantization = Literal["nf4", "fp4", "int8", "none"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("nf4", "fp4", "int8", "none")
 Activations = Literal["exact", "int8"]
 
+LEAST_CONTEXT = 16
+"""Tokens: with fewer, a prompt and its answer have hardly any room."""
+
 TUTOR = Path(__file__).parent / "models" / "tutor"
 """The bundled model."""
 
@@ -46,7 +49,7 @@ class Config:
     offload_folder: str = ""
     """Folder for weights that are offloaded to disk in another form than their checkpoint's."""
     context_length: int = 0
-    """Most tokens of a sequence, prompt and output together; 0: the model's own limit."""
+    """Most tokens of a sequence, prompt and output together, at least 16; 0: the model's own limit."""
     listen: str = "127.0.0.1:0"
     """Address to serve: HOST:PORT, or unix:PATH."""
     threads: int = 0

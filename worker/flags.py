@@ -9,7 +9,7 @@ from dataclasses import Field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, get_args
 
-from .config import QUANTIZATIONS, Config
+from .config import LEAST_CONTEXT, QUANTIZATIONS, Config
 from .placement import STRATEGIES, parse_device_map, parse_max_memory
 
 _HELP = {
@@ -152,6 +152,8 @@ def check(config: Config) -> str:
         if not least <= getattr(config, name) <= most:
             flag = "--" + name.replace("_", "-")
             return f"{flag} must be from {least:,.10g} to {most:,.10g}, not {reprlib.repr(getattr(config, name))}"
+    if 0 < config.context_length < LEAST_CONTEXT:
+        return f"--context-length must be 0, or at least {LEAST_CONTEXT}, not {config.context_length}"
     if config.memory_share and config.memory_gib:
         return "--memory-share is not to be given beside --memory-gib"
     if not _is_address(config.listen):

@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 
-from .config import Activations, Config
+from .config import LEAST_CONTEXT, Activations, Config
 from .dispatch import execution_devices, input_device, offload_places
 from .facts import GenerationDefaults, ModelFacts, context_length, eos_token_ids
 from .fingerprint import fingerprint
+from .hub import Files
 from .load_cost import LoadCost
 from .load_report import log_report, log_tokens_beyond
 from .native import cpu_multiplies_int8
+from .preflight import check_checkpoint, in_plain_words
 from .quantized_layers import QuantizationReport
+from .refusal import Refusal, doing
 from .tokenizer_files import TokenizerFiles, tokenizer_files
 from .weights import compute_dtype, load_weights, read_config, read_tokenizer, runs_on_cpu
 
@@ -41,20 +44,29 @@ def load(config: Config) -> LoadedModel:
     """Loads the model of a config.
 
     Raises:
-        OSError, ValueError: transformers could not load it, or it lacks something; the message says what.
+        Refusal: it cannot be served; the message says why.
         ValueError: activations are to be int8, and the model does not compute on a CPU that multiplies them.
+        Exception: transformers, or a library under it, could not load it; its notes say what was being done.
     """
-    check_folder(config.model)
     _check_activations(config)
     cost = LoadCost()
-    model_config = read_config(config)
-    tokenizer = read_tokenizer(config, padding_side="left")
+    settings = check_checkpoint(Files(config))
+    with doing("reading config.json"), in_plain_words(settings):
+        model_config = read_config(config)
+    with doing("reading the tokenizer"):
+        tokenizer = read_tokenizer(config, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     length = context_length(model_config, tokenizer, asked=config.context_length)
+    if length < LEAST_CONTEXT:
+        raise Refusal(
+            f"config.json names a context of {length} tokens, which has no room for a prompt and its answer: it takes "
+            f"{LEAST_CONTEXT} at least"
+        )
     cost.end("tokenizer")
     dtype = compute_dtype(config)
-    model, report = load_weights(config, model_config, dtype)
+    with doing("loading the weights"), in_plain_words(settings):
+        model, report = load_weights(config, model_config, dtype)
     cost.end("weights")
     facts = ModelFacts(
         name=config.name or _own_name(config.model),
@@ -89,12 +101,6 @@ def _check_activations(config: Config) -> None:
 def _arithmetic(report: QuantizationReport, activations: Activations) -> str:
     """Returns what changes results, beside the weights and the compute type."""
     return report.arithmetic if activations == "exact" else f"{report.arithmetic} {activations} activations"
-
-
-def check_folder(model: str) -> None:
-    """Raises ValueError for what looks like a folder and is none; transformers would take it for a name on the hub."""
-    if model.startswith(("/", ".", "~")) and not Path(model).is_dir():
-        raise ValueError("there is no such folder")
 
 
 def _own_name(model: str) -> str:

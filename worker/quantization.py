@@ -17,6 +17,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from .bitsandbytes_offline import bnb
 from .config import Config
+from .refusal import Refusal
 
 _OUT_MULTIPLE, _IN_MULTIPLE = 32, 64
 _READ_DIRECTLY = {"mamba": ("dt_proj",), "longcat_flash": ("classifier",)}
@@ -26,7 +27,7 @@ _READ_DIRECTLY = {"mamba": ("dt_proj",), "longcat_flash": ("classifier",)}
 def is_quantized(model_config: Any) -> bool:  # noqa: ANN401 - each family has its own config class
     """Returns whether a checkpoint is quantized, with bitsandbytes.
 
-    Raises ValueError if it is quantized with something else.
+    Raises Refusal if it is quantized with something else.
     """
     settings = getattr(model_config, "quantization_config", None)
     if settings is None:
@@ -36,7 +37,7 @@ def is_quantized(model_config: Any) -> bool:  # noqa: ANN401 - each family has i
     if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
         return True
     method = settings.get("quant_method", "an unnamed method")
-    raise ValueError(
+    raise Refusal(
         f"its checkpoint is quantized with {method}; textserve serves checkpoints that are not quantized, or quantized "
         "with bitsandbytes to 4 or 8 bit"
     )

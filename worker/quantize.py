@@ -13,12 +13,14 @@ from transformers import GenerationConfig
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from .config import Config
+from .hub import Files
 from .load_report import log_quantization
-from .loading import check_folder
 from .memory import UnsupportedModelError
+from .preflight import check_checkpoint, in_plain_words
 from .probe import layer_layouts
 from .quantization import is_quantized
 from .quantized_layers import QuantizationReport
+from .refusal import doing
 from .weights import compute_dtype, load_weights, read_config, read_tokenizer
 
 
@@ -27,25 +29,30 @@ def quantize(config: Config, out: Path, *, overwrite: bool = False) -> str:
 
     The folder is complete as soon as it has a config.json. Weights that it held before are deleted.
 
-    Raises:
+    Raises as `load`, and:
         OSError: a file cannot be read or written.
         ValueError: the model cannot be loaded or served, is quantized already, or has nothing that can be quantized; or
             the folder is not empty and overwrite is not set, or is the model's own.
     """
-    check_folder(config.model)
+    files = Files(config)
     _check_out(config, out, overwrite=overwrite)
     began = time.monotonic()
-    model_config = read_config(config)
+    settings = check_checkpoint(files)
+    with doing("reading config.json"), in_plain_words(settings):
+        model_config = read_config(config)
     if config.quantization == "none" or is_quantized(model_config):
         raise ValueError("nothing to do: it is quantized already, or --quantization none was given")
     dtype = compute_dtype(config)
     plain_type = model_config.dtype or dtype
-    tokenizer = read_tokenizer(config)
-    model, report = load_weights(config, model_config, dtype)
+    with doing("reading the tokenizer"):
+        tokenizer = read_tokenizer(config)
+    with doing("loading the weights"), in_plain_words(settings):
+        model, report = load_weights(config, model_config, dtype)
     log_quantization(report)
     if not report.share:
         raise ValueError("nothing of it can be quantized")
-    _write(model, tokenizer, out)
+    with doing(f"writing {out}"):
+        _write(model, tokenizer, out)
     plain_bytes = report.total_parameters * plain_type.itemsize
     return _summary(config, out, report, plain_bytes=plain_bytes, seconds=time.monotonic() - began)
 

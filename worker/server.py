@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from textserve.internal.v1 import worker_pb2_grpc
+from textserve.internal.v1 import worker_pb2, worker_pb2_grpc
 
 from . import messages
 from .address import check_free
@@ -17,6 +17,7 @@ from .assembly import assemble
 from .config import Config
 from .engine import Engine
 from .loading import LoadedModel, load
+from .refusal import doing
 from .service import WorkerService
 from .warm_up import warm_up
 
@@ -50,18 +51,27 @@ class EngineDiedError(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model that is loaded and warm."""
+    """A model that is loaded and warm, and how gateways are told of it."""
 
     loaded: LoadedModel
     engine: Engine
+    description: worker_pb2.DescribeResponse
 
 
 def prepare(config: Config) -> Prepared:
-    """Loads the model and warms it up. Takes as long as that takes."""
+    """Loads the model, warms it up and describes it. Takes as long as that takes.
+
+    Raises whatever the libraries that read it do; `refusal` makes a sentence of that.
+    """
     loaded = load(config)
-    engine = assemble(loaded, config)
-    warm_up(engine, loaded.facts.vocab_size)
-    return Prepared(loaded, engine)
+    with doing("putting the engine together"):
+        engine = assemble(loaded, config)
+    with doing("warming up"):
+        warm_up(engine, loaded.facts.vocab_size)
+    with doing("describing the model"):
+        limits = engine.scheduler.limits
+        description = messages.description(loaded.facts, limits, loaded.tokenizer, uuid.uuid4().hex)
+    return Prepared(loaded, engine, description)
 
 
 async def serve(config: Config, prepared: Prepared) -> None:
@@ -70,9 +80,7 @@ async def serve(config: Config, prepared: Prepared) -> None:
     Raises ListenError if the address is taken or not allowed, EngineDiedError if the engine cannot go on, or does not
     end.
     """
-    incarnation_id = uuid.uuid4().hex
-    loaded, engine = prepared.loaded, prepared.engine
-    description = messages.description(loaded.facts, engine.scheduler.limits, loaded.tokenizer, incarnation_id)
+    loaded, engine, description = prepared.loaded, prepared.engine, prepared.description
     service = WorkerService(description, loaded.tokenizer, engine)
     server = grpc.aio.server(options=SERVER_OPTIONS)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server)
@@ -82,9 +90,8 @@ async def serve(config: Config, prepared: Prepared) -> None:
     await server.start()
     beats = asyncio.create_task(service.beat())
     # The one line that whoever started the process waits for.
-    print(
-        f"textserve-worker ready address={address} model={loaded.facts.name} incarnation={incarnation_id}", flush=True
-    )
+    ready = f"address={address} model={loaded.facts.name} incarnation={description.incarnation_id}"
+    print(f"textserve-worker ready {ready}", flush=True)
     await _signal_or_death(service, signals)
     if not service.engine_died.is_set():
         await _drain(service, signals, config.drain_s)

@@ -1,9 +1,12 @@
 """The tokenizer as a gateway needs it: the serialized backend of the loaded AutoTokenizer, and what that leaves out."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 
@@ -36,16 +39,10 @@ class TokenizerFiles:
 
 
 def tokenizer_files(tokenizer: Any) -> TokenizerFiles:  # noqa: ANN401 - transformers' tokenizers are untyped here
-    """Returns the files of a transformers fast tokenizer.
-
-    Raises ValueError for a tokenizer without a `tokenizers` backend, and for several chat templates without a default.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ValueError(f"{type(tokenizer).__name__} has no `tokenizers` backend that could be sent to a gateway")
+    """Returns the files of a transformers fast tokenizer, with the chat template that is named `default` of several."""
     special = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
     return TokenizerFiles(
-        serialized=backend.to_str().encode(),
+        serialized=tokenizer.backend_tokenizer.to_str().encode(),
         chat_template=_chat_template(tokenizer.chat_template),
         special_tokens=special,
         clean_up_tokenization_spaces=bool(tokenizer.clean_up_tokenization_spaces),
@@ -58,5 +55,8 @@ def _chat_template(template: str | Mapping[str, str] | None) -> str:
     if template is None or isinstance(template, str):
         return template or ""
     if "default" not in template:
-        raise ValueError(f"several chat templates and no default among them: {sorted(template)}")
-    return template["default"]
+        logger.warning(
+            "the model has chat templates named %s and none named default: chats are refused, plain text is served",
+            ", ".join(sorted(template)),
+        )
+    return template.get("default", "")

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -15,15 +16,13 @@ from .checkpoint_files import files_opened
 from .checkpoint_headers import compared_with
 from .config import Config
 from .heap import gives_back_at_once
+from .hub import Files, source
+from .preflight import check_vocabulary
 from .quantized_layers import QuantizationReport
+from .refusal import Refusal
 
 logger = logging.getLogger(__name__)
 disable_progress_bar()
-
-
-def source(config: Config) -> dict[str, Any]:
-    """Returns what to tell each of transformers' from_pretrained about where a checkpoint comes from."""
-    return {"trust_remote_code": False, **({"revision": config.revision} if config.revision else {})}
 
 
 @contextmanager
@@ -39,20 +38,43 @@ def no_code_from_the_model() -> Iterator[None]:
 
 
 def read_config(config: Config) -> Any:  # noqa: ANN401 - each family has its own config class
-    """Returns the model's config.json.
+    """Returns the model's config.json, without what it says of where the model was made.
 
     Raises:
         OSError: there is none.
         ValueError: transformers does not know such a model, or it needs code of its own.
     """
     with no_code_from_the_model():
-        return AutoConfig.from_pretrained(config.model, **source(config))
+        model_config = AutoConfig.from_pretrained(config.model, **source(config))
+    _forget_other_places(model_config)
+    return model_config
+
+
+def _forget_other_places(model_config: Any) -> None:  # noqa: ANN401 - as above
+    """Drops a way to attend that the model's maker had installed, and a pad token that no layer has a row for."""
+    attention = model_config._attn_implementation  # noqa: SLF001 - there is no other name for it
+    if attention not in {None, "eager", "sdpa"}:
+        logger.warning("config.json: attn_implementation %s is ignored: textserve has its own ways", attention)
+        model_config._attn_implementation = None  # noqa: SLF001 - the same
+    for part in (model_config, model_config.get_text_config()):
+        pad, size = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
+        if isinstance(pad, int) and isinstance(size, int) and pad >= size:
+            logger.warning("config.json: pad_token_id %d is ignored: it is beyond the vocabulary of %d", pad, size)
+            part.pad_token_id = None
 
 
 def read_tokenizer(config: Config, **settings: str) -> Any:  # noqa: ANN401 - transformers' tokenizers are untyped here
-    """Returns the model's tokenizer; raises as read_config."""
-    with no_code_from_the_model():
-        return AutoTokenizer.from_pretrained(config.model, **settings, **source(config))
+    """Returns the model's tokenizer; raises as read_config, and Refusal for one that was made from no file."""
+    try:
+        with no_code_from_the_model():
+            tokenizer = AutoTokenizer.from_pretrained(config.model, **settings, **source(config))
+    except Exception as error:
+        if type(error) is not Exception:  # what the tokenizers library raises, and nobody else
+            raise
+        reason = f"tokenizer.json cannot be read by tokenizers {version('tokenizers')} ({error}): a newer one may"
+        raise Refusal(reason) from error
+    check_vocabulary(Files(config), tokenizer)
+    return tokenizer
 
 
 def compute_dtype(config: Config) -> torch.dtype:

@@ -5,12 +5,14 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import torch
 
 import client
 from worker import server
 from worker.cli import EX_CONFIG, main, parser, quantize_parser
 from worker.config import Config
 from worker.flags import RANGES, check
+from worker.refusal import doing
 
 OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
     "model": (["--model", "a/b"], "a/b"),
@@ -103,6 +105,8 @@ def test_a_bad_flag_ends_with_the_code_for_bad_configuration_and_one_line(
         ({"memory_share": float("nan")}, "--memory-share"),
         ({"memory_share": 0.5, "memory_gib": 1.0}, "--memory-gib"),
         ({"context_length": -1}, "--context-length"),
+        ({"context_length": 15}, "--context-length"),
+        ({"context_length": 2**31}, "--context-length"),
         ({"int8_threshold": -1.0}, "--int8-threshold"),
         ({"int8_threshold": float("nan")}, "--int8-threshold"),
         ({"int8_threshold": float("inf")}, "--int8-threshold"),
@@ -138,7 +142,7 @@ def test_check_names_the_flag_that_is_out_of_range(changes: dict[str, Any], flag
         {"max_rows": 1, "chunk_tokens": 1},
         {"drain_s": 0.0, "memory_gib": 0.001},
         {"memory_share": 1.0},
-        {"int8_threshold": 0.0, "context_length": 1, "skip_modules": ("lm_head",)},
+        {"int8_threshold": 0.0, "context_length": 16, "skip_modules": ("lm_head",)},
         {"device_map": '{"model": 0, "lm_head": "disk"}'},
         {"device_map": "balanced", "max_memory": "0=20GiB,cpu=1.5GB"},
         {"listen": "unix:worker.sock"},
@@ -176,6 +180,81 @@ def test_a_worker_takes_no_more_cpus_than_its_control_group_leaves(
     monkeypatch.setattr("torch.set_num_threads", taken.append)
     assert main(["--model", "/there/is/none", *flags]) == EX_CONFIG
     assert taken == [threads]
+
+
+def caused(by: Exception) -> ValueError:
+    error = ValueError("its weights cannot be loaded")
+    error.__cause__ = by
+    return error
+
+
+NO_MEMORY = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+LOST = torch.AcceleratorError("CUDA error: unspecified launch failure")
+PASSING = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), NO_MEMORY, LOST]
+LASTING = [
+    *(kind("why") for kind in (OSError, ValueError, RuntimeError, AssertionError, ImportError, RecursionError)),
+    KeyError("rope"),
+    Exception("untagged enum"),
+    torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        *((error, 1) for error in (*PASSING, *map(caused, PASSING))),
+        *((error, EX_CONFIG) for error in (*LASTING, *map(caused, LASTING))),
+    ],
+    ids=repr,
+)
+def test_whatever_preparing_raises_ends_with_78_and_a_line_but_for_memory_and_a_lost_device(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(_: Config) -> None:
+        with doing("warming up"):
+            raise error
+
+    monkeypatch.setattr(server, "prepare", prepare)
+    assert main(["--model", "a/b"]) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("textserve-worker: cannot serve a/b: warming up: ")] == lines
+
+
+def test_the_traceback_is_in_the_log_at_debug_level_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def prepare(_: Config) -> None:
+        raise KeyError("rope")
+
+    monkeypatch.setattr(server, "prepare", prepare)
+    for level, is_there in (("INFO", False), ("DEBUG", True)):
+        caplog.set_level(level)
+        assert main([]) == EX_CONFIG
+        assert ("Traceback" in caplog.text) is is_there
+
+
+@pytest.mark.parametrize("flags", [["--max-rows", "0"], ["--max-rows", "many"]], ids=str)
+def test_a_supervisor_is_told_on_standard_output_what_stands_on_standard_error(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main([*flags, "--exit-with-stdin"])
+    except SystemExit as end:
+        code = end.code  # type: ignore[assignment] # an int
+    assert code == EX_CONFIG
+    told, errors = capsys.readouterr()
+    assert told == errors.replace("textserve-worker: ", "textserve-worker refused ")
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["quantize", "a/b", "out"]], ids=str)
+def test_an_installation_without_torch_is_no_reason_to_try_again(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(arguments) == EX_CONFIG
+    assert "pip install 'textserve[worker]'" in capsys.readouterr().err
 
 
 def test_values_out_of_range_end_with_the_code_for_bad_configuration(capsys: pytest.CaptureFixture[str]) -> None:

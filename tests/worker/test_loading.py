@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import MambaConfig, MambaForCausalLM
 
-from tests.worker.tiny_models import EOS, save_tiny_llama, tiny_llama, tiny_tokenizer
+from tests.worker.tiny_models import EOS, save_tiny_llama, tiny_tokenizer
 from worker.config import Config, Quantization
 from worker.loading import LoadedModel, _own_name, load
 
@@ -80,21 +79,6 @@ def test_generation_defaults_are_those_of_the_models_own_file(folder: Path) -> N
     assert {value for value in vars(defaults).values() if value not in {True, 7, 0.5}} == {None}
 
 
-def test_pickled_weights_are_refused(folder: Path) -> None:
-    torch.save(tiny_llama(num_hidden_layers=1).state_dict(), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(OSError, match="safetensors"):
-        load_plainly(folder)
-
-
-@pytest.mark.parametrize("cut", [0, 100, 5000])
-def test_damaged_weights_are_refused(folder: Path, cut: int) -> None:
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:cut])
-    with pytest.raises(ValueError, match="weights cannot be loaded"):
-        load_plainly(folder)
-
-
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     change(folder / "config.json", hidden_size=128)
     with pytest.raises(
@@ -113,26 +97,6 @@ def test_tied_weights_are_not_missing(tmp_path: Path) -> None:
     assert (
         load_plainly(save_tiny_llama(tmp_path, num_hidden_layers=1, tie_word_embeddings=True)).facts.vocab_size == 320
     )
-
-
-@pytest.mark.parametrize(
-    "name", ["tokenizer.json", "tokenizer_config.json and tokenizer.json"], ids=["no backend", "nothing at all"]
-)
-def test_a_model_without_a_tokenizer_is_refused(folder: Path, name: str) -> None:
-    for each in name.split(" and "):
-        (folder / each).unlink()
-    with pytest.raises(ValueError, match="tokenizer"):
-        load_plainly(folder)
-
-
-def test_a_folder_that_does_not_exist_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such folder"):
-        load_plainly(tmp_path / "nowhere")
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"config\.json"):
-        load_plainly(tmp_path)
 
 
 MARKER = "a_model_ran_its_own_code"
