@@ -19,6 +19,8 @@ _SETTINGS: "dict[str, Field[Any]]" = {field.name: field for field in fields(Conf
 
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
+OWN_WORKER_FLAGS = {"--listen", "--exit-with-stdin", "--no-exit-with-stdin"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a gateway until it is told to stop. Returns the exit status."""
@@ -51,7 +53,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
         if isinstance(field.default, tuple):
             values[name] = tuple(values.get(name, ()))
     config = Config(**values, worker_args=tuple(worker_args))
-    if fault := _fault(config):
+    if fault := _fault(config) or _worker_fault(config):
         parser.error(fault)
     return config
 
@@ -177,6 +179,12 @@ def _fault(config: Config) -> str | None:
         return (
             "--worker attaches to workers that run: --model, --workers, --quantization and -- have no meaning with it"
         )
+    return None
+
+
+def _worker_fault(config: Config) -> str | None:
+    if own := OWN_WORKER_FLAGS & {argument.partition("=")[0] for argument in config.worker_args}:
+        return f"{min(own)} has no meaning behind --: it is the gateway that gives it to its workers"
     return None
 
 

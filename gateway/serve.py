@@ -37,11 +37,11 @@ def build_pool(config: Config) -> WorkerPool:
     """The workers that the configuration asks for."""
     if config.worker:
         return StaticPool(config.worker)
-    return EmbeddedPool(worker_command(config), config.workers)
+    return EmbeddedPool(worker_command(config), config.workers, arguments=config.worker_args)
 
 
 def worker_command(config: Config) -> list[str]:
-    """How a worker is started; the pool adds where it is to listen."""
+    """How a worker is started, without the flags that the operator gives it; the pool adds where it is to listen."""
     # The workers' package under the name of this one's: textserve.worker, or worker in a checkout.
     package = __name__.removesuffix("gateway.serve") + "worker"
     command = [sys.executable, "-m", package, "--log-level", config.log_level]
@@ -49,7 +49,7 @@ def worker_command(config: Config) -> list[str]:
         command += ["--model", config.model]
     if config.quantization:
         command += ["--quantization", config.quantization]
-    return [*command, *config.worker_args]
+    return command
 
 
 class _Signals:

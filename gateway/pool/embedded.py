@@ -25,6 +25,7 @@ class EmbeddedPool:
         command: Sequence[str],
         count: int,
         *,
+        arguments: Sequence[str] = (),
         placements: Sequence[Placement] | None = None,
         backoff: BackoffPolicy = BackoffPolicy(),  # noqa: B008 - a frozen value
         start_timeout_s: float = 600.0,
@@ -35,12 +36,14 @@ class EmbeddedPool:
         Args:
             command: program and flags of a worker; the pool adds `--listen`, `--exit-with-stdin` and `--threads`.
             count: number of workers, at least 1.
+            arguments: further flags, which win over `command` and over the pool's `--threads`.
             placements: one for each worker; unset: the GPUs or CPUs that this process may use are dealt out.
             backoff: delays before a worker that died is started again.
             start_timeout_s: seconds that a worker may take until it is ready; large models load slowly.
             chance: draws the random number, from 0 to 1, that places each delay of the backoff.
         """
         self._command = tuple(command)
+        self._arguments = tuple(arguments)
         self._placements = placements or deal(count, visible_gpus(os.environ), cpu_count())
         self.size = len(self._placements)
         self._policy = SupervisorPolicy(backoff, start_timeout_s, chance)
@@ -94,6 +97,7 @@ class EmbeddedPool:
                 f"worker-{number}",
                 self._command,
                 placement,
+                arguments=self._arguments,
                 sockets=sockets,
                 listener=listener,
                 policy=self._policy,

@@ -2,7 +2,7 @@
 
 The worker runs in its own session, so the terminal's interrupt does not reach it. Its stdin is its life line: a pipe on
 which nothing is ever written and whose end of file, at the latest when this process ends, ends the worker. On stdout it
-says that it is ready. Its stderr is ours.
+says that it is ready, or why it never will be. Its stderr is ours.
 
 `subprocess` starts it and not the event loop: uvloop would fork, with the threads and locks of gRPC in the air, and
 would let the worker inherit descriptors.
@@ -18,6 +18,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 _READY_PREFIX = "textserve-worker ready "
+_REFUSED_PREFIX = "textserve-worker refused "
 _READ_SIZE = 64 * 1024  # bytes; also the most that is kept of an unfinished line
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class WorkerProcess:
         self._ready: asyncio.Future[str | None] = self._loop.create_future()
         self._exited: asyncio.Future[int] = self._loop.create_future()
         self._unfinished = b""
+        self.refusal = ""
+        """Why the worker will never be ready, in its own words; empty if it has not said so."""
         self._process = _start(command, environment)
         os.set_blocking(self._stdout, False)
         self._loop.add_reader(self._stdout, self._read)
@@ -96,6 +99,8 @@ class WorkerProcess:
     def _hear(self, line: str) -> None:
         if line.startswith(_READY_PREFIX):
             self._resolve_ready(line.removeprefix(_READY_PREFIX))
+        elif line.startswith(_REFUSED_PREFIX):
+            self.refusal = line.removeprefix(_REFUSED_PREFIX)
         else:
             logger.warning("%s wrote to its stdout, which is for its ready line alone: %s", self._name, line)
 

@@ -54,6 +54,8 @@ class _Death:
     returncode: int | None = None
     uptime_s: float = 0.0
     """How long it was ready; 0 if it never was."""
+    refusal: str = ""
+    """Why it will never be ready, in the worker's own words."""
 
 
 class Supervisor:
@@ -65,14 +67,15 @@ class Supervisor:
         command: Sequence[str],
         placement: Placement,
         *,
+        arguments: Sequence[str],
         sockets: Path,
         listener: PoolListener,
         policy: SupervisorPolicy,
         readiness: Readiness,
     ) -> None:
-        """Takes the worker's `command` without its address, and the `readiness` of its pool."""
+        """Takes the worker's `command` without its address, what stands behind it, and the `readiness` of its pool."""
         self._name = name
-        self._command = (*command, *placement.flags)
+        self._command = (*command, *placement.flags, *arguments)
         self._placement = placement
         self._sockets = sockets
         self._listener = listener
@@ -154,7 +157,8 @@ class Supervisor:
             return _Death(f"was not ready within {self._policy.start_timeout_s:g} s and is killed")
         if ready is None:
             returncode = await process.wait()
-            return _Death(f"{describe_exit(returncode)} before it was ready", returncode)
+            why = f" ({process.refusal})" if process.refusal else ""
+            return _Death(f"{describe_exit(returncode)} before it was ready{why}", returncode, refusal=process.refusal)
         logger.info("%s is ready: %s", self._name, ready)
         return await self._serve(process, address)
 
@@ -174,10 +178,8 @@ class Supervisor:
 
     def _give_up_if_permanent(self, death: _Death) -> None:
         if death.returncode == os.EX_CONFIG and not self._readiness.ever:
-            raise PoolFailed(
-                f"{self._name} refuses its configuration or can't load its model (exit code {os.EX_CONFIG}): "
-                "its last line on stderr says why"
-            )
+            why = death.refusal or "its configuration or its model, as standard error tells"
+            raise PoolFailed(f"{self._name} refuses to serve (exit code {os.EX_CONFIG}): {why}")
 
     async def _pause(self, delay_s: float) -> None:
         """Waits for `delay_s` seconds, or until the worker is to stop."""

@@ -57,7 +57,7 @@ def main() -> int:
     RecordedDispatcher.record = RecordedGateway.record = Recorder(Path(os.environ["TEXTSERVE_CHAOS_RECORD"]))
 
     def worker_command(config: Config) -> list[str]:
-        return [sys.executable, "-m", os.environ["TEXTSERVE_CHAOS_WORKER"], *config.worker_args]
+        return [sys.executable, "-m", os.environ["TEXTSERVE_CHAOS_WORKER"]]
 
     with (
         mock.patch("gateway.server.Dispatcher", RecordedDispatcher),

@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import re
 import signal
+import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -51,6 +54,31 @@ async def test_streams_of_a_killed_worker_go_on_at_another_one_and_it_comes_back
             while (await client.models())[0].ready_worker_count < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
         assert other.is_running()
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--model", "{folder}"], "cannot serve {folder}: config.json must hold a JSON object, and holds a list"),
+        (["--", "--max-rows", "many"], "argument --max-rows: invalid int value: 'many'"),
+    ],
+    ids=["model", "flag"],
+)
+async def test_a_gateway_whose_workers_refuse_ends_with_their_reason_as_its_last_line(
+    tmp_path: Path, flags: list[str], reason: str
+) -> None:
+    (tmp_path / "config.json").write_text("[]")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "--listen", "127.0.0.1:0", "--workers", "2"),
+        *(flag.format(folder=tmp_path) for flag in flags),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    told, errors = await process.communicate()
+    assert (process.returncode, told) == (1, b"")
+    last = errors.decode().splitlines()[-1]
+    assert re.match(r"textserve-gateway: worker-\d refuses to serve \(exit code 78\): ", last)
+    assert reason.format(folder=tmp_path) in last
 
 
 async def test_a_killed_gateway_leaves_no_worker_behind() -> None:

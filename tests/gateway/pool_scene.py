@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,11 +41,13 @@ class Scene:
         backoff: BackoffPolicy = AT_ONCE,
         start_timeout_s: float = 60.0,
         placements: list[Placement] | None = None,
+        arguments: Sequence[str] = (),
     ) -> EmbeddedPool:
         """Returns a pool that is not started; its backoff has no jitter."""
         return EmbeddedPool(
             [sys.executable, str(WORKER), "--mode", str(self._mode)],
             count,
+            arguments=arguments,
             placements=placements,
             backoff=backoff,
             start_timeout_s=start_timeout_s,

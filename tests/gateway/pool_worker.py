@@ -5,6 +5,7 @@ The file --mode says what it does, and is read at each start, so that a test can
 ready     listens, says so, ends with code 0 on SIGTERM
 silent    never says that it is ready
 refuse    ends with code 78 and a reason
+mute      ends with code 78 and none
 crash     says that it is ready and ends with code 1
 stubborn  as ready, but ignores SIGTERM
 drain     as ready, but on SIGTERM says so on stdout and waits for a connection; a second SIGTERM ends it with code 3
@@ -31,12 +32,15 @@ def main() -> None:
     parser.add_argument("--mode", type=Path, required=True)
     parser.add_argument("--listen", required=True)
     parser.add_argument("--threads")
+    parser.add_argument("--max-rows")
     parser.add_argument("--exit-with-stdin", action="store_true", required=True)
     flags = parser.parse_args()
     mode = flags.mode.read_text()
     threading.Thread(target=end_with_stdin, daemon=True).start()
     set_signals(mode)
     if mode == "refuse":
+        write("hello from a library\ntextserve-worker refused cannot serve m: config.json is empty\n")
+    if mode in {"refuse", "mute"}:
         sys.exit(os.EX_CONFIG)
     if mode == "silent":
         threading.Event().wait()

@@ -103,6 +103,9 @@ def test_a_flag_goes_before_the_environment() -> None:
         ["--quantization", "int3"],
         ["--worker", "a:1", "--model", "m"],
         ["--worker", "a:1", "--", "--threads", "2"],
+        ["--", "--listen", "a:1"],
+        ["--", "--listen=a:1"],
+        ["--", "--max-rows", "2", "--no-exit-with-stdin"],
         ["--list", "a:1"],
         ["--listen"],
         ["--worker", "a:1,b:2"],
@@ -262,11 +265,10 @@ def test_every_field_has_a_flag_and_a_help(capsys: pytest.CaptureFixture[str]) -
     assert "Requests that may wait for a worker" in text
 
 
-def test_workers_are_started_with_model_quantization_and_their_own_flags() -> None:
-    command = worker_command(parse(["--model", "m", "--quantization", "int8", "--", "--max-rows", "4"], {}))
+def test_workers_are_started_with_model_and_quantization() -> None:
+    command = worker_command(parse(["--model", "m", "--quantization", "int8"], {}))
 
-    own = ["--log-level", "info", "--model", "m", "--quantization", "int8"]
-    assert command[1:] == ["-m", "worker", *own, "--max-rows", "4"]
+    assert command[1:] == ["-m", "worker", "--log-level", "info", "--model", "m", "--quantization", "int8"]
     assert worker_command(Config())[1:] == ["-m", "worker", "--log-level", "info"]
 
 

@@ -50,6 +50,15 @@ async def test_a_worker_gets_what_is_dealt_to_it(scene: Scene) -> None:
 
 
 @on_both_loops
+async def test_what_the_operator_gives_a_worker_wins_over_what_is_dealt_to_it(scene: Scene) -> None:
+    given = scene.pool(placements=[Placement({}, ("--threads", "7"))], arguments=["--threads", "1", "--max-rows", "3"])
+    await scene.started(given)
+    await scene.listener.up()
+    assert "threads=1 " in await scene.log.line("worker-0 is ready")
+    await given.stop(grace_s=60)
+
+
+@on_both_loops
 async def test_a_worker_holds_no_descriptor_but_its_own(scene: Scene) -> None:
     kept, given = os.pipe()
     os.set_inheritable(given, True)
@@ -125,23 +134,33 @@ async def test_the_last_worker_that_was_ready_comes_back_sooner_than_its_backoff
 
 
 @on_both_loops
-async def test_a_worker_that_refuses_its_configuration_fails_the_pool(scene: Scene) -> None:
+async def test_a_worker_that_refuses_to_serve_fails_the_pool_in_its_own_words(scene: Scene) -> None:
     scene.workers_are("refuse")
     pool = await scene.started(scene.pool(2))
-    with pytest.raises(PoolFailed, match=r"worker-\d refuses its configuration .* \(exit code 78\)"):
+    with pytest.raises(PoolFailed, match=r"worker-\d .* \(exit code 78\): cannot serve m: config\.json is empty$"):
         await pool.wait_failed()
     await pool.stop(grace_s=60)
     assert scene.listener.empty
 
 
 @on_both_loops
-async def test_a_refusal_after_a_worker_was_ready_is_retried(scene: Scene) -> None:
+async def test_a_worker_that_refuses_without_a_word_fails_the_pool_too(scene: Scene) -> None:
+    scene.workers_are("mute")
+    pool = await scene.started(scene.pool())
+    with pytest.raises(PoolFailed, match=r"exit code 78.*standard error"):
+        await pool.wait_failed()
+    await pool.stop(grace_s=60)
+
+
+@on_both_loops
+async def test_a_refusal_after_a_worker_was_ready_is_logged_and_retried(scene: Scene) -> None:
     pool = await scene.started(scene.pool())
     worker = pid_of(await scene.listener.up())
     scene.workers_are("refuse")
     os.kill(worker, signal.SIGKILL)
     await scene.listener.down()
-    await scene.log.line("worker-0 exited with code 78 before it was ready; it is started again")
+    line = await scene.log.line("worker-0 exited with code 78 before it was ready")
+    assert "(cannot serve m: config.json is empty); it is started again" in line
     scene.workers_are("ready")
     await scene.listener.up()
     await pool.stop(grace_s=60)
