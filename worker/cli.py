@@ -52,7 +52,6 @@ def parser() -> _Parser:
         prog="textserve-worker",
         description="Serves one model to textserve gateways.",
         epilog=f"`textserve-worker {_QUANTIZE} --help` tells how to write a quantized checkpoint.",
-        allow_abbrev=False,
     )
     add_flags(result)
     return result
@@ -64,7 +63,6 @@ def quantize_parser() -> argparse.ArgumentParser:
         prog=f"textserve-worker {_QUANTIZE}",
         description="Writes a quantized checkpoint, which loads faster and generates the same as one that is quantized "
         "when it is loaded, on this kind of device, with the same --compute-dtype.",
-        allow_abbrev=False,
     )
     result.add_argument("model", help="folder of a transformers model, or its name on the hub")
     result.add_argument("out", type=Path, help="folder to write")
