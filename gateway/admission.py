@@ -49,7 +49,8 @@ class Admission:
     async def admit(self, request: Request, call: Call) -> Generation:
         """The generation that `request` asks for, with what is known of its call.
 
-        Raises ServiceError: NO_WORKER before any worker has been ready, MODEL_NOT_FOUND, or what is wrong with it.
+        Raises ServiceError: NO_WORKER before any worker has been ready, or if another model has taken the place of the
+        one that it was tokenized for; MODEL_NOT_FOUND; or what is wrong with it.
         """
         model = self._model(request.model)
         violations = request_violations(request, model.facts, has_chat_template=model.tokenizer.has_chat_template)
@@ -96,6 +97,8 @@ class Admission:
             for index, seed in enumerate(candidate_seeds(config.seed, config.sequence_count))
         )
         await _resume(sequences, request.resumed, config, facts)
+        if not self._models.serves(model):
+            raise no_worker()
         return Generation(
             facts,
             prompt_ids,

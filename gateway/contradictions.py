@@ -16,6 +16,10 @@ def contradictions(request: Request, facts: ModelFacts) -> Iterator[Violation]:
         yield from _beam_violations(request)
     elif request.config.temperature == 0 and request.config.do_sample:
         yield _config("do_sample", "must not be true with temperature 0, which means greedy")
+    if request.is_stream and request.request_id:
+        yield Violation(
+            "request_id", "NOT_STREAMABLE", "calls of one name share one answer, and a stream has none; Generate does"
+        )
     best_of, count = request.config.best_of, request.config.num_return_sequences or 1
     if request.is_stream and best_of is not None and best_of > count:
         yield _not_streamable("best_of", "which candidates are the best")

@@ -22,7 +22,17 @@ MAX_REQUEST_ID_BYTES = 128
 MAX_JOINS = 3
 """Whoever has joined so many calls that had less time than it is served by itself: each end wakes all that wait."""
 
-Work = Callable[[], Coroutine[Any, Any, pb.GenerateResponse]]
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call has come to."""
+
+    response: pb.GenerateResponse
+    is_cut: bool = False
+    """Whether a deadline ended it before its time: that was the deadline of one call, and is none of the others'."""
+
+
+Work = Callable[[], Coroutine[Any, Any, Answer]]
 
 
 @dataclass(slots=True, eq=False)
@@ -30,12 +40,14 @@ class _Call:
     """A call that runs, and how many wait for it."""
 
     digest: bytes
-    task: asyncio.Task[pb.GenerateResponse]
+    task: asyncio.Task[Answer]
     waiter_count: int = 0
 
 
 class Deduplication:
     """Runs calls that have names. What fails is not kept: who asks again after a failure is served anew.
+
+    What a deadline has ended, in a failure or with what there was, is for the call alone that had this deadline.
 
     Args:
         clock: Seconds of a monotonic clock.
@@ -58,36 +70,39 @@ class Deduplication:
         Raises ServiceError if the request_id is too long or another request has it, and what `work` raises.
         """
         if not request.request_id:
-            return await work()
+            return (await work()).response
         key, digest = _key(tenant, request), _digest(request)
         for _ in range(MAX_JOINS):
             if (kept := self._recent.get(key, self._clock())) is not None:
                 _check_same(request, kept.digest, digest)
                 return pb.GenerateResponse.FromString(kept.answer)
             if (running := self._running.get(key)) is None:
-                return await self._wait(key, self._start(key, digest, work))
+                return (await self._wait(key, self._start(key, digest, work))).response
             _check_same(request, running.digest, digest)
             try:
-                return await self._wait(key, running)
+                answer = await self._wait(key, running)
             except ServiceError as error:
-                # A deadline was that of the call that it joined.
                 if error.code is not Code.DEADLINE_EXCEEDED:
                     raise
-        return await work()
+            else:
+                if not answer.is_cut:
+                    return answer.response
+        return (await work()).response
 
     def _start(self, key: CallKey, digest: bytes, work: Work) -> _Call:
         call = self._running[key] = _Call(digest, asyncio.create_task(self._work(key, digest, work)))
         return call
 
-    async def _work(self, key: CallKey, digest: bytes, work: Work) -> pb.GenerateResponse:
+    async def _work(self, key: CallKey, digest: bytes, work: Work) -> Answer:
         try:
             answer = await work()
         finally:
             self._leave(key, asyncio.current_task())
-        self._recent.put(key, digest, answer.SerializeToString(), self._clock())
+        if not answer.is_cut:
+            self._recent.put(key, digest, answer.response.SerializeToString(), self._clock())
         return answer
 
-    async def _wait(self, key: CallKey, call: _Call) -> pb.GenerateResponse:
+    async def _wait(self, key: CallKey, call: _Call) -> Answer:
         call.waiter_count += 1
         try:
             return await asyncio.shield(call.task)

@@ -96,6 +96,11 @@ class Dispatcher:
         """Workers that take work."""
         return sum(not session.draining for session in self._sessions.values())
 
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether anything runs or waits."""
+        return any(not generation.finished for generation in self._running)
+
     def check_open(self) -> None:
         """Raises ServiceError if a generation would not be taken now: DRAINING or NO_WORKER."""
         if self._draining:
@@ -106,10 +111,13 @@ class Dispatcher:
     def submit(self, generation: Generation) -> None:
         """Takes a generation, which must be released later. Raises as `check_open`, and what the gate raises.
 
-        One that has ended, because its caller holds all of it, goes to no worker.
+        One that has ended, because its caller holds all of it, goes to no worker. One that was admitted for a worker
+        that has left meanwhile, and fits none that is there, is refused with NO_WORKER.
         """
         self.check_open()
         if not generation.finished:
+            if self._fits_nowhere(generation):
+                raise no_worker()
             if self._gate is not None:
                 self._gate.check(generation, self._clock())
             self._scheduler.append(generation)
@@ -172,6 +180,9 @@ class Dispatcher:
     def workers_changed(self) -> None:
         """A worker came, went, or drains."""
         self._on_workers_changed(self.worker_count)
+        for generation in tuple(self._scheduler):
+            if self._fits_nowhere(generation):
+                self.abandon(generation, _lost(generation, "none that is left has the room for it"))
         self.dispatch()
 
     def dispatch(self) -> None:
@@ -190,8 +201,13 @@ class Dispatcher:
             session.tell_demand(row_count)
 
     def drain(self) -> None:
-        """Refuses what comes from now on."""
+        """Refuses what comes from now on, and what was never sent to a worker: another gateway may have room for it."""
         self._draining = True
+        for generation in tuple(self._scheduler):
+            if not generation.attempts:
+                self._withdraw(generation)
+                generation.fail(draining())
+        self.dispatch()
 
     async def wait_idle(self) -> None:
         """Returns once everything has been released."""
@@ -270,8 +286,20 @@ class Dispatcher:
         if not self._scheduler.remove(generation) and (session := self._sessions.get(generation.worker)):
             session.drop(generation)
 
+    def _fits_nowhere(self, generation: Generation) -> bool:
+        """Whether there are workers, and none of them could ever run it. It would keep what waits behind it, too."""
+        return bool(self._sessions) and not any(
+            session.facts is None or generation.fits(session.facts) for session in self._sessions.values()
+        )
+
     def _give_up(self, worker: str, why: str) -> None:
         logger.error("%s was lost: %s; %d waiting requests end", worker, why, len(self._scheduler))
         for generation in tuple(self._scheduler):
-            was_begun = generation.deaths or generation.output_token_count
-            self.abandon(generation, worker_lost(worker, why) if was_begun else no_worker())
+            self.abandon(generation, _lost(generation, why))
+
+
+def _lost(generation: Generation, why: str) -> ServiceError:
+    """Why it ends without a worker: it has lost the one that it had, or no worker has begun it."""
+    # Tokens alone say nothing: its caller may have brought them.
+    was_begun = generation.deaths or (generation.attempts and generation.output_token_count)
+    return worker_lost(generation.worker, why) if was_begun else no_worker()

@@ -33,6 +33,9 @@ MAX_FOREIGN_CHARS = 200
 """Of a text that is not ours, such as what a model's chat template says. Up to 12 bytes each as gRPC sends them."""
 
 
+WORKER_LOST = "WORKER_LOST"
+
+
 class Code(IntEnum):
     """The status codes in use, with their numbers in google.rpc.Code."""
 
@@ -196,7 +199,7 @@ def worker_lost(worker: str, why: str) -> ServiceError:
     """The worker that ran the request died, hung or became unreachable."""
     return ServiceError(
         Code.UNAVAILABLE,
-        "WORKER_LOST",
+        WORKER_LOST,
         f"{worker} was lost while it ran the request: {why}",
         metadata={"worker": worker},
         retry_after_s=1.0,

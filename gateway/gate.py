@@ -92,7 +92,9 @@ class Gate:
         self._speed.observe_loss()
 
     def observe_answer(self, generation: Generation, now: float) -> None:
-        """A call has ended, in whatever way."""
+        """A call has ended, in whatever way. Beams say nothing of a step: all their tokens come with the last one."""
+        if generation.config.num_beams > 1:
+            return
         for sequence in generation.sequences:
             gap_count = sequence.output_token_count - 1
             # Between the tokens of one that was gone on with lies the time that it waited.

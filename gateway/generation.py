@@ -65,7 +65,7 @@ class Generation:
     """Called when there is something new to deliver. Whoever delivers sets it, before the generation is submitted."""
 
     worker: str = field(default="", init=False)
-    """The worker that it was submitted to last."""
+    """The worker that it was submitted to last; it may wait for another one."""
 
     attempts: int = field(default=0, init=False)
     """How often it was submitted."""
@@ -120,6 +120,15 @@ class Generation:
         ended_count = sum(sequence.finished for sequence in self.sequences)
         return max(self.config.num_beams, len(self.sequences)) - ended_count
 
+    def fits(self, facts: ModelFacts) -> bool:
+        """Whether a worker of these facts can run it if it has nothing else to do."""
+        beams = self.config.num_beams
+        return (
+            self.row_count <= max(1, facts.max_rows)
+            and not (self.needs_prompt_logprobs and len(self.prompt_ids) > facts.prompt_logprobs_limit)
+            and (beams == 1 or beams * (len(self.prompt_ids) + self.config.max_new_tokens) <= facts.pool_tokens)
+        )
+
     @property
     def candidates(self) -> list[Sequence]:
         """What is returned once everything has ended, in the order of the answer."""
@@ -153,7 +162,6 @@ class Generation:
 
     def requeue(self) -> None:
         """Its worker has not taken it, or is lost: it waits again."""
-        self.worker = ""
         for sequence in self.unfinished:
             sequence.requeue()
 

@@ -6,7 +6,10 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from grpc import ChannelConnectivity, StatusCode, aio
+
 from textserve.internal.v1 import worker_pb2 as pb
+from textserve.internal.v1.worker_pb2_grpc import WorkerServiceStub
 
 from .config_limits import valid_part
 from .models import Models, ServedModel
@@ -22,6 +25,8 @@ logger = logging.getLogger(__name__)
 # The answer stands ready: a worker that takes longer is taken to be stopped, or its event loop to be blocked.
 DESCRIBE_TIMEOUT_S = 5.0
 TOKENIZER_TIMEOUT_S = 120.0
+# A connection that has failed says why at once.
+REASON_TIMEOUT_S = 1.0
 
 
 class HandshakeError(Exception):
@@ -29,17 +34,31 @@ class HandshakeError(Exception):
 
 
 async def shake_hands(stub: "WorkerServiceAsyncStub", models: Models) -> Description:
-    """Checks that the worker holds the pool's model, or adopts its model if the pool has none yet.
+    """Checks that the worker holds the pool's model, or adopts its model if the pool has none, or none any more.
 
     Raises HandshakeError, ModelMismatchError, or AioRpcError if the worker can't be reached.
     """
     answer = await stub.Describe(pb.DescribeRequest(), timeout=DESCRIBE_TIMEOUT_S, wait_for_ready=True)
     description = _sound(read_description(answer))
     models.check(description.facts)
-    if models.current is None:
+    if not models.knows(description.facts):
         models.adopt(ServedModel(description.facts, await fetch_tokenizer(stub, description.facts)))
-    models.narrow(description.facts)
+        logger.info("the model is %s (%s)", description.facts.name, description.facts.fingerprint)
     return description
+
+
+async def why_unreachable(channel: aio.Channel, error: aio.AioRpcError) -> str:
+    """In words, why a worker did not answer. Who waits for a connection in vain is told of his deadline alone."""
+    if error.code() is not StatusCode.DEADLINE_EXCEEDED:
+        return error.details() or error.code().name
+    if channel.get_state() is not ChannelConnectivity.READY:
+        stub: WorkerServiceAsyncStub = WorkerServiceStub(channel)
+        try:
+            await stub.Describe(pb.DescribeRequest(), timeout=REASON_TIMEOUT_S)
+        except aio.AioRpcError as reason:
+            if reason.code() is not StatusCode.DEADLINE_EXCEEDED:
+                return reason.details() or reason.code().name
+    return f"nothing came within {DESCRIBE_TIMEOUT_S:g} s"
 
 
 async def fetch_tokenizer(stub: "WorkerServiceAsyncStub", facts: ModelFacts) -> Tokenizer:

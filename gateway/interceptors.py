@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from .errors import ServiceError, internal, message_too_large, undecodable
+from .errors import WORKER_LOST, Code, ServiceError, internal, message_too_large, undecodable
 from .load_report import TRAILER, LoadReport, Rate
 from .status import abort
 
@@ -84,8 +84,9 @@ class LoadReports(_Wrapping):
         async def reporting(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
             try:
                 return await behavior(request, context)
-            except Exception:
-                self._errors.observe(self._clock())
+            except Exception as error:
+                if _is_fault(error):
+                    self._errors.observe(self._clock())
                 raise
             finally:
                 context.set_trailing_metadata(((TRAILER, self._report().encode()),))
@@ -124,6 +125,13 @@ class DecodeGuard(_Wrapping):
                 return undecodable()
 
         return guarded
+
+
+def _is_fault(error: Exception) -> bool:
+    """Whether the gateway or its workers failed. What a caller did, or its deadline, would drive away others' calls."""
+    if isinstance(error, ServiceError):
+        return error.code is Code.INTERNAL or error.reason == WORKER_LOST
+    return not isinstance(error, (aio.AbortError, aio.InternalError))
 
 
 def _refusing(behavior: Behavior) -> Behavior:

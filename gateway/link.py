@@ -13,7 +13,7 @@ from grpc import StatusCode, aio
 
 from textserve.internal.v1.worker_pb2_grpc import WorkerServiceStub
 
-from .handshake import HandshakeError, shake_hands
+from .handshake import HandshakeError, shake_hands, why_unreachable
 from .liveness import FaultKind, Liveness
 from .models import ModelMismatchError
 from .pool.backoff import Backoff, BackoffPolicy
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .generation import Generation
     from .models import Models
     from .pool import WorkerAddress
+    from .worker_messages import Description
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +98,14 @@ class Link:
         backoff = Backoff(RECONNECT)
         while True:
             began_at = self._clock()
-            why = await self._attend()
-            if self._hangs and self._replace(self._address, why):
-                return  # the pool ends this link with the process
+            try:
+                why = await self._attend()
+                if self._hangs and self._replace(self._address, why):
+                    return  # the pool ends this link with the process
+            except Exception as error:
+                # Whatever it is, this worker or the next in its place may do better; without a link none is used.
+                logger.exception("%s: a connection failed", self._address.name)
+                why = f"unexpected {type(error).__name__}"
             delay_s = backoff.next_delay(uptime_s=self._clock() - began_at, chance=random.random())  # noqa: S311 - jitter
             logger.warning("%s: %s; next attempt in %.1f s", self._address.name, why, delay_s)
             await asyncio.sleep(delay_s)
@@ -115,19 +121,27 @@ class Link:
                 return f"refused: {error}"
             except aio.AioRpcError as error:
                 self._signs_of_a_hang += error.code() is StatusCode.DEADLINE_EXCEEDED and not self._has_unread()
-                return f"no answer from {target}: {error.details()}"
+                return f"no answer from {target}: {await why_unreachable(channel, error)}"
             self._signs_of_a_hang = 0
-            logger.info("%s: connected to %s (%s)", self._address.name, target, ", ".join(description.devices))
-            self._acquit(description.incarnation_id)
-            return await self._serve(stub, description.incarnation_id)
+            with self._models.connected(description.facts):
+                logger.info("%s: connected to %s (%s)", self._address.name, target, ", ".join(description.devices))
+                self._acquit(description.incarnation_id)
+                return await self._serve(stub, description)
 
-    async def _serve(self, stub: WorkerServiceAsyncStub, incarnation_id: str) -> str:
-        liveness = Liveness(incarnation_id, self._clock())
-        stream = WorkerStream(self._address.name, self._dispatcher, liveness, self._clock, self._has_unread)
+    async def _serve(self, stub: WorkerServiceAsyncStub, description: Description) -> str:
+        liveness = Liveness(description.incarnation_id, self._clock())
+        stream = WorkerStream(
+            self._address.name,
+            self._dispatcher,
+            liveness,
+            self._clock,
+            self._has_unread,
+            facts=description.facts,
+        )
         ending = await stream.serve(stub)
         self._signs_of_a_hang = SIGNS_OF_A_HANG if ending.hangs else int(ending.counted_as_death)
         if ending.counted_as_death:
-            self._note_death(ending, incarnation_id)
+            self._note_death(ending, description.incarnation_id)
         return ending.why
 
     def _has_unread(self) -> bool:

@@ -1,5 +1,7 @@
 """The model that the workers of the pool serve: what they all say about it, and its tokenizer."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
 from .request import ModelFacts
@@ -22,38 +24,63 @@ class ServedModel:
 
 
 class Models:
-    """Holds the model that is served: the one of the first worker. One pool serves one model."""
+    """Holds the model that is served: that of the workers that are connected. One pool serves one model.
 
-    def __init__(self) -> None:
+    Another one takes its place once no worker of it is connected and nothing is left that only such a worker could do.
+
+    Args:
+        is_awaited: Whether requests run or wait here that were made for the model that is served.
+    """
+
+    def __init__(self, is_awaited: Callable[[], bool] = lambda: False) -> None:
         self.current: ServedModel | None = None
+        """With the least room of the workers that are connected: what is admitted must fit on every one that may have
+        to go on. While none is, that of the last one."""
+        self._is_awaited = is_awaited
+        self._connected: list[ModelFacts] = []
+
+    def knows(self, facts: ModelFacts) -> bool:
+        """Whether a worker's model is the one that is served."""
+        return self.current is not None and not _differing(facts, self.current.facts)
+
+    def serves(self, model: ServedModel) -> bool:
+        """Whether it is still the one that is served, in whatever room."""
+        return self.current is not None and model.tokenizer is self.current.tokenizer
 
     def check(self, facts: ModelFacts) -> None:
-        """Raises ModelMismatchError if a worker's model is not the one that is served."""
-        if self.current is None:
+        """Raises ModelMismatchError if a worker's model is not the one that is served, and can't take its place now."""
+        if self.current is None or not (self._connected or self._is_awaited()):
             return
         served = self.current.facts
-        differing = [
-            f"{field.name} {getattr(facts, field.name)!r} instead of {getattr(served, field.name)!r}"
-            for field in fields(facts)
-            if field.name not in _ROOM and getattr(facts, field.name) != getattr(served, field.name)
-        ]
-        if differing:
-            raise ModelMismatchError("it does not hold the pool's model: " + ", ".join(differing))
+        if differing := _differing(facts, served):
+            told = (f"{name} {getattr(facts, name)!r} instead of {getattr(served, name)!r}" for name in differing)
+            raise ModelMismatchError("it does not hold the pool's model: " + ", ".join(told))
 
     def adopt(self, model: ServedModel) -> None:
-        """Serves the model from now on, if none is served yet. Raises ModelMismatchError as `check`."""
+        """Serves the model from now on, unless it is served already. Raises ModelMismatchError as `check`."""
         self.check(model.facts)
-        self.current = self.current or model
+        if not self.knows(model.facts):
+            self.current = model
 
-    def narrow(self, facts: ModelFacts) -> None:
-        """Takes in the room of another worker: what is admitted must fit on every worker that may have to go on."""
-        if self.current is None:
+    @contextmanager
+    def connected(self, facts: ModelFacts) -> Iterator[None]:
+        """Counts a worker of the served model among those that are connected."""
+        self._connected.append(facts)
+        self._narrow()
+        try:
+            yield
+        finally:
+            self._connected.remove(facts)
+            self._narrow()
+
+    def _narrow(self) -> None:
+        if self.current is None or not self._connected:
             return
-        served = self.current.facts
-        narrowed = replace(
-            served,
-            max_rows=min(served.max_rows, facts.max_rows),
-            prompt_logprobs_limit=min(served.prompt_logprobs_limit, facts.prompt_logprobs_limit),
-            pool_tokens=min(served.pool_tokens, facts.pool_tokens),
-        )
-        self.current = replace(self.current, facts=narrowed)
+        room = {name: min(getattr(facts, name) for facts in self._connected) for name in _ROOM}
+        self.current = replace(self.current, facts=replace(self.current.facts, **room))
+
+
+def _differing(facts: ModelFacts, served: ModelFacts) -> list[str]:
+    """Names of the facts in which they are not of one model."""
+    names = (field.name for field in fields(ModelFacts) if field.name not in _ROOM)
+    return [name for name in names if getattr(facts, name) != getattr(served, name)]

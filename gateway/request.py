@@ -135,6 +135,8 @@ class Request:
     """Whether to end before the deadline with what there is."""
     resumed: tuple[ResumedCandidate, ...] = ()
     """Output that the caller holds, and that is to be gone on with."""
+    request_id: str = ""
+    """The caller's name for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ class Call:
     """When it came."""
     deadline_at: float
     """When its answer is of no use any more: the caller's deadline, or the server's if that is earlier."""
+    timeout_s: float | None = None
+    """What the caller had left when it came, as gRPC told it; None without a deadline."""
 
 
 @dataclass(frozen=True, slots=True)

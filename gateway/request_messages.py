@@ -21,6 +21,7 @@ def read_request(message: pb.GenerateRequest, *, is_stream: bool) -> Request:
             ResumedCandidate(candidate.candidate_index, candidate.token_ids)
             for candidate in message.resume_from.candidates
         ),
+        request_id=message.request_id,
     )
 
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .generation import Generation
+    from .request import ModelFacts
+
 UNBOUNDED = sys.maxsize
 
 
@@ -25,11 +28,18 @@ class WorkerLoad:
     """Rows outstanding that make way for interactive work."""
     yielding_begun_at: float = 0.0
     """When the last of those was submitted."""
+    facts: ModelFacts | None = None
+    """What it said of its model and its room; None: whatever is submitted fits there."""
 
     @property
     def room(self) -> int:
         """Rows that may be submitted now; below 0 after the limit was lowered."""
         return self.limit - self.outstanding
+
+
+def fitting(workers: Iterable[WorkerLoad], generation: Generation) -> list[WorkerLoad]:
+    """The workers that could run it if they had nothing else to do: those of one model may differ in their memories."""
+    return [worker for worker in workers if worker.facts is None or generation.fits(worker.facts)]
 
 
 def pick(workers: Iterable[WorkerLoad], row_count: int, most: int = UNBOUNDED) -> WorkerLoad | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from .preemption import makes_way
 from .quarantine import Quarantine, Verdict
-from .routing import UNBOUNDED, WorkerLoad, lacking, pick, quietest, roomiest, yielding
+from .routing import UNBOUNDED, WorkerLoad, fitting, lacking, pick, quietest, roomiest, yielding
 from .tenancy import Priority
 
 if TYPE_CHECKING:
@@ -116,11 +116,12 @@ class Scheduler:
             return self._next_suspect(suspect, shared, now)
         self._make_way(shared, now)
         if aside := self._queue.aside:
-            return self._place(aside, shared, now) or self._next_head(_but(roomiest(shared), shared), now)
+            held = roomiest(fitting(shared, aside))
+            return self._place(aside, shared, now) or self._next_head(_but(held, shared), now)
         return self._next_head(shared, now)
 
     def _next_suspect(self, suspect: Generation, shared: list[WorkerLoad], now: float) -> Assignment | None:
-        held = quietest(shared)
+        held = quietest(fitting(shared, suspect))
         if held is None or held.outstanding:
             return self._next_head(_but(held, shared), now)
         self._quarantine.isolate(suspect)
@@ -152,9 +153,11 @@ class Scheduler:
 
     def _preempt(self, generation: Generation, workers: list[WorkerLoad], most: int, now: float) -> Assignment | None:
         """Sends interactive work where it finds room once batch work has made way, if it does not do so by itself."""
-        if generation.caller.priority is not Priority.INTERACTIVE or pick(workers, generation.row_count, most):
+        if generation.caller.priority is not Priority.INTERACTIVE or pick(
+            fitting(workers, generation), generation.row_count, most
+        ):
             return None
-        worker = yielding(workers, generation.row_count, most)
+        worker = yielding(fitting(workers, generation), generation.row_count, most)
         if worker is None:
             return None
         return self._assign(Assignment(generation, worker.name, lacking(worker, generation.row_count, most)), now)
@@ -168,7 +171,7 @@ class Scheduler:
 def _pick(workers: list[WorkerLoad], generation: Generation) -> WorkerLoad | None:
     # What makes way is not sent where it would wait in the way.
     most = generation.facts.max_rows if makes_way(generation) else UNBOUNDED
-    return pick(workers, generation.row_count, most)
+    return pick(fitting(workers, generation), generation.row_count, most)
 
 
 def _but(held: WorkerLoad | None, workers: list[WorkerLoad]) -> list[WorkerLoad]:

@@ -27,7 +27,7 @@ async def serve(config: Config) -> int:
     try:
         await gateway.start()
         await _serve(gateway, pool, signals)
-    except StartupError:
+    except Exception:
         await gateway.stop(0)
         raise
     return await _shut_down(gateway, signals)
@@ -72,6 +72,7 @@ async def _serve(gateway: Gateway, pool: WorkerPool, signals: _Signals) -> None:
     announcing = asyncio.create_task(_announce(gateway, pool.size))
     failing = asyncio.create_task(pool.wait_failed())
     stopping = asyncio.create_task(signals.first.wait())
+    announcing.add_done_callback(_log_failure)
     try:
         await asyncio.wait((failing, stopping), return_when=asyncio.FIRST_COMPLETED)
         if failing.done():
@@ -92,6 +93,12 @@ async def _announce(gateway: Gateway, worker_count: int) -> None:
     name = model.facts.name if model else ""
     line = f"textserve-gateway ready on {gateway.address} model={name} workers={worker_count}"
     print(line, flush=True)  # noqa: T201 - whoever started this process waits for it
+
+
+def _log_failure(announcing: asyncio.Task[None]) -> None:
+    # Nobody can be told on standard output, which may be closed; the service itself is well.
+    if not announcing.cancelled() and (error := announcing.exception()) is not None:
+        logger.error("could not say that the gateway is ready", exc_info=error)
 
 
 async def _shut_down(gateway: Gateway, signals: _Signals) -> int:

@@ -54,7 +54,7 @@ class Gateway:
 
     def __init__(self, config: Config, pool: WorkerPool, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
-        self.models = Models()
+        self.models = Models(is_awaited=lambda: self.dispatcher.has_unfinished)
         self.health = Health()
         self.ready = asyncio.Event()
         """Set once as many workers take work as are meant to run; of a static pool, one."""
@@ -100,15 +100,20 @@ class Gateway:
             raise StartupError(str(error)) from error
 
     async def stop(self, grace_s: float) -> None:
-        """Shuts down: what runs has `grace_s` seconds to finish. It may be called again with less, also meanwhile."""
-        self.health.shut_down()
-        self.dispatcher.drain()
-        await self._wait_idle(grace_s)
-        self.dispatcher.close()
-        await self._server.stop(CLOSING_GRACE_S)
-        await asyncio.gather(*(link.close() for link in self._links.values()))
-        await self._pool.stop(grace_s)
-        await self._cancel_tasks()
+        """Shuts down: what runs has `grace_s` seconds to finish. It may be called again with less, also meanwhile.
+
+        The pool is stopped whatever goes wrong before: no worker may be left behind.
+        """
+        try:
+            self.health.shut_down()
+            self.dispatcher.drain()
+            await self._wait_idle(grace_s)
+            self.dispatcher.close()
+            await self._server.stop(CLOSING_GRACE_S)
+            await self._close_links()
+        finally:
+            await self._pool.stop(grace_s)
+            await self._cancel_tasks()
 
     def worker_up(self, address: WorkerAddress) -> None:
         """The pool has a worker: connects to it."""
@@ -163,10 +168,21 @@ class Gateway:
             async with asyncio.timeout(grace_s):
                 await self.dispatcher.wait_idle()
 
+    async def _close_links(self) -> None:
+        closing = (link.close() for link in self._links.values())
+        for error in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(error, Exception):
+                logger.error("a link could not be closed", exc_info=error)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a task has failed", exc_info=error)
 
     async def _cancel_tasks(self) -> None:
         tasks = tuple(self._tasks)

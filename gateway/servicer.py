@@ -13,7 +13,7 @@ from textserve.v1 import generation_pb2_grpc
 
 from . import messages
 from .admission import Admission
-from .deduplication import Deduplication
+from .deduplication import Answer, Deduplication
 from .delivery import MAX_PENDING_CHARS, Delivery
 from .dispatcher import Dispatcher
 from .errors import deadline_exceeded, invalid_request, slow_reader
@@ -31,6 +31,8 @@ from .transport import timeout_rounding_s
 logger = logging.getLogger(__name__)
 
 Context = aio.ServicerContext[pb.GenerateRequest, Any]
+TRAVEL_S = 0.05
+"""The ways of a call and of its cancel may differ by so much. Who cancels so shortly before its deadline is late."""
 PHASES = {Status.QUEUED: "queue", Status.PREFILLING: "prefill", Status.DECODING: "decode"}
 
 
@@ -73,7 +75,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             call.caller.tenant, request, lambda: self._generate(request, call, context)
         )
 
-    async def _generate(self, request: pb.GenerateRequest, call: Call, context: Context) -> pb.GenerateResponse:
+    async def _generate(self, request: pb.GenerateRequest, call: Call, context: Context) -> Answer:
         finished = asyncio.Event()
         async with self._running(request, call, context, is_stream=False) as generation:
             generation.on_change = lambda: finished.set() if generation.finished else None
@@ -81,10 +83,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             await finished.wait()
             if generation.error is not None:
                 raise generation.error
+            # Also where what the deadline cut is not among the candidates that are returned: it was not ranked whole.
+            is_cut = any(sequence.status is Status.DEADLINE for sequence in generation.sequences)
             if generation.output.logprobs or generation.output.prompt_logprobs:
                 # They may be millions of numbers; running streams go on meanwhile.
-                return await asyncio.to_thread(messages.response, generation, self._clock())
-            return messages.response(generation, self._clock())
+                return Answer(await asyncio.to_thread(messages.response, generation, self._clock()), is_cut)
+            return Answer(messages.response(generation, self._clock()), is_cut)
 
     # Writes by itself instead of yielding: whoever awaits a write is told when the caller leaves.
     async def StreamGenerate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
@@ -92,15 +96,20 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         async with self._running(request, self._call(context), context, is_stream=True) as generation:
             delivery = self._delivery(generation)
             self._dispatcher.submit(generation)
+            # Any message commits the call: until its first row has begun, its caller's library may send it again.
+            await delivery.changed()
+            if generation.error is not None:
+                raise generation.error
             await context.write(messages.started(generation))
             for message in messages.echoes(generation):
                 await context.write(message)
-            ended = False
-            while not ended:
-                await delivery.changed()
+            while True:
                 ended = generation.finished
                 for message in messages.news(generation, self._clock()):
                     await context.write(message)
+                if ended:
+                    break
+                await delivery.changed()
             if generation.error is not None:
                 raise generation.error
 
@@ -132,14 +141,15 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             raise deadline_exceeded(self._request_timeout_s, phase) from None
         finally:
             if generation is not None:
-                self._release(generation, context)
+                self._release(generation, call, context)
 
     def _call(self, context: Context) -> Call:
         now = self._clock()
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         remaining_s = context.time_remaining()
         limit_s = self._request_timeout_s if remaining_s is None else min(remaining_s, self._request_timeout_s)
-        return Call(read_caller(metadata, policy=self._tenants), arrived_at=now, deadline_at=now + limit_s)
+        caller = read_caller(metadata, policy=self._tenants)
+        return Call(caller, arrived_at=now, deadline_at=now + limit_s, timeout_s=remaining_s)
 
     def _limit_time(self, generation: Generation) -> AbstractContextManager[None]:
         budget_s = generation.config.max_time
@@ -159,11 +169,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         if not generation.finished:
             self._dispatcher.end(generation, status)
 
-    def _release(self, generation: Generation, context: Context) -> None:
+    def _release(self, generation: Generation, call: Call, context: Context) -> None:
         # After its own cancel or deadline the caller hears nothing of ours: only the log has the phase.
         phase = PHASES.get(generation.status)
-        remaining_s = context.time_remaining()
-        left = Status.DEADLINE if remaining_s is not None and remaining_s <= 0 else Status.CANCELLED
+        left = why_left(context.time_remaining(), call.timeout_s)
         self._dispatcher.release(generation, left)
         self._gate.observe_answer(generation, self._clock())
         logger.info(
@@ -175,6 +184,18 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             generation.output_token_count,
             generation.worker or "no worker",
         )
+
+
+def why_left(remaining_s: float | None, timeout_s: float | None) -> Status:
+    """Why a caller left, DEADLINE or CANCELLED, with so much left of its timeout, as the server knows both.
+
+    A caller that holds to its deadline cancels like any other, and before the server's own has passed: gRPC rounds what
+    it sends up, and the server counts from when it came.
+    """
+    if remaining_s is None or timeout_s is None:
+        return Status.CANCELLED
+    is_due = remaining_s <= timeout_rounding_s(timeout_s) + TRAVEL_S
+    return Status.DEADLINE if is_due else Status.CANCELLED
 
 
 def _read(message: pb.GenerateRequest, *, is_stream: bool) -> Request:

@@ -7,6 +7,7 @@ from .errors import generation_failed
 from .generation import Generation
 from .outbox import Outbox
 from .preemption import makes_way
+from .request import ModelFacts
 from .routing import WorkerLoad
 from .sequence import Sequence, Status
 from .worker_messages import Finish, PromptLogprobs, Start, Step
@@ -52,10 +53,12 @@ class Session:
     Args:
         worker: Name of the worker.
         outbox: Where it puts what the worker is to be told.
+        facts: What the worker said of its model and its room; None: whatever is submitted fits there.
     """
 
-    def __init__(self, worker: str, outbox: Outbox) -> None:
+    def __init__(self, worker: str, outbox: Outbox, facts: ModelFacts | None = None) -> None:
         self.worker = worker
+        self.facts = facts
         self.row_limit = 0
         """Most rows that may be outstanding, as the worker last said."""
         self.draining = False
@@ -91,6 +94,7 @@ class Session:
             served=self._served,
             yielding=self._yielding_rows,
             yielding_begun_at=youngest.begun_at if youngest else 0.0,
+            facts=self.facts,
         )
 
     def submit(self, generation: Generation, now: float) -> None:

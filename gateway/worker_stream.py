@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .dispatcher import Dispatcher
     from .generation import Generation
+    from .request import ModelFacts
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class WorkerStream:
         liveness: Judges the worker; for this stream alone.
         clock: Seconds of a monotonic clock.
         has_unread: Whether the worker has said what this process did not read yet.
+        facts: What the worker said of its model and its room; None: whatever is submitted fits there.
     """
 
     def __init__(
@@ -69,13 +71,15 @@ class WorkerStream:
         liveness: Liveness,
         clock: Callable[[], float],
         has_unread: Callable[[], bool],
+        *,
+        facts: ModelFacts | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._liveness = liveness
         self._clock = clock
         self._has_unread = has_unread
         self._outbox = Outbox()
-        self._session = Session(worker, self._outbox)
+        self._session = Session(worker, self._outbox, facts)
         self._granted = False
         self._added = False
 
@@ -86,8 +90,9 @@ class WorkerStream:
         cause = _Cause("its process has ended")
         unfinished: list[Generation] = []
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            cause = self._outcome(done.pop())
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            causes = [self._outcome(task) for task in tasks if task.done()]
+            cause = causes[0]
         finally:
             unfinished = self._lose(cause.why)
             for task in tasks:

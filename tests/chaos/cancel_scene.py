@@ -60,9 +60,7 @@ def _calls(served: Served, max_new_tokens: int = 200) -> list[Call]:
 
 async def _leave_queue(served: Served) -> None:
     calls = _calls(served)
-    for call in calls:
-        await anext(aiter(call))
-    assert served.gateway.dispatcher.queued_count == BATCH
+    await until(lambda: served.gateway.dispatcher.queued_count == BATCH)
     await _leave(served, calls)
 
 

@@ -100,9 +100,9 @@ async def with_a_neighbour() -> AsyncIterator[Served]:
     """Serves, while a stream runs that must come to its end undisturbed."""
     async with serving(FakeWorker()) as served:
         neighbour = served.caller.generation.StreamGenerate(request("ab", max_new_tokens=10))
-        messages = [await anext(aiter(neighbour))]
         await served.worker.until(lambda: served.worker.row_count == 1)
         served.worker.step(4)
+        messages = [await anext(aiter(neighbour))]
         yield served
         served.worker.step(6)
         messages += [message async for message in neighbour]

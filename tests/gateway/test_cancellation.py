@@ -16,9 +16,8 @@ async def test_a_caller_that_leaves_the_queue_is_never_submitted() -> None:
         running = served.caller.generation.StreamGenerate(request())
         await served.worker.until(lambda: served.worker.row_count == 1)
         queued = served.caller.generation.StreamGenerate(request())
-        await anext(aiter(queued))
-        assert served.gateway.dispatcher.queued_count == 1
         await served.worker.until(lambda: served.worker.demand == 1)
+        assert served.gateway.dispatcher.queued_count == 1
 
         queued.cancel()
 
@@ -32,9 +31,10 @@ async def test_a_caller_that_leaves_the_queue_is_never_submitted() -> None:
 async def test_a_caller_that_leaves_frees_its_row(steps: int) -> None:
     async with serving(FakeWorker()) as served:
         call = served.caller.generation.StreamGenerate(request())
-        await anext(aiter(call))
         await served.worker.until(lambda: served.worker.row_count == 1)
         served.worker.step(steps)
+        if steps:
+            await anext(aiter(call))
 
         call.cancel()
 
@@ -57,7 +57,7 @@ async def test_a_room_that_a_leaver_frees_goes_to_the_next_in_the_queue() -> Non
         first = served.caller.generation.StreamGenerate(request("first"))
         await served.worker.until(lambda: served.worker.row_count == 1)
         second = served.caller.generation.StreamGenerate(request("second"))
-        await anext(aiter(second))
+        await served.worker.until(lambda: served.worker.demand == 1)
 
         first.cancel()
 
@@ -94,7 +94,10 @@ async def test_the_servers_own_limit_tells_the_phase(rows: int, phase: str) -> N
 async def test_1000_streams_cancelled_at_random_moments_leave_nothing_over() -> None:
     chance = random.Random(7)
     async with serving(FakeWorker(rows=64), config=Config(listen="127.0.0.1:0", max_queued=2000)) as served:
-        await (warm := served.caller.generation.StreamGenerate(request())).read()
+        warm = served.caller.generation.StreamGenerate(request())
+        await served.worker.until(lambda: served.worker.row_count == 1)
+        served.worker.step()
+        await warm.read()
         warm.cancel()
         await served.nothing_runs()
         await settle()

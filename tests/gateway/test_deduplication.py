@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.deduplication import Deduplication
+from gateway.deduplication import Answer, Deduplication
 from gateway.errors import ServiceError, deadline_exceeded, no_worker
 from tests.gateway.serving import FakeClock, settle
 from textserve.v1 import generation_pb2 as pb
@@ -21,15 +21,17 @@ class Scene:
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether work that is cancelled comes to its end."""
     outcome: "asyncio.Future[pb.GenerateResponse]" = field(default_factory=asyncio.Future)
+    is_cut: bool = False
+    """Whether a deadline ends the work that is begun."""
 
     def __post_init__(self) -> None:
         self.may_end.set()
         self.deduplication = Deduplication(self.clock)
 
-    async def work(self) -> pb.GenerateResponse:
+    async def work(self) -> Answer:
         self.begun += 1
         try:
-            return await asyncio.shield(self.outcome)
+            return Answer(await asyncio.shield(self.outcome), is_cut=self.is_cut)
         except asyncio.CancelledError:
             self.cancelled += 1
             await self.may_end.wait()

@@ -1,9 +1,11 @@
 """Generate and StreamGenerate over gRPC: the same answer, whole or as it comes."""
 
+import asyncio
+
 import pytest
 
 from tests.fakes import EOS, FakeWorker, ids, says
-from tests.gateway.serving import request, serving, text_of
+from tests.gateway.serving import request, serving, settle, text_of
 from textserve.v1 import generation_pb2 as pb
 from textserve.v1 import model_pb2
 
@@ -32,26 +34,31 @@ async def test_a_stream_starts_once_first_and_finishes_once_last() -> None:
     assert messages[-1].finished.finish_reason == pb.FINISH_REASON_END_OF_SEQUENCE
 
 
-async def test_a_stream_has_started_before_its_first_token() -> None:
-    async with serving(FakeWorker()) as served:
-        call = served.caller.generation.StreamGenerate(request(max_new_tokens=1))
-
-        first = await anext(aiter(call))
-
-        assert first.HasField("started")
+async def test_a_stream_has_started_once_its_first_token_is_there_and_says_so_before() -> None:
+    async with serving(FakeWorker(says("st"))) as served:
+        call = served.caller.generation.StreamGenerate(pb.GenerateRequest(text="ab", stop_sequences=["stop"]))
+        messages = aiter(call)
+        first = asyncio.ensure_future(anext(messages))
         await served.worker.until(lambda: served.worker.row_count == 1)
+        await settle()
+        assert not first.done()
+
+        served.worker.step()  # of this token nothing can be delivered yet
+        assert (await first).HasField("started")
+
         served.worker.step()
-        assert [message.WhichOneof("event") async for message in call] == ["delta", "finished"]
+        assert [message.WhichOneof("event") async for message in messages] == ["delta", "finished"]
 
 
 async def test_a_token_is_delivered_as_soon_as_it_is_there() -> None:
     async with serving(FakeWorker(says("abc"))) as served:
         messages = aiter(served.caller.generation.StreamGenerate(request()))
-        await anext(messages)
         await served.worker.until(lambda: served.worker.row_count == 1)
 
         for character in "abc":
             served.worker.step()
+            if character == "a":
+                assert (await anext(messages)).HasField("started")
             assert (await anext(messages)).delta.text == character
 
 

@@ -52,13 +52,14 @@ async def test_the_client_goes_on_with_what_a_lost_stream_has_told() -> None:
     async with (
         serving(FakeWorker()) as served,
         AsyncClient(served.gateway.address) as client,
-        client.stream("abc", max_new_tokens=9, token_ids=True) as lost,
     ):
+        lost = client.stream("abc", max_new_tokens=9, token_ids=True)
         await runs(served.worker, 1)
         served.worker.step(4)
         text = ""
         while len(lost.held_token_ids.get(0, ())) < 4:
             text += (await anext(lost)).text
+        await lost.close()
 
     seed, held = lost.started.seed, lost.held_token_ids
     async with (

@@ -65,6 +65,7 @@ async def test_what_is_urgent_is_served_before_what_came_earlier() -> None:
         first, second = (submit.prompt_token_ids for submit in served.worker.submits)
         assert first != second
         assert [message async for message in running][-1].HasField("finished")
+        served.worker.step()
         assert (await anext(aiter(urgent))).HasField("started")
         urgent.cancel()
         await served.worker.until(lambda: len(served.worker.submits) == 3)

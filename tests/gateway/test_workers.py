@@ -135,12 +135,13 @@ async def test_a_worker_that_beats_in_time_is_not_lost() -> None:
     async with serving(FakeWorker()) as served:
         call = served.caller.generation.StreamGenerate(request(max_new_tokens=4))
         messages = aiter(call)
-        await anext(messages)
         await served.worker.until(lambda: served.worker.row_count == 1)
-        for _ in range(4):
+        for number in range(4):
             served.clock.advance(3.0)
             served.worker.beat(limit_s=100, elapsed_s=50)
             served.worker.step()
+            if number == 0:
+                assert (await anext(messages)).HasField("started")
             assert (await anext(messages)).HasField("delta")
         assert (await anext(messages)).HasField("finished")
 
