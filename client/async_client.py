@@ -33,7 +33,7 @@ from .values import Generation, Model, Prompt
 class AsyncStream(AsyncIterator[Delta]):
     """The deltas of one generation, as they are made; `Stream` for asyncio.
 
-    Use it with `async with`: entering waits until the server has admitted the request, leaving it in any way cancels
+    Use it with `async with`: entering waits until the first token is there, leaving it in any way cancels
     what is still running. A stream that is not entered is cancelled when nothing refers to it any more, as after
     `async for delta in client.stream(...): break`. Every error of the tree in `errors` may be raised while entering or
     iterating; the deltas delivered before it stand. Several candidates are told apart by their deltas'
@@ -57,8 +57,8 @@ class AsyncStream(AsyncIterator[Delta]):
     def held_token_ids(self) -> Mapping[int, tuple[int, ...]]:
         """The token ids that have come so far, by candidate index, if `token_ids` was asked for.
 
-        After a lost stream they are what `resume_from` takes, with `started.seed` as the seed: the same request then
-        goes on behind them.
+        There are none of a candidate of which the prompt alone has come, as `echo` asks for it. After a lost
+        stream this is what `resume_from` takes, with `started.seed` as the seed: the same request then goes on behind it.
         """
         return self._transcript.held_token_ids
 

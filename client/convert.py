@@ -44,6 +44,7 @@ def generation_from(response: generation_pb2.GenerateResponse) -> Generation:
         resumed=receipt.resumed,
         prompt_token_ids=tuple(response.prompt_token_ids),
         prompt_logprobs=_logprobs(response.prompt_logprobs),
+        server_request_id=receipt.server_request_id,
     )
 
 
@@ -68,7 +69,13 @@ def models_from(response: model_pb2.ListModelsResponse) -> list[Model]:
 
 
 def _started(message: generation_pb2.StreamStarted) -> Started:
-    return Started(message.model, message.seed, message.prompt_token_count, tuple(message.prompt_token_ids))
+    return Started(
+        model=message.model,
+        seed=message.seed,
+        prompt_token_count=message.prompt_token_count,
+        prompt_token_ids=tuple(message.prompt_token_ids),
+        server_request_id=message.server_request_id,
+    )
 
 
 def _delta(message: generation_pb2.StreamDelta) -> Delta:
@@ -88,6 +95,7 @@ def _finished(message: generation_pb2.StreamFinished) -> Finished:
         worker=message.receipt.worker,
         attempt_count=message.receipt.attempt_count,
         resumed=message.receipt.resumed,
+        server_request_id=message.receipt.server_request_id,
     )
 
 

@@ -51,6 +51,8 @@ class ErrorDetails:
     """What is wrong with the request."""
     retry_after: float | None = None
     """Seconds to wait before another attempt; None if the server did not say."""
+    server_request_id: str = ""
+    """The server's own name for the call, by which its log tells of it; empty if no server answered."""
 
 
 class TextserveError(Exception):
@@ -64,6 +66,7 @@ class TextserveError(Exception):
         self.reason = details.reason
         self.metadata = details.metadata
         self.retry_after = details.retry_after
+        self.server_request_id = details.server_request_id
 
     def __str__(self) -> str:
         name = f"{self.code.name}/{self.reason}" if self.reason else self.code.name

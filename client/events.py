@@ -8,7 +8,7 @@ from .values import FinishReason, Timing, TokenLogprob, Usage
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Started:
-    """The request has been admitted."""
+    """The generation has begun: its first token is there, or it has ended before."""
 
     model: str
     """Name of the model."""
@@ -18,6 +18,8 @@ class Started:
     """Tokens in the prompt, special ones included."""
     prompt_token_ids: tuple[int, ...] = ()
     """The prompt's token ids if both `echo` and `token_ids` were asked for, else empty."""
+    server_request_id: str = ""
+    """The server's own name for the call, by which its log tells of it."""
 
     __repr__ = short_repr
 
@@ -74,6 +76,8 @@ class Finished:
     """How many workers have run the request."""
     resumed: bool = False
     """Whether the output was not made in one piece."""
+    server_request_id: str = ""
+    """The server's own name for the call, by which its log tells of it."""
 
 
 Event = Started | PromptLogprobs | Delta | Finished

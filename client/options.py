@@ -28,10 +28,11 @@ class GenerateOptions(TypedDict, total=False):
 
     request_id: str | None
     """Name of this request among those of its tenant, at most 128 bytes: `generate` with the name of a call that runs,
-    or ended a short while ago at the same gateway, returns that call's result. Not for `stream`. Default: none."""
+    or ended a short while ago at the same gateway, returns that call's result. `stream` refuses it. Default: none."""
     resume_from: Mapping[int, Sequence[int]] | None
     """Token ids that the caller holds of a call that it lost, by candidate index: only what follows them is delivered.
-    The request must be the same, with the seed that the lost call reported."""
+    None of a candidate says that it holds the prompt, as `echo` asks for it. The request must be the same, with the
+    seed that the lost call reported."""
 
     # Length and end.
 

@@ -36,6 +36,7 @@ def generation_json(generation: Generation) -> str:
             "candidates": [asdict(each) for each in generation.candidates],
             "prompt_token_ids": generation.prompt_token_ids,
             "prompt_logprobs": [asdict(each) for each in generation.prompt_logprobs],
+            "server_request_id": generation.server_request_id,
         }
     )
 

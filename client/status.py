@@ -102,6 +102,7 @@ def _details(error: grpc.RpcError) -> ErrorDetails:
             FieldViolation(each.field, each.description, each.reason) for each in request.field_violations
         ),
         retry_after=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
+        server_request_id=_detail(status, error_details_pb2.RequestInfo).request_id,
     )
 
 

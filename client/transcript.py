@@ -51,7 +51,7 @@ class Transcript:
 
     @property
     def has_started(self) -> bool:
-        """Whether the request has been admitted."""
+        """Whether the generation has begun."""
         return self._started is not None
 
     @property
@@ -63,8 +63,8 @@ class Transcript:
 
     @property
     def held_token_ids(self) -> dict[int, tuple[int, ...]]:
-        """The token ids that have come, by candidate."""
-        return {index: tuple(draft.token_ids) for index, draft in self._drafts.items() if draft.token_ids}
+        """The token ids that have come, by candidate: those of which anything has come, if only the echo."""
+        return {index: tuple(draft.token_ids) for index, draft in self._drafts.items() if draft.texts}
 
     @property
     def result(self) -> Generation:
@@ -129,4 +129,5 @@ class Transcript:
             resumed=last.resumed,
             prompt_token_ids=started.prompt_token_ids,
             prompt_logprobs=tuple(self._prompt_logprobs),
+            server_request_id=started.server_request_id,
         )

@@ -153,6 +153,8 @@ class Generation:
     """The prompt's token ids if both `echo` and `token_ids` were asked for, else empty."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """One for each token of the prompt but the first if `prompt_logprobs` was asked for, else empty."""
+    server_request_id: str = ""
+    """The server's own name for the call that generated this, by which its log tells of it."""
 
     @property
     def text(self) -> str:

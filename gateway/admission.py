@@ -108,6 +108,7 @@ class Admission:
             sequences,
             caller=call.caller,
             deadline_at=call.deadline_at,
+            server_request_id=call.server_request_id,
         )
 
 

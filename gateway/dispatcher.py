@@ -265,7 +265,7 @@ class Dispatcher:
         if unfinished:
             logger.warning("%s leaves %d unfinished requests to others", session.worker, len(unfinished))
         for generation in guilty:
-            logger.error("request %d has ended worker after worker", generation.number)
+            logger.error("request %s has ended worker after worker", generation.server_request_id)
             generation.fail(poison_request())
         return unfinished
 

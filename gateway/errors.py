@@ -5,6 +5,8 @@
         undecodable           INVALID_ARGUMENT    UNDECODABLE_MESSAGE
         message_too_large     RESOURCE_EXHAUSTED  MESSAGE_TOO_LARGE
         model_not_found       NOT_FOUND           MODEL_NOT_FOUND
+        unknown_service       NOT_FOUND           UNKNOWN_SERVICE
+        unknown_method        UNIMPLEMENTED       UNKNOWN_METHOD
         request_id_taken      ALREADY_EXISTS      REQUEST_ID_TAKEN
         queue_full            RESOURCE_EXHAUSTED  QUEUE_FULL
         wait_too_long         RESOURCE_EXHAUSTED  QUEUE_FULL
@@ -44,6 +46,7 @@ class Code(IntEnum):
     NOT_FOUND = 5
     ALREADY_EXISTS = 6
     RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
 
@@ -129,6 +132,16 @@ def model_not_found(requested: str, served: str) -> ServiceError:
         f"model {name} is not served here; {quoted(served)} is",
         metadata={"model": name, "served": served},
     )
+
+
+def unknown_service(name: str) -> ServiceError:
+    """A health check of what is not here."""
+    return ServiceError(Code.NOT_FOUND, "UNKNOWN_SERVICE", f"there is no service {quoted(name)} here")
+
+
+def unknown_method(name: str) -> ServiceError:
+    """A call of a method that no service here has."""
+    return ServiceError(Code.UNIMPLEMENTED, "UNKNOWN_METHOD", f"there is no method {quoted(name)} here")
 
 
 def request_id_taken(request_id: str) -> ServiceError:

@@ -58,6 +58,9 @@ class Generation:
     deadline_at: float | None = None
     """When it is of no use any more, in seconds of the gateway's clock."""
 
+    server_request_id: str = ""
+    """The gateway's own name for the call that it is generated for."""
+
     number: int = field(init=False)
     """Which of the gateway's requests it is: smaller for the older."""
 

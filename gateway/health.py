@@ -8,11 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from textserve.v1 import generation_pb2, model_pb2
+
+from .errors import unknown_service
 
 SERVICES = (
     generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
@@ -44,12 +45,14 @@ class Health(health_pb2_grpc.HealthServicer):
         self._wake()
 
     async def Check(  # noqa: N802 - gRPC's name
-        self, request: health_pb2.HealthCheckRequest, context: Context
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: Context,  # noqa: ARG002 - gRPC's signature
     ) -> health_pb2.HealthCheckResponse:
         """Answers with the status of a service; NOT_FOUND for an unknown one."""
         status = self._status(request.service)
         if status == SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+            raise unknown_service(request.service)
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - gRPC's name

@@ -12,7 +12,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from .errors import WORKER_LOST, Code, ServiceError, internal, message_too_large, undecodable
+from . import server_request_id
+from .errors import WORKER_LOST, Code, ServiceError, internal, message_too_large, undecodable, unknown_method
 from .load_report import TRAILER, LoadReport, Rate
 from .status import abort
 
@@ -56,7 +57,17 @@ class _Wrapping(aio.ServerInterceptor):
 
 
 class ErrorMapping(_Wrapping):
-    """Ends calls whose handler raised: a ServiceError with its status, others with INTERNAL and a traceback."""
+    """Names each call, and ends those whose handler raised: a ServiceError with its status, others with INTERNAL.
+
+    The log has a line for each, with that name, and a traceback for what is no ServiceError.
+    """
+
+    async def intercept_service(
+        self, continuation: Continuation[Request, Response], handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler[Request, Response]:
+        """Wraps the handler of a call; a method that does not exist is refused with details, too."""
+        handler = await super().intercept_service(continuation, handler_call_details)
+        return handler or _no_method(handler_call_details.method)
 
     def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:
         return _wrapped(handler, lambda behavior: _answering(behavior, method))
@@ -145,21 +156,33 @@ def _refusing(behavior: Behavior) -> Behavior:
 
 def _answering(behavior: Behavior, method: str) -> Behavior:
     async def answering(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        name = server_request_id.begin()
         try:
             return await behavior(request, context)
         except ServiceError as error:
-            await abort(context, error)
+            # Not the message, which may quote the caller, line breaks and all; the caller has it.
+            logger.info("request %s: %s ends with %s / %s", name, method, error.code.name, error.reason)
+            await abort(context, error, name)
         except aio.AbortError:
             raise
         except aio.InternalError as error:
             # What is written to a caller that has left fails so: no bug, and nobody hears this status.
-            logger.debug("%s: %r", method, error)
-            await abort(context, internal())
+            logger.debug("request %s: %s: %r", name, method, error)
+            await abort(context, internal(), name)
         except Exception:
-            logger.exception("%s failed", method)
-            await abort(context, internal())
+            logger.exception("request %s: %s failed", name, method)
+            await abort(context, internal(), name)
 
     return answering
+
+
+def _no_method(method: str) -> Handler[Request, Response]:
+    """Refuses calls of any kind, unread."""
+
+    async def refusing(_requests: Any, context: Context) -> None:  # noqa: ANN401 - any messages
+        await abort(context, unknown_method(method), server_request_id.begin())
+
+    return grpc.stream_stream_rpc_method_handler(refusing)
 
 
 def _same(deserialize: Deserializer) -> Deserializer:

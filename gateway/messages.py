@@ -36,15 +36,17 @@ def started(generation: Generation) -> pb.StreamGenerateResponse:
             seed=generation.config.seed,
             prompt_token_count=len(generation.prompt_ids),
             prompt_token_ids=_reported_prompt_ids(generation),
+            server_request_id=generation.server_request_id,
         )
     )
 
 
 def echoes(generation: Generation) -> Iterator[pb.StreamGenerateResponse]:
-    """The prompt as the first delta of each candidate, if it was asked for."""
+    """The prompt as the first delta of each candidate, if it was asked for and the caller does not hold it."""
     if generation.prompt_text:
         for sequence in generation.sequences:
-            yield from _deltas(sequence, Delta(generation.prompt_text))
+            if not sequence.holds_echo:
+                yield from _deltas(sequence, Delta(generation.prompt_text))
 
 
 def news(generation: Generation, now: float) -> list[pb.StreamGenerateResponse]:
@@ -140,7 +142,7 @@ def _candidate(generation: Generation, index: int, sequence: Sequence) -> pb.Can
     delta = sequence.take() or Delta("")
     return pb.Candidate(
         candidate_index=index,
-        text=generation.prompt_text + delta.text,
+        text=("" if sequence.holds_echo else generation.prompt_text) + delta.text,
         finish_reason=_FINISH_REASONS[sequence.status],
         stop_sequence=sequence.stop_sequence,
         token_ids=delta.token_ids,
@@ -188,4 +190,5 @@ def _receipt(generation: Generation) -> pb.Receipt:
         worker=generation.worker,
         attempt_count=generation.attempts,
         resumed=any(sequence.resumed for sequence in generation.sequences),
+        server_request_id=generation.server_request_id,
     )

@@ -149,6 +149,8 @@ class Call:
     """When it came."""
     deadline_at: float
     """When its answer is of no use any more: the caller's deadline, or the server's if that is earlier."""
+    server_request_id: str = ""
+    """The gateway's own name for it."""
     timeout_s: float | None = None
     """What the caller had left when it came, as gRPC told it; None without a deadline."""
 

@@ -74,6 +74,8 @@ def resume(
 ) -> Iterator[Violation]:
     """Gives each sequence its tokens, before anything else. A candidate whose tokens are its whole output ends.
 
+    One without tokens is given that its caller holds the echo: that came first, and may have been all that came.
+
     Takes time linear in the tokens. Yields a violation for tokens behind an end; the sequences are then of no use.
     """
     eos_token_ids = frozenset() if config.ignore_eos else frozenset(facts.eos_token_ids)

@@ -75,6 +75,8 @@ class Sequence:
         """Everything generated so far: another worker can go on behind it."""
         self.resumed = False
         """Whether it was gone on with: by another submission, or behind tokens that its caller held."""
+        self.holds_echo = False
+        """Whether its caller holds what came before its first token."""
         self.timeline = Timeline(arrived_at)
         self._text = text
         self._output = output
@@ -131,6 +133,7 @@ class Sequence:
 
     def hold_as_taken(self) -> None:
         """What was replayed, and an end that followed, was delivered with it: only what comes now is new."""
+        self.holds_echo = True
         self.resumed = bool(self.output_token_ids)
         self.take()
 

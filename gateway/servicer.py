@@ -11,7 +11,7 @@ from grpc import aio
 from textserve.v1 import generation_pb2 as pb
 from textserve.v1 import generation_pb2_grpc
 
-from . import messages
+from . import messages, server_request_id
 from .admission import Admission
 from .deduplication import Answer, Deduplication
 from .delivery import MAX_PENDING_CHARS, Delivery
@@ -149,7 +149,13 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         remaining_s = context.time_remaining()
         limit_s = self._request_timeout_s if remaining_s is None else min(remaining_s, self._request_timeout_s)
         caller = read_caller(metadata, policy=self._tenants)
-        return Call(caller, arrived_at=now, deadline_at=now + limit_s, timeout_s=remaining_s)
+        return Call(
+            caller,
+            arrived_at=now,
+            deadline_at=now + limit_s,
+            server_request_id=server_request_id.current(),
+            timeout_s=remaining_s,
+        )
 
     def _limit_time(self, generation: Generation) -> AbstractContextManager[None]:
         budget_s = generation.config.max_time
@@ -176,8 +182,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._dispatcher.release(generation, left)
         self._gate.observe_answer(generation, self._clock())
         logger.info(
-            "request %d: %s%s; %d prompt tokens, %d output tokens, %s",
-            generation.number,
+            "request %s: %s%s; %d prompt tokens, %d output tokens, %s",
+            generation.server_request_id,
             generation.error.reason if generation.error else generation.status.name,
             f" in {phase}" if phase else "",
             len(generation.prompt_ids),

@@ -16,19 +16,19 @@ PUSHBACK = "grpc-retry-pushback-ms"
 """Trailer that tells the retry policy of a caller's library when to send a request again; below 0: never."""
 
 
-def rich_status(error: ServiceError) -> status_pb2.Status:
-    """The status with its details: ErrorInfo always, and what else the error has."""
+def rich_status(error: ServiceError, server_request_id: str = "") -> status_pb2.Status:
+    """The status with its details: ErrorInfo and RequestInfo always, and what else the error has."""
     status = status_pb2.Status(code=int(error.code), message=error.message)
-    for detail in _details(error):
+    for detail in _details(error, server_request_id):
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return status
 
 
-async def abort(context: aio.ServicerContext[Any, Any], error: ServiceError) -> NoReturn:
+async def abort(context: aio.ServicerContext[Any, Any], error: ServiceError, server_request_id: str) -> NoReturn:
     """Ends the call with the error's status."""
-    status = rpc_status.to_status(rich_status(error))
+    status = rpc_status.to_status(rich_status(error, server_request_id))
     trailers = (*(context.trailing_metadata() or ()), *status.trailing_metadata, *_pushback(error))
     await context.abort(status.code, status.details, trailers)
 
@@ -42,8 +42,9 @@ def _pushback(error: ServiceError) -> tuple[tuple[str, str], ...]:
     return ((PUSHBACK, str(round(error.retry_after_s * 1000))),)
 
 
-def _details(error: ServiceError) -> Iterator[Message]:
+def _details(error: ServiceError, server_request_id: str) -> Iterator[Message]:
     yield error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    yield error_details_pb2.RequestInfo(request_id=server_request_id)
     if error.violations:
         yield error_details_pb2.BadRequest(
             field_violations=[

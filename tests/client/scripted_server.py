@@ -84,7 +84,12 @@ def _packed(message: Message) -> PackedAny:
     return packed
 
 
-STARTED = Event(started=generation_pb2.StreamStarted(model="tutor", seed=7, prompt_token_count=3))
+SERVER_REQUEST_ID = "00c0ffee00c0ffee"
+STARTED = Event(
+    started=generation_pb2.StreamStarted(
+        model="tutor", seed=7, prompt_token_count=3, server_request_id=SERVER_REQUEST_ID
+    )
+)
 RECEIPT = generation_pb2.Receipt(
     model="tutor",
     fingerprint="f00d",
@@ -92,6 +97,7 @@ RECEIPT = generation_pb2.Receipt(
     generation_config=generation_pb2.GenerationConfig(max_new_tokens=256, temperature=0),
     worker="worker-0",
     attempt_count=1,
+    server_request_id=SERVER_REQUEST_ID,
 )
 USAGE = generation_pb2.Usage(prompt_token_count=3, output_token_count=2)
 FINISHED = Event(

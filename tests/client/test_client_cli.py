@@ -90,6 +90,7 @@ def test_json_is_one_object(flags: list[str], capsys: Capture) -> None:
         "worker": "worker-0",
         "attempt_count": 1,
         "resumed": False,
+        "server_request_id": "00c0ffee00c0ffee",
         "candidates": [
             {
                 "text": ", green",

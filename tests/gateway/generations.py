@@ -40,6 +40,7 @@ def generation(
     candidate_count: int = 1,
     output: OutputOptions = _TEXT_ALONE,
     stopping: Stopping | None = None,
+    num_beams: int | None = None,
 ) -> Generation:
     """A generation that waits."""
     prompt_ids = ids(prompt)
@@ -57,5 +58,5 @@ def generation(
         )
         for index in range(candidate_count)
     )
-    config = resolve(GenerationConfig(), GenerationConfig(), room=500, seed=1)
+    config = resolve(GenerationConfig(num_beams=num_beams), GenerationConfig(), room=500, seed=1)
     return Generation(FACTS, prompt_ids, prompt if output.echo else "", config, output, sequences)

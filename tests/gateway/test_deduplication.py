@@ -7,7 +7,8 @@ import pytest
 
 from gateway.deduplication import Answer, Deduplication
 from gateway.errors import ServiceError, deadline_exceeded, no_worker
-from tests.gateway.serving import FakeClock, settle
+from tests.fakes import FakeWorker
+from tests.gateway.serving import FakeClock, serving, settle
 from textserve.v1 import generation_pb2 as pb
 
 
@@ -223,6 +224,55 @@ async def test_whoever_joined_a_call_with_less_time_is_served_anew_once_that_is_
     assert await joiner == ANSWER
     assert scene.begun == 2
     assert scene.nothing_left()
+
+
+async def test_an_answer_that_a_deadline_has_cut_is_for_its_own_caller_alone() -> None:
+    scene = Scene()
+    scene.is_cut = True
+    first, joiner = scene.call(named()), scene.call(named())
+    await settle()
+    cut, scene.outcome = scene.outcome, asyncio.Future()
+    cut.set_result(pb.GenerateResponse(candidates=[pb.Candidate(text="ans")]))
+
+    assert (await first).candidates[0].text == "ans"
+    await settle()
+    assert not joiner.done()
+    scene.is_cut = False
+    scene.outcome.set_result(ANSWER)
+    assert await joiner == ANSWER
+    assert await scene.call(named()) == ANSWER
+    assert scene.begun == 2
+
+
+@pytest.mark.parametrize("best_of", [1, 3])
+async def test_a_retry_after_a_call_that_its_deadline_has_cut_gets_the_whole_answer(best_of: int) -> None:
+    config = pb.GenerationConfig(max_new_tokens=4, temperature=1.0, seed=1, best_of=best_of)
+    message = pb.GenerateRequest(request_id="name", text="ab", generation_config=config, partial_on_deadline=True)
+    async with serving(FakeWorker()) as served:
+        cut = served.caller.generation.Generate(message, timeout=0.4)
+        await served.worker.until(lambda: served.worker.row_count == best_of)
+        whole = served.caller.generation.Generate(message, timeout=60.0)
+        served.worker.step(2)
+
+        assert (await cut).candidates[0].text == "ab"
+        assert (await cut).candidates[0].finish_reason == pb.FINISH_REASON_DEADLINE
+        await served.worker.until(lambda: len(served.worker.submits) == 2)
+        served.worker.step(4)
+
+        assert (await whole).candidates[0].text == "abab"
+        assert await served.caller.generate(message) == await whole
+        assert len(served.worker.submits) == 2
+
+
+async def test_an_answer_that_its_own_time_limit_has_cut_is_shared() -> None:
+    config = pb.GenerationConfig(max_time=0.2)
+    message = pb.GenerateRequest(request_id="name", text="ab", generation_config=config)
+    async with serving(FakeWorker()) as served:
+        first = await served.caller.generate(message)
+
+        assert first.candidates[0].finish_reason == pb.FINISH_REASON_TIME_LIMIT
+        assert await served.caller.generate(message) == first
+        assert len(served.worker.submits) == 1
 
 
 async def test_many_that_join_calls_with_less_time_are_soon_served_by_themselves() -> None:

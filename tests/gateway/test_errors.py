@@ -12,6 +12,8 @@ ALL = [
     errors.undecodable(),
     errors.message_too_large(5, 4),
     errors.model_not_found("gpt", "tutor"),
+    errors.unknown_service("nope"),
+    errors.unknown_method("/textserve.v1.GenerationService/Nope"),
     errors.request_id_taken("order-7"),
     errors.queue_full(3, 1.5),
     errors.wait_too_long(3.0, 2.0, 1.0),

@@ -265,6 +265,19 @@ def answered(gate: Gate, *, step_s: float) -> None:
     gate.observe_answer(one, NOW + 100.0)
 
 
+def test_beams_say_nothing_of_the_step_because_all_their_tokens_come_at_once() -> None:
+    gate = Scene().gate
+    for _ in range(300):
+        answered(gate, step_s=0.5)
+    for _ in range(300):
+        search = generation(num_beams=2)
+        for token_id in ids("abcde"):
+            search.sequences[0].push(token_id, NOW)
+        gate.observe_answer(search, NOW)
+
+    assert gate.ending_s == pytest.approx(1.0, rel=0.01)
+
+
 def test_answers_of_one_token_or_none_say_nothing_of_the_step() -> None:
     gate, one = Scene().gate, generation()
     gate.observe_answer(generation(), NOW)

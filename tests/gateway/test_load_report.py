@@ -1,6 +1,6 @@
 """Load reports: the bytes that load balancers read, and that they come with every end of a call."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -8,6 +8,7 @@ from grpc import aio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import errors
 from gateway.config import Config
 from gateway.load_report import TRAILER, LoadReport, Rate
 from tests.fakes import FakeWorker, says
@@ -89,6 +90,43 @@ def test_the_trailer_has_the_name_that_load_balancers_look_for() -> None:
     assert TRAILER == "endpoint-load-metrics-bin"
 
 
+FAULTS: dict[str, tuple[Exception, bool]] = {
+    "INTERNAL": (errors.internal(), True),
+    "NON_FINITE_LOGITS": (errors.generation_failed("NON_FINITE_LOGITS"), True),
+    "WORKER_LOST": (errors.worker_lost("worker-0", "it has ended"), True),
+    "a bug": (KeyError("x"), True),
+    "INVALID_ARGUMENT": (errors.undecodable(), False),
+    "NOT_FOUND": (errors.model_not_found("a", "b"), False),
+    "QUEUE_FULL": (errors.queue_full(1, 1.0), False),
+    "TENANT_QUOTA": (errors.tenant_quota("a", 1, 1.0), False),
+    "NO_WORKER": (errors.no_worker(), False),
+    "DRAINING": (errors.draining(), False),
+    "REQUEST_TIMEOUT": (errors.deadline_exceeded(1.0, "queue"), False),
+    "a caller that has left": (aio.InternalError("broken pipe"), False),
+}
+
+
+@pytest.mark.usefixtures("visible")
+@pytest.mark.parametrize("kind", FAULTS)
+async def test_only_what_the_gateway_or_a_worker_did_is_an_error_of_the_load(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, counts = FAULTS[kind]
+
+    def fail() -> NoReturn:
+        raise error
+
+    async with serving(FakeWorker()) as served:
+        served.clock.advance(10.0)
+        monkeypatch.setattr(served.gateway.dispatcher, "check_open", fail)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await served.caller.generate(request())
+        _, calls_per_s, errors_per_s = report_of(caught.value.trailing_metadata())
+
+    assert calls_per_s > 0
+    assert (errors_per_s > 0) == counts
+
+
 @pytest.mark.usefixtures("visible")
 async def test_every_end_of_a_call_reports_the_load() -> None:
     async with serving(FakeWorker(says("x"), rows=4, runs_freely=True)) as served:
@@ -107,7 +145,7 @@ async def test_every_end_of_a_call_reports_the_load() -> None:
         _, calls_per_s, errors_per_s = report_of(caught.value.trailing_metadata())
 
     assert all(calls_per_s > 0 for _, calls_per_s, _ in reports)
-    assert (calls_per_s > 0, errors_per_s > 0) == (True, True)
+    assert (calls_per_s > 0, errors_per_s) == (True, 0.0)
 
 
 @pytest.mark.usefixtures("visible")

@@ -6,6 +6,8 @@ import pytest
 from grpc import StatusCode
 
 from client import AsyncClient
+from client.events import Delta, Started
+from client.transcript import Transcript
 from gateway.config import Config
 from tests.fakes import FakeWorker, ids
 from tests.gateway.losing import asked, running, runs, told, undisturbed
@@ -81,6 +83,41 @@ async def test_a_whole_answer_has_what_follows_and_counts_all() -> None:
 
     assert answer.candidates[0].text == "bcabc"
     assert answer.usage.output_token_count == 9
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_prompt_that_was_echoed_to_a_caller_does_not_come_twice(count: int) -> None:
+    config = pb.GenerationConfig(max_new_tokens=4, temperature=1.0, seed=1, num_return_sequences=count)
+    output = pb.OutputOptions(echo=True, token_ids=True)
+    message = pb.GenerateRequest(text="ab", generation_config=config, output_options=output)
+    async with serving(FakeWorker(runs_freely=True)) as served:
+        for held in range(count + 1):
+            message.resume_from.CopyFrom(pb.ResumeFrom())
+            for index in range(held):
+                message.resume_from.candidates.add(candidate_index=index)
+            texts = [""] * count
+            for each in await served.caller.stream(message):
+                texts[each.delta.candidate_index] += each.delta.text
+            whole = await served.caller.generate(message)
+
+            assert texts == ["abab"] * held + ["ababab"] * (count - held)
+            assert [each.text for each in whole.candidates] == texts
+            assert not whole.receipt.resumed
+
+
+async def test_the_client_goes_on_behind_an_echo_alone() -> None:
+    transcript = Transcript()
+    transcript.receive(Started("tutor", 1, 2))
+    transcript.receive(Delta("ab"))
+    assert transcript.held_token_ids == {0: ()}
+    async with (
+        serving(FakeWorker(runs_freely=True)) as served,
+        AsyncClient(served.gateway.address) as client,
+        client.stream(
+            "ab", max_new_tokens=4, echo=True, token_ids=True, seed=1, resume_from=transcript.held_token_ids
+        ) as rest,
+    ):
+        assert "".join([delta.text async for delta in rest]) == "abab"
 
 
 async def test_a_caller_that_holds_everything_is_told_the_end_and_no_worker_is_asked() -> None:

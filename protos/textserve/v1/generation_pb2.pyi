@@ -125,8 +125,9 @@ class GenerateRequest(_message.Message):
     """
     request_id: _builtins.str
     """Name of this request among those of its tenant, at most 128 bytes. `Generate` with the name of a call that runs, or
-    that ended a short while ago at the same gateway, returns that call's result instead of generating again; another
-    request under the same name is refused with ALREADY_EXISTS. Ignored by `StreamGenerate`. Default: none.
+    that ended a short while ago at the same gateway, returns that call's result instead of generating again, unless its
+    deadline has cut that short; another request under the same name is refused with ALREADY_EXISTS. INVALID_ARGUMENT
+    for `StreamGenerate`. Default: none.
     """
     partial_on_deadline: _builtins.bool
     """Whether to end shortly before the caller's deadline with what there is, and FINISH_REASON_DEADLINE. Without it the
@@ -202,7 +203,7 @@ class ResumeFrom(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResumedCandidate]:
-        """One for each candidate of which it holds tokens, at most 1,024, in any order. Not with beam search."""
+        """One for each candidate of which it got a delta, at most 1,024, in any order. Not with beam search."""
 
     def __init__(
         self,
@@ -229,7 +230,9 @@ class ResumedCandidate(_message.Message):
     """Position of the candidate, from 0; each at most once."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """All of its output tokens that were received, in order; at most max_new_tokens."""
+        """All of its output tokens that were received, in order; at most max_new_tokens. None, if nothing but the prompt came,
+        as echo asks for it: the prompt is then not sent again.
+        """
 
     def __init__(
         self,
@@ -926,7 +929,7 @@ class StreamGenerateResponse(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___StreamStarted:
-        """The first message, sent when the request has been admitted."""
+        """The first message, sent with the first token of any candidate, or with the end if that comes before."""
 
     @_builtins.property
     def delta(self) -> Global___StreamDelta:
@@ -938,7 +941,9 @@ class StreamGenerateResponse(_message.Message):
 
     @_builtins.property
     def prompt_logprobs(self) -> Global___StreamPromptLogprobs:
-        """A part of the prompt's log-probabilities, if asked for; all parts come before the first token."""
+        """A part of the prompt's log-probabilities, if asked for; all parts come before the first token, and all of them
+        again in a call that resumes from no token.
+        """
 
     def __init__(
         self,
@@ -968,12 +973,15 @@ class StreamStarted(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SERVER_REQUEST_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     seed: _builtins.int
     """The effective seed."""
     prompt_token_count: _builtins.int
     """Number of tokens in the prompt."""
+    server_request_id: _builtins.str
+    """The gateway's own name for this call, as in Receipt."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt's token ids, if both echo and token_ids were asked for."""
@@ -985,10 +993,11 @@ class StreamStarted(_message.Message):
         seed: _builtins.int = ...,
         prompt_token_count: _builtins.int = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        server_request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "prompt_token_count", b"prompt_token_count", "prompt_token_ids", b"prompt_token_ids", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "prompt_token_count", b"prompt_token_count", "prompt_token_ids", b"prompt_token_ids", "seed", b"seed", "server_request_id", b"server_request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1197,6 +1206,7 @@ class Receipt(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
+    SERVER_REQUEST_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     fingerprint: _builtins.str
@@ -1204,12 +1214,17 @@ class Receipt(_message.Message):
     seed: _builtins.int
     """The effective seed."""
     worker: _builtins.str
-    """The worker that served the request; the last one, if it was moved."""
+    """The worker that served the request; the last one, if it was moved. Empty if it ended before it got to any."""
     attempt_count: _builtins.int
     """How many workers have run the request: more than 1 if one was lost and another went on."""
     resumed: _builtins.bool
     """Whether the output comes from more than one worker, or goes on behind what the caller held. In 16-bit arithmetic it
     may then differ by rounding from an output that was made in one piece.
+    """
+    server_request_id: _builtins.str
+    """The gateway's own name for the call that generated this, 16 hexadecimal digits: the one in its log, and in the
+    RequestInfo of an error. Not the request_id that the caller has chosen: calls of one such name that share an answer
+    share the receipt.
     """
     @_builtins.property
     def generation_config(self) -> Global___GenerationConfig:
@@ -1225,10 +1240,11 @@ class Receipt(_message.Message):
         worker: _builtins.str = ...,
         attempt_count: _builtins.int = ...,
         resumed: _builtins.bool = ...,
+        server_request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation_config", b"generation_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "fingerprint", b"fingerprint", "generation_config", b"generation_config", "model", b"model", "resumed", b"resumed", "seed", b"seed", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "fingerprint", b"fingerprint", "generation_config", b"generation_config", "model", b"model", "resumed", b"resumed", "seed", b"seed", "server_request_id", b"server_request_id", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,8 +29,8 @@ class GenerationServiceStub(object):
     """GenerationService generates text. Both calls take the same request, so that a caller can switch between one
     answer and a stream without building anything else.
 
-    Every refusal carries google.rpc details: ErrorInfo always; BadRequest, with all violations at once, for
-    INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+    Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
+    for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
     """
 
     def __init__(self, channel):
@@ -55,8 +55,8 @@ class GenerationServiceServicer(object):
     """GenerationService generates text. Both calls take the same request, so that a caller can switch between one
     answer and a stream without building anything else.
 
-    Every refusal carries google.rpc details: ErrorInfo always; BadRequest, with all violations at once, for
-    INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+    Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
+    for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
     """
 
     def Generate(self, request, context):
@@ -70,7 +70,8 @@ class GenerationServiceServicer(object):
 
     def StreamGenerate(self, request, context):
         """StreamGenerate answers with the text as it is made: one `started`, then deltas, then one `finished` for each
-        candidate. The concatenated deltas of a candidate equal the text that Generate would return, byte for byte.
+        candidate. The concatenated deltas of a candidate equal the text that Generate would return, byte for byte. Nothing
+        is sent before the first token: while a call waits, its caller's library may try it again as it would Generate.
 
         The request is the one of Generate on purpose: it is one operation with two ways to deliver the answer.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
@@ -105,8 +106,8 @@ class GenerationService(object):
     """GenerationService generates text. Both calls take the same request, so that a caller can switch between one
     answer and a stream without building anything else.
 
-    Every refusal carries google.rpc details: ErrorInfo always; BadRequest, with all violations at once, for
-    INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+    Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
+    for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
     """
 
     @staticmethod

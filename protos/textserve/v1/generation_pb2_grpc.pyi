@@ -30,8 +30,8 @@ class GenerationServiceStub:
     """GenerationService generates text. Both calls take the same request, so that a caller can switch between one
     answer and a stream without building anything else.
 
-    Every refusal carries google.rpc details: ErrorInfo always; BadRequest, with all violations at once, for
-    INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+    Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
+    for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
     """
 
     @_typing.overload
@@ -45,7 +45,8 @@ class GenerationServiceStub:
     """
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.StreamGenerateResponse]
     """StreamGenerate answers with the text as it is made: one `started`, then deltas, then one `finished` for each
-    candidate. The concatenated deltas of a candidate equal the text that Generate would return, byte for byte.
+    candidate. The concatenated deltas of a candidate equal the text that Generate would return, byte for byte. Nothing
+    is sent before the first token: while a call waits, its caller's library may try it again as it would Generate.
 
     The request is the one of Generate on purpose: it is one operation with two ways to deliver the answer.
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
@@ -57,8 +58,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """GenerationService generates text. Both calls take the same request, so that a caller can switch between one
     answer and a stream without building anything else.
 
-    Every refusal carries google.rpc details: ErrorInfo always; BadRequest, with all violations at once, for
-    INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+    Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
+    for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -69,7 +70,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """
     StreamGenerate: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """StreamGenerate answers with the text as it is made: one `started`, then deltas, then one `finished` for each
-    candidate. The concatenated deltas of a candidate equal the text that Generate would return, byte for byte.
+    candidate. The concatenated deltas of a candidate equal the text that Generate would return, byte for byte. Nothing
+    is sent before the first token: while a call waits, its caller's library may try it again as it would Generate.
 
     The request is the one of Generate on purpose: it is one operation with two ways to deliver the answer.
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
@@ -80,8 +82,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """GenerationService generates text. Both calls take the same request, so that a caller can switch between one
     answer and a stream without building anything else.
 
-    Every refusal carries google.rpc details: ErrorInfo always; BadRequest, with all violations at once, for
-    INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+    Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
+    for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
     """
 
     @_abc_1.abstractmethod
@@ -102,7 +104,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_pb2.StreamGenerateResponse], _abc.AsyncIterator[_generation_pb2.StreamGenerateResponse]]:
         """StreamGenerate answers with the text as it is made: one `started`, then deltas, then one `finished` for each
-        candidate. The concatenated deltas of a candidate equal the text that Generate would return, byte for byte.
+        candidate. The concatenated deltas of a candidate equal the text that Generate would return, byte for byte. Nothing
+        is sent before the first token: while a call waits, its caller's library may try it again as it would Generate.
 
         The request is the one of Generate on purpose: it is one operation with two ways to deliver the answer.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
