@@ -302,4 +302,4 @@ def _lost(generation: Generation, why: str) -> ServiceError:
     """Why it ends without a worker: it has lost the one that it had, or no worker has begun it."""
     # Tokens alone say nothing: its caller may have brought them.
     was_begun = generation.deaths or (generation.attempts and generation.output_token_count)
-    return worker_lost(generation.worker, why) if was_begun else no_worker()
+    return worker_lost(generation.last_worker, why) if was_begun else no_worker()

@@ -68,7 +68,10 @@ class Generation:
     """Called when there is something new to deliver. Whoever delivers sets it, before the generation is submitted."""
 
     worker: str = field(default="", init=False)
-    """The worker that it was submitted to last; it may wait for another one."""
+    """The worker that has it; empty while it waits."""
+
+    last_worker: str = field(default="", init=False)
+    """The worker that it was submitted to last."""
 
     attempts: int = field(default=0, init=False)
     """How often it was submitted."""
@@ -158,13 +161,14 @@ class Generation:
 
     def submit(self, worker: str, now: float) -> None:
         """It goes to `worker`, to be begun or to be gone on with."""
-        self.worker = worker
+        self.worker = self.last_worker = worker
         self.attempts += 1
         for sequence in self.unfinished:
             sequence.submit(now)
 
     def requeue(self) -> None:
         """Its worker has not taken it, or is lost: it waits again."""
+        self.worker = ""
         for sequence in self.unfinished:
             sequence.requeue()
 

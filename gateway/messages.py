@@ -187,7 +187,7 @@ def _receipt(generation: Generation) -> pb.Receipt:
         fingerprint=generation.facts.fingerprint,
         seed=generation.config.seed,
         generation_config=write_config(generation.config),
-        worker=generation.worker,
+        worker=generation.last_worker,
         attempt_count=generation.attempts,
         resumed=any(sequence.resumed for sequence in generation.sequences),
         server_request_id=generation.server_request_id,

@@ -188,7 +188,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             f" in {phase}" if phase else "",
             len(generation.prompt_ids),
             generation.output_token_count,
-            generation.worker or "no worker",
+            generation.last_worker or "no worker",
         )
 
 

@@ -1,12 +1,19 @@
 """Whoever leaves, by cancel or deadline, leaves nothing behind."""
 
 import asyncio
+import logging
 import random
+from collections.abc import Awaitable
+from decimal import ROUND_CEILING, Context, Decimal
 
 import pytest
 from grpc import StatusCode, aio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.config import Config
+from gateway.sequence import Status
+from gateway.servicer import why_left
 from tests.fakes import FakeWorker
 from tests.gateway.serving import Served, failing, request, serving, settle, until
 
@@ -77,6 +84,42 @@ async def test_a_deadline_that_passes_frees_what_it_held(rows: int) -> None:
         assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
         await served.nothing_runs()
         assert len(served.worker.submits) == rows
+
+
+async def test_the_log_tells_a_caller_whose_deadline_has_passed_from_one_that_has_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "gateway.servicer")
+    async with serving(FakeWorker(rows=3)) as served:
+        # gRPC rounds some of these up, by a hundredth at most: here their deadline has not passed when they leave.
+        late = [0.2, 0.2001, 0.2501, 0.3003, 0.4009, 1.003]
+        calls = [served.caller.generation.Generate(request(), timeout=timeout_s) for timeout_s in late]
+        leaving = [served.caller.generation.StreamGenerate(request(), timeout=60.0) for _ in range(4)]
+        leaving += [served.caller.generation.StreamGenerate(request()) for _ in range(2)]
+        await until(lambda: served.gateway.dispatcher.running_count == 12)
+        for stream in leaving:
+            stream.cancel()
+        for call in calls:
+            assert (await failing_code(call)) is StatusCode.DEADLINE_EXCEEDED
+        await served.nothing_runs()
+
+    told = [record.getMessage().split()[2] for record in caplog.records]
+    assert sorted(told) == ["CANCELLED"] * 6 + ["DEADLINE"] * 6
+
+
+@given(st.floats(0.001, 1e5), st.floats(-0.02, 0.02))
+def test_who_leaves_at_its_deadline_is_late_and_who_leaves_well_before_has_left(timeout_s: float, way_s: float) -> None:
+    came_s = float(Decimal(timeout_s).normalize(Context(prec=3, rounding=ROUND_CEILING)))
+
+    assert why_left(came_s - timeout_s + way_s, came_s) is Status.DEADLINE
+    assert why_left(0.02 * came_s + 0.1, came_s) is Status.CANCELLED
+    assert why_left(None, None) is Status.CANCELLED
+
+
+async def failing_code(call: Awaitable[object]) -> StatusCode:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
 
 
 @pytest.mark.parametrize(("rows", "phase"), [(0, "queue"), (1, "prefill")])

@@ -17,9 +17,9 @@ PATIENT = Config(listen="127.0.0.1:0", worker_wait=60.0)
 IMPATIENT = Config(listen="127.0.0.1:0", worker_wait=0.0)
 
 
-def wide(count: int, **config: float) -> pb.GenerateRequest:
+def wide(count: int) -> pb.GenerateRequest:
     """A request for so many candidates."""
-    settings = pb.GenerationConfig(max_new_tokens=2, temperature=1.0, seed=1, num_return_sequences=count, **config)
+    settings = pb.GenerationConfig(max_new_tokens=2, temperature=1.0, seed=1, num_return_sequences=count)
     return pb.GenerateRequest(text="ab", generation_config=settings)
 
 

@@ -162,6 +162,7 @@ async def test_a_writer_whose_caller_has_left_frees_its_row() -> None:
         context, call = slow_call(served)
         context.error = aio.InternalError("execute_batch")
         await served.worker.until(lambda: served.worker.row_count == 1)
+        served.worker.step()
 
         context.reads.set()
 
