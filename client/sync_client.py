@@ -66,7 +66,7 @@ class Stream(Iterator[Delta]):
         """The token ids that have come so far, by candidate index, if `token_ids` was asked for.
 
         There are none of a candidate of which the prompt alone has come, as `echo` asks for it. After a lost
-        stream this is what `resume_from` takes, with `started.seed` as the seed: the same request then goes on behind it.
+        stream this is what `resume_from` takes, with `started.seed` as the seed: the request then goes on behind it.
         """
         return self._transcript.held_token_ids
 
