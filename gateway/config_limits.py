@@ -13,6 +13,8 @@ MAX_STOP_TOKEN_IDS = 64
 MAX_BAD_WORDS = 1024
 MAX_BAD_WORD_TOKENS = 64
 MAX_LOGIT_BIASES = 1024
+PIECE = 8192
+"""Ids of a long list that are looked at in one go: half a millisecond."""
 
 _INT_MINIMA = {
     "max_new_tokens": 1,
@@ -75,13 +77,22 @@ def valid_part(config: GenerationConfig, vocab_size: int) -> tuple[GenerationCon
 
 
 def id_list_violations(
-    name: str, ids: Sequence[int], vocab_size: int, *, limit: int | None = None
+    name: str, ids: Sequence[int], vocab_size: int, *, limit: int | None = None, start: int = 0
 ) -> Iterator[Violation]:
-    """What is wrong with a list of token ids: its length, else the first id that is not of the vocabulary."""
+    """What is wrong with a list of token ids: its length, else the first id from `start` on that the vocabulary lacks.
+
+    Goes through it in pieces: one call over a million ids would keep all other threads waiting.
+    """
     if limit is not None and len(ids) > limit:
         yield out_of_range(name, f"must be at most {limit} ids, are {len(ids)}")
-    elif ids and (min(ids) < 0 or max(ids) >= vocab_size):
-        yield from _first_bad_id(((f"{name}[{index}]", id_) for index, id_ in enumerate(ids)), vocab_size)
+        return
+    for begin in range(start, len(ids), PIECE):
+        piece = ids[begin : begin + PIECE]
+        if min(piece) < 0 or max(piece) >= vocab_size:
+            yield from _first_bad_id(
+                ((f"{name}[{index}]", id_) for index, id_ in enumerate(piece, start=begin)), vocab_size
+            )
+            return
 
 
 def out_of_range(field: str, description: str) -> Violation:

@@ -9,18 +9,34 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 from grpc import aio
 
+from textserve.v1 import generation_pb2 as pb
+
 from . import server_request_id
-from .errors import WORKER_LOST, Code, ServiceError, internal, message_too_large, undecodable, unknown_method
+from .errors import (
+    WORKER_LOST,
+    Code,
+    ServiceError,
+    internal,
+    invalid_request,
+    message_too_large,
+    undecodable,
+    unknown_method,
+)
 from .load_report import TRAILER, LoadReport, Rate
+from .message_limits import LISTS
 from .status import abort
+from .wire import Walk
 
 logger = logging.getLogger(__name__)
 
 SERVICES = "/textserve."
 """What the names of our methods begin with."""
+WALKED_BYTES = 64 * 1024
+"""A request with more bytes is looked through before it is parsed; one with fewer is parsed in a millisecond."""
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -111,7 +127,7 @@ class LoadReports(_Wrapping):
 
 
 class DecodeGuard(_Wrapping):
-    """Refuses, with details, requests that can't be decoded or are too large.
+    """Refuses, with details, requests that can't be decoded, are too large, or have lists that are too long.
 
     Args:
         max_message_bytes: Most bytes of a request.
@@ -121,15 +137,18 @@ class DecodeGuard(_Wrapping):
         super().__init__()
         self._max_message_bytes = max_message_bytes
 
-    def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:  # noqa: ARG002 - all are guarded
-        return _wrapped(handler, _refusing, self._guarded)
+    def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:
+        walk = _walk(method)
+        return _wrapped(handler, _refusing, lambda deserialize: self._guarded(deserialize, walk))
 
-    def _guarded(self, deserialize: Deserializer) -> Deserializer:
+    def _guarded(self, deserialize: Deserializer, walk: Walk | None) -> Deserializer:
         """Returns the refusal in the place of a message: what a deserializer raises ends in UNKNOWN."""
 
         def guarded(data: bytes) -> Any:  # noqa: ANN401 - a message of any type, or a refusal
             if len(data) > self._max_message_bytes:
                 return message_too_large(len(data), self._max_message_bytes)
+            if walk and len(data) > WALKED_BYTES and (violation := walk.violation(data)):
+                return invalid_request([violation])
             try:
                 return deserialize(data)
             except DecodeError:
@@ -143,6 +162,16 @@ def _is_fault(error: Exception) -> bool:
     if isinstance(error, ServiceError):
         return error.code is Code.INTERNAL or error.reason == WORKER_LOST
     return not isinstance(error, (aio.AbortError, aio.InternalError))
+
+
+def _walk(method: str) -> Walk | None:
+    """How requests of a method are looked through; None if it is of no known service."""
+    service, _, name = method.removeprefix("/").partition("/")
+    try:
+        request = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name].input_type
+    except KeyError:
+        return None
+    return Walk(request, LISTS if request.full_name == pb.GenerateRequest.DESCRIPTOR.full_name else {})
 
 
 def _refusing(behavior: Behavior) -> Behavior:

@@ -11,6 +11,8 @@ from .resumption import resumption_violations
 MAX_STOP_SEQUENCES = 16
 MAX_STOP_SEQUENCE_BYTES = 256
 MAX_CHAT_MESSAGES = 1024
+MAX_PROMPT_IDS = 1 << 20
+"""Ids of a prompt, or of an output that is gone on behind, whatever is cut off and however long the context is."""
 MAX_TOP_LOGPROBS = 20
 # More text than this for each token of the context is not worth tokenizing: real text has 2 to 6 bytes a token. It is
 # refused even where all but its end would be cut off.
@@ -134,7 +136,8 @@ def _token_violations(prompt: TokenPrompt, truncation: int | None, facts: ModelF
     elif (kept := kept_count(len(prompt.ids), truncation)) >= facts.context_length:
         yield Violation("tokens.ids", "PROMPT_TOO_LONG", _too_long(kept, facts.context_length))
     else:
-        yield from id_list_violations("tokens.ids", prompt.ids, facts.vocab_size)
+        # What is cut off is not looked at.
+        yield from id_list_violations("tokens.ids", prompt.ids, facts.vocab_size, start=len(prompt.ids) - kept)
 
 
 def kept_count(prompt_token_count: int, truncation: int | None) -> int:
