@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
+
+from .line import W
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +18,7 @@ TURN = 8
 """Of so many generations that are sent, one is from a class that has aged."""
 
 
-class Ageing:
+class Ageing(Generic[W]):
     """Counts what goes past a class whose oldest has waited for long: each `TURN`-th one is then from there.
 
     So nothing starves, and a large backlog of a lower class takes but a small share of what a better one needs.
@@ -25,11 +27,11 @@ class Ageing:
         lanes: The classes, best first.
     """
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
+    def __init__(self, lanes: Sequence[Lane[W]]) -> None:
         self._lanes = lanes
         self._passed = 0
 
-    def due(self, now: float) -> Lane | None:
+    def due(self, now: float) -> Lane[W] | None:
         """The class whose turn it is; None for the best one with anything in it."""
         if self._passed < TURN - 1:
             return None
@@ -43,9 +45,9 @@ class Ageing:
         else:
             self._passed = min(self._passed + 1, TURN - 1)
 
-    def _aged_behind(self, index: int, now: float) -> list[Lane]:
+    def _aged_behind(self, index: int, now: float) -> list[Lane[W]]:
         return [lane for lane in self._lanes[index + 1 :] if lane.oldest and now - lane.oldest.arrived_at >= AGED_S]
 
 
-def _arrival(lane: Lane) -> float:
+def _arrival(lane: Lane[W]) -> float:
     return lane.oldest.number if lane.oldest else 0

@@ -1,49 +1,48 @@
-"""One priority class of the queue. Pure."""
+"""One priority class of a queue. Pure."""
 
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 from .fairness import TokenCounters
-from .line import Line, age, urgency
+from .line import Line, W, age, urgency
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .generation import Generation
     from .tenancy import TenantPolicy
 
 
-class Lane:
-    """First what has been on a worker before, oldest first; then the tenants' turns, each with its most urgent one.
+class Lane(Generic[W]):
+    """First what has been begun before, oldest first; then the tenants' turns, each with its most urgent one.
 
     Args:
         policy: The weights of the tenants.
     """
 
     def __init__(self, policy: TenantPolicy) -> None:
-        self._by_age = Line(age)
+        self._by_age: Line[W] = Line(age)
         """All of it."""
-        self._returned = Line(age)
-        self._new: dict[str, Line] = {}
-        """What has never been sent, by tenant; no line is empty."""
+        self._returned: Line[W] = Line(age)
+        self._new: dict[str, Line[W]] = {}
+        """What has never been begun, by tenant; no line is empty."""
         self._counters = TokenCounters(policy.weight)
         self._policy = policy
 
     def __len__(self) -> int:
         return len(self._by_age)
 
-    def __iter__(self) -> Iterator[Generation]:
+    def __iter__(self) -> Iterator[W]:
         return iter(self._by_age)
 
     @property
-    def oldest(self) -> Generation | None:
+    def oldest(self) -> W | None:
         """The one that arrived first."""
         return self._by_age.first
 
     @property
-    def head(self) -> Generation | None:
+    def head(self) -> W | None:
         """The next one."""
         if self._returned.first is not None:
             return self._returned.first
@@ -54,24 +53,24 @@ class Lane:
         """What a tenant has been served from here, in tokens by its weight."""
         return self._counters.counter(tenant)
 
-    def add(self, generation: Generation) -> None:
+    def add(self, one: W) -> None:
         """Lets it stand where it belongs."""
-        self._by_age.add(generation)
-        if generation.attempts:
-            self._returned.add(generation)
+        self._by_age.add(one)
+        if one.attempts:
+            self._returned.add(one)
             return
-        tenant = generation.caller.tenant
+        tenant = one.caller.tenant
         if tenant not in self._new:
             self._new[tenant] = Line(urgency)
             self._counters.activate(tenant)
-        self._new[tenant].add(generation)
+        self._new[tenant].add(one)
 
-    def remove(self, generation: Generation) -> bool:
+    def remove(self, one: W) -> bool:
         """Takes it out. False if it was not here."""
-        if not self._by_age.remove(generation):
+        if not self._by_age.remove(one):
             return False
-        if not self._returned.remove(generation):
-            self._leave_tenant(generation)
+        if not self._returned.remove(one):
+            self._leave_tenant(one)
         return True
 
     def charge(self, tenant: str, token_count: int) -> None:
@@ -88,10 +87,10 @@ class Lane:
         own = self._policy.weight(tenant)
         return (self._counters.active_weight - (own if tenant in self._new else 0.0)) / own
 
-    def _leave_tenant(self, generation: Generation) -> None:
-        tenant = generation.caller.tenant
+    def _leave_tenant(self, one: W) -> None:
+        tenant = one.caller.tenant
         line = self._new[tenant]
-        line.remove(generation)
+        line.remove(one)
         if not line:
             del self._new[tenant]
             self._counters.deactivate(tenant)

@@ -30,12 +30,12 @@ class Queue:
     """
 
     def __init__(self, policy: TenantPolicy = _EQUALS) -> None:
-        self._lanes = [Lane(policy) for _ in Priority]
+        self._lanes: list[Lane[Generation]] = [Lane(policy) for _ in Priority]
         self._ageing = Ageing(self._lanes)
         self._aside: Generation | None = None
         self._aside_by_turn = False
         self._tally = Tally()
-        self._deadlines = Line(_deadline)
+        self._deadlines: Line[Generation] = Line(_deadline)
         """Those that have one."""
 
     def __len__(self) -> int:
@@ -165,11 +165,11 @@ class Queue:
             self._lane(self._aside).add(self._aside)
             self._aside = None
 
-    def _due(self, now: float) -> Lane | None:
+    def _due(self, now: float) -> Lane[Generation] | None:
         # A turn lasts until what it is for has left.
         return None if self._aside_by_turn else self._ageing.due(now)
 
-    def _lane(self, generation: Generation) -> Lane:
+    def _lane(self, generation: Generation) -> Lane[Generation]:
         return self._lanes[generation.caller.priority]
 
 
