@@ -1,36 +1,40 @@
 """Turns a request into a generation: checked, tokenized and with every parameter known."""
 
-import asyncio
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
 
 from .chat_template import ChatTurn, TemplateError
+from .config_limits import PIECE
 from .detokenizer import Detokenizer
 from .effective import EffectiveConfig, resolve
 from .errors import Violation, invalid_request, model_not_found, no_worker, shortened
+from .executor import Executors
 from .generation import Generation
 from .limits import kept_count, length_violations, output_room, request_violations
 from .models import Models, ServedModel
 from .output_text import OutputText, Stopping
-from .request import (
-    Call,
-    ChatPrompt,
-    ModelFacts,
-    OutputOptions,
-    Prompt,
-    Request,
-    ResumedCandidate,
-    TextPrompt,
-    TokenPrompt,
-)
+from .request import Call, ChatPrompt, OutputOptions, Prompt, Request, TextPrompt, TokenPrompt
 from .resumption import fit_violations, held_count, remaining_output, resume
 from .seeds import candidate_seeds
 from .sequence import Sequence
 from .sequence_ids import SequenceIds
 from .tokenizer import Tokenizer
 
-# Text up to this length is tokenized on the event loop: it takes less time than a change of threads is worth.
+# Up to this much work is done on the event loop: it takes less time than a change of threads is worth.
 INLINE_CHARS = 4096
-INLINE_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request that has not been read yet. `model` is the one that it is for, empty for any.
+
+    `read` decodes it; `chars` is how much work it is, in characters of a prompt that take as long to tokenize.
+    """
+
+    model: str
+    read: Callable[[], Request]
+    chars: int
 
 
 class Admission:
@@ -38,34 +42,33 @@ class Admission:
 
     Args:
         models: The served model.
+        executors: The threads that large requests are worked on.
         new_seed: Gives a seed for a request that sets none, from 0 to 2**53 - 1.
     """
 
-    def __init__(self, models: Models, *, new_seed: Callable[[], int]) -> None:
+    def __init__(self, models: Models, executors: Executors, *, new_seed: Callable[[], int]) -> None:
         self._models = models
+        self._executors = executors
         self._new_seed = new_seed
         self._sequence_ids = SequenceIds()
 
-    async def admit(self, request: Request, call: Call) -> Generation:
-        """The generation that `request` asks for, with what is known of its call.
+    async def admit(self, arrival: Arrival, call: Call) -> Generation:
+        """The generation that a request asks for, with what is known of its call.
+
+        Everything that grows with the request is done on a thread if it is large, so that running streams go on.
 
         Raises ServiceError: NO_WORKER before any worker has been ready, or if another model has taken the place of the
-        one that it was tokenized for; MODEL_NOT_FOUND; or what is wrong with it.
+        one that it was tokenized for; MODEL_NOT_FOUND; what is wrong with it; or what `Executor.run` raises.
         """
-        model = self._model(request.model)
-        violations = request_violations(request, model.facts, has_chat_template=model.tokenizer.has_chat_template)
-        if violations or request.prompt is None:
-            raise invalid_request(violations)
-        whole = await tokenize(request.prompt, model.tokenizer)
-        prompt_ids = whole[len(whole) - kept_count(len(whole), request.truncate_prompt) :]
-        field = _field(request.prompt)
-        wrong = [
-            *length_violations(len(prompt_ids), field, request, model.facts),
-            *_unknown_token(prompt_ids, field, model),
-        ]
-        if wrong:
-            raise invalid_request(wrong)
-        return await self._generation(request, model, prompt_ids, call)
+        model = self._model(arrival.model)
+        if arrival.chars <= INLINE_CHARS:
+            return self._generation(arrival.read(), model, call)
+        generation = await self._executors.admit(
+            lambda: self._generation(arrival.read(), model, call), call, arrival.chars
+        )
+        if not self._models.serves(model):
+            raise no_worker()
+        return generation
 
     def _model(self, name: str) -> ServedModel:
         model = self._models.current
@@ -75,14 +78,15 @@ class Admission:
             raise model_not_found(name, model.facts.name)
         return model
 
-    async def _generation(self, request: Request, model: ServedModel, prompt_ids: list[int], call: Call) -> Generation:
+    def _generation(self, request: Request, model: ServedModel, call: Call) -> Generation:
         facts = model.facts
+        prompt_ids = _prompt_ids(request, model)
         room = output_room(len(prompt_ids), request.config, facts)
         config = resolve(request.config, facts.generation_defaults, room=room, seed=self._new_seed())
         if unfit := list(fit_violations(request.resumed, config)):
             raise invalid_request(unfit)
-        prompt_text, detokenizer = await _detokenizer(request.output, model.tokenizer, prompt_ids)
-        texts = _texts(request, config, detokenizer)
+        prompt_text, detokenizer = _detokenizer(request.output, model.tokenizer, prompt_ids)
+        text = OutputText(detokenizer, _stopping(request, config))
         output = remaining_output(request.output, request.resumed)
         has_logprobs = request.output.logprobs or config.is_ranked
         sequences = tuple(
@@ -90,15 +94,14 @@ class Admission:
                 sequence_id=self._sequence_ids.next(has_logprobs=has_logprobs),
                 candidate_index=index,
                 seed=seed,
-                text=next(texts),
+                text=text.fork(),
                 output=output,
                 arrived_at=call.arrived_at,
             )
             for index, seed in enumerate(candidate_seeds(config.seed, config.sequence_count))
         )
-        await _resume(sequences, request.resumed, config, facts)
-        if not self._models.serves(model):
-            raise no_worker()
+        if behind := list(resume(sequences, request.resumed, config, facts)):
+            raise invalid_request(behind)
         return Generation(
             facts,
             prompt_ids,
@@ -110,6 +113,22 @@ class Admission:
             deadline_at=call.deadline_at,
             server_request_id=call.server_request_id,
         )
+
+
+def _prompt_ids(request: Request, model: ServedModel) -> list[int]:
+    """The tokens of the prompt that are kept. Raises ServiceError with everything that is wrong with the request."""
+    violations = request_violations(request, model.facts, has_chat_template=model.tokenizer.has_chat_template)
+    if violations or request.prompt is None:
+        raise invalid_request(violations)
+    prompt_ids = _encode(request.prompt, model.tokenizer, request.truncate_prompt)
+    field = _field(request.prompt)
+    wrong = [
+        *length_violations(len(prompt_ids), field, request, model.facts),
+        *_unknown_token(prompt_ids, field, model),
+    ]
+    if wrong:
+        raise invalid_request(wrong)
+    return prompt_ids
 
 
 def _unknown_token(prompt_ids: list[int], prompt_field: str, model: ServedModel) -> Iterator[Violation]:
@@ -127,79 +146,43 @@ def _unknown_token(prompt_ids: list[int], prompt_field: str, model: ServedModel)
         )
 
 
-async def tokenize(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
-    """The prompt's token ids. Long prompts are tokenized on a thread, so that running streams go on.
-
-    Raises ServiceError if the chat template refuses the messages.
-    """
-    if _chars(prompt) <= INLINE_CHARS:
-        return _encode(prompt, tokenizer)
-    return await asyncio.to_thread(_encode, prompt, tokenizer)
-
-
-async def _detokenizer(output: OutputOptions, tokenizer: Tokenizer, prompt_ids: list[int]) -> tuple[str, Detokenizer]:
+def _detokenizer(output: OutputOptions, tokenizer: Tokenizer, prompt_ids: list[int]) -> tuple[str, Detokenizer]:
     """The prompt's text if it is to be echoed, else "", and a detokenizer that goes on behind the prompt."""
     if not output.echo:
         return "", Detokenizer(tokenizer, prompt_ids, skip_special_tokens=output.skip_special_tokens)
-    if len(prompt_ids) <= INLINE_TOKENS:
-        return _echo(output, tokenizer, prompt_ids)
-    return await asyncio.to_thread(_echo, output, tokenizer, prompt_ids)
-
-
-async def _resume(
-    sequences: tuple[Sequence, ...], resumed: tuple[ResumedCandidate, ...], config: EffectiveConfig, facts: ModelFacts
-) -> None:
-    """Gives the sequences what their caller holds of them. Raises ServiceError for tokens behind an end."""
-    if held_count(resumed) <= INLINE_TOKENS:
-        violations = list(resume(sequences, resumed, config, facts))
-    else:
-        violations = await asyncio.to_thread(lambda: list(resume(sequences, resumed, config, facts)))
-    if violations:
-        raise invalid_request(violations)
-
-
-def _texts(request: Request, config: EffectiveConfig, detokenizer: Detokenizer) -> Iterator[OutputText]:
-    """A text for each candidate, standing behind the prompt."""
-    stopping = Stopping(
-        sequences=request.stop_sequences,
-        token_ids=frozenset(config.stop_token_ids),
-        min_new_tokens=config.min_new_tokens,
-        is_included=request.output.include_stop_sequence,
-    )
-    while True:
-        yield OutputText(detokenizer.fork(), stopping)
-
-
-def _echo(output: OutputOptions, tokenizer: Tokenizer, prompt_ids: list[int]) -> tuple[str, Detokenizer]:
     # Prompt and output are decoded as one: the prompt may end within a character that the output completes.
     detokenizer = Detokenizer(tokenizer, (), skip_special_tokens=output.skip_special_tokens)
     return "".join(detokenizer.push(token_id) for token_id in prompt_ids), detokenizer
 
 
-def _encode(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+def _stopping(request: Request, config: EffectiveConfig) -> Stopping:
+    return Stopping(
+        sequences=request.stop_sequences,
+        token_ids=frozenset(config.stop_token_ids),
+        min_new_tokens=config.min_new_tokens,
+        is_included=request.output.include_stop_sequence,
+    )
+
+
+def _encode(prompt: Prompt, tokenizer: Tokenizer, truncation: int | None) -> list[int]:
     match prompt:
         case TextPrompt(text):
-            return tokenizer.encode(text)
+            return _kept(tokenizer.encode(text), truncation)
         case TokenPrompt(ids):
-            return list(ids)
+            return _kept(ids, truncation)
         case ChatPrompt(messages):
             turns = [ChatTurn(message.role, message.content) for message in messages]
             try:
-                return tokenizer.encode_chat(turns)
+                return _kept(tokenizer.encode_chat(turns), truncation)
             except TemplateError as error:
                 raise invalid_request(
                     [Violation("chat.messages", "TEMPLATE_REFUSED", shortened(str(error)))]
                 ) from error
 
 
-def _chars(prompt: Prompt) -> int:
-    match prompt:
-        case TextPrompt(text):
-            return len(text)
-        case TokenPrompt():
-            return 0
-        case ChatPrompt(messages):
-            return sum(len(message.role) + len(message.content) for message in messages)
+def _kept(ids: Many[int], truncation: int | None) -> list[int]:
+    start = len(ids) - kept_count(len(ids), truncation)
+    return [token_id for begin in range(start, len(ids), PIECE) for token_id in ids[begin : begin + PIECE]]
 
 
 def _field(prompt: Prompt) -> str:

@@ -90,6 +90,8 @@ class Generation:
 
     _prompt_logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob], init=False)
     _prompt_logprobs_taken: int = field(default=0, init=False)
+    _ended_count: int = field(default=0, init=False)
+    """How many sequences have ended before the first that has not."""
 
     def __post_init__(self) -> None:
         # Sequences are numbered in the order of their arrival.
@@ -108,7 +110,10 @@ class Generation:
 
     @property
     def finished(self) -> bool:
-        return all(sequence.finished for sequence in self.sequences)
+        # Asked after each token of each candidate: what has ended does not begin again, and is not looked at again.
+        while self._ended_count < len(self.sequences) and self.sequences[self._ended_count].finished:
+            self._ended_count += 1
+        return self._ended_count == len(self.sequences)
 
     @property
     def unfinished(self) -> tuple[Sequence, ...]:
@@ -155,6 +160,15 @@ class Generation:
     def pending_chars(self) -> int:
         return sum(sequence.pending_chars for sequence in self.sequences)
 
+    @property
+    def answer_chars(self) -> int:
+        """How much work the whole answer is, in characters of a prompt that take as long to tokenize."""
+        config = self.config
+        id_lists = (config.allowed_token_ids, config.suppress_tokens, config.begin_suppress_tokens)
+        echoed = len(self.sequences) * len(self.prompt_text)
+        numbers = len(self._prompt_logprobs) * (1 + self.output.top_logprobs)
+        return self.pending_chars + echoed + numbers + sum(map(len, id_lists))
+
     def timing(self, now: float) -> Timing:
         """That of the candidate that went on longest."""
         return max((sequence.timeline.timing(now) for sequence in self.sequences), key=lambda timing: timing.decode_s)
@@ -194,16 +208,16 @@ class Generation:
             raise ValueError(f"{len(entries)} log-probabilities at {position} of a prompt instead of at {expected}")
         self._prompt_logprobs.extend(entries[expected - position :])
 
-    def take_prompt_logprobs(self) -> PromptPart | None:
-        """Everything since the last call; None if there is nothing."""
+    def take_prompt_logprobs(self, most: int | None = None) -> PromptPart | None:
+        """What has come since the last call, the first `most` of it if that is given; None if there is nothing."""
         if not self._prompt_logprobs:
             return None
         position = self._prompt_logprobs_taken + 1
-        token_ids = self.prompt_ids[position : position + len(self._prompt_logprobs)]
-        part = zip(token_ids, self._prompt_logprobs, strict=True)
-        tokens = tuple(ReportedToken(token_id, 0, logprob) for token_id, logprob in part)
+        taken = self._prompt_logprobs[:most]
+        token_ids = self.prompt_ids[position : position + len(taken)]
+        tokens = tuple(ReportedToken(token_id, 0, logprob) for token_id, logprob in zip(token_ids, taken, strict=True))
         self._prompt_logprobs_taken += len(tokens)
-        self._prompt_logprobs.clear()
+        del self._prompt_logprobs[: len(tokens)]
         return PromptPart(position, tokens)
 
     def finish(self, status: Status) -> None:

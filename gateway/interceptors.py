@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     Context = aio.ServicerContext[Any, Any]
     Behavior = Callable[[Any, Context], Awaitable[Any]]
     Deserializer = Callable[[bytes], Any]
+    Serializer = Callable[[Any], bytes]
     Handler = grpc.RpcMethodHandler[Request, Response] | None
     Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler[Request, Response]]]
 
@@ -229,4 +230,11 @@ def _wrapped(
     make = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
     behavior: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
     deserialize: Any = handler.request_deserializer
-    return make(wrap(behavior), guard(deserialize), handler.response_serializer)
+    return make(wrap(behavior), guard(deserialize), _written(handler.response_serializer))
+
+
+def _written(serialize: Serializer | None) -> Serializer | None:
+    """Lets through what a behavior has written by itself, off the event loop."""
+    if serialize is None:
+        return None
+    return lambda response: response if isinstance(response, bytes) else serialize(response)

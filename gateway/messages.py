@@ -24,8 +24,8 @@ _FINISH_REASONS = {
     Status.CANCELLED: pb.FINISH_REASON_CANCELLED,
     Status.DEADLINE: pb.FINISH_REASON_DEADLINE,
 }
-# One token with the most alternatives takes less than 320 bytes: so many of them stay below 1 MiB.
-PART_TOKENS = 3072
+# What is made in one go of log-probabilities, those of alternatives included: a few milliseconds, below 64 KiB.
+PART_NUMBERS = 4096
 
 
 def started(generation: Generation) -> pb.StreamGenerateResponse:
@@ -49,18 +49,19 @@ def echoes(generation: Generation) -> Iterator[pb.StreamGenerateResponse]:
                 yield from _deltas(sequence, Delta(generation.prompt_text))
 
 
-def news(generation: Generation, now: float) -> list[pb.StreamGenerateResponse]:
+def news(generation: Generation, now: float) -> Iterator[pb.StreamGenerateResponse]:
     """What has come since the last call.
 
-    First log-probabilities of the prompt, then what is new of each candidate, merged, and its end.
+    First log-probabilities of the prompt, then what is new of each candidate, merged, and its end. It is taken at once,
+    and each message is made when it is asked for: many of them may be large.
     """
-    messages = list(_prompt_parts(generation))
-    for sequence in generation.sequences:
-        if (delta := sequence.take()) is not None:
-            messages += _deltas(sequence, delta)
-        if sequence.take_end():
-            messages.append(pb.StreamGenerateResponse(finished=_finished(generation, sequence, now)))
-    return messages
+    taken = [(sequence, sequence.take(), sequence.take_end()) for sequence in generation.sequences]
+    yield from _prompt_parts(generation)
+    for sequence, delta, has_ended in taken:
+        if delta is not None:
+            yield from _deltas(sequence, delta)
+        if has_ended:
+            yield pb.StreamGenerateResponse(finished=_finished(generation, sequence, now))
 
 
 def response(generation: Generation, now: float) -> pb.GenerateResponse:
@@ -74,6 +75,13 @@ def response(generation: Generation, now: float) -> pb.GenerateResponse:
         prompt_token_ids=_reported_prompt_ids(generation),
         prompt_logprobs=_logprobs(prompt.tokens) if prompt else [],
     )
+
+
+def answer_chars(answer: pb.GenerateResponse) -> int:
+    """How much work it is to write an answer, in characters of a prompt that take as long to tokenize."""
+    tokens = [answer.prompt_logprobs, *(candidate.logprobs for candidate in answer.candidates)]
+    numbers = sum(len(each) * (1 + len(each[0].top)) for each in tokens if each)
+    return numbers + sum(len(candidate.text) + len(candidate.token_ids) for candidate in answer.candidates)
 
 
 def write_model(model: ServedModel, ready_worker_count: int) -> model_pb2.Model:
@@ -99,14 +107,9 @@ def _reported_prompt_ids(generation: Generation) -> list[int]:
 
 
 def _prompt_parts(generation: Generation) -> Iterator[pb.StreamGenerateResponse]:
-    part = generation.take_prompt_logprobs()
-    if part is None:
-        return
-    position = part.position
-    for tokens in _parts(part.tokens):
-        message = pb.StreamPromptLogprobs(position=position, logprobs=_logprobs(tokens))
+    while (part := generation.take_prompt_logprobs(_part_size(generation.output.top_logprobs))) is not None:
+        message = pb.StreamPromptLogprobs(position=part.position, logprobs=_logprobs(part.tokens))
         yield pb.StreamGenerateResponse(prompt_logprobs=message)
-        position += len(tokens)
 
 
 def _deltas(sequence: Sequence, delta: Delta) -> Iterator[pb.StreamGenerateResponse]:
@@ -123,7 +126,12 @@ def _deltas(sequence: Sequence, delta: Delta) -> Iterator[pb.StreamGenerateRespo
 
 
 def _parts(tokens: tuple[ReportedToken, ...]) -> list[tuple[ReportedToken, ...]]:
-    return [tokens[start : start + PART_TOKENS] for start in range(0, len(tokens), PART_TOKENS)]
+    size = _part_size(len(tokens[0].logprob.top)) if tokens else 1
+    return [tokens[start : start + size] for start in range(0, len(tokens), size)]
+
+
+def _part_size(top_logprobs: int) -> int:
+    return PART_NUMBERS // (1 + top_logprobs)
 
 
 def _finished(generation: Generation, sequence: Sequence, now: float) -> pb.StreamFinished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,13 @@ class OutputText:
         self._stopping = stopping
         self._matcher = StopMatcher(stopping.sequences)
         self._token_count = 0
+
+    def fork(self) -> OutputText:
+        """Another one in the same state, for another candidate of the same request."""
+        forked = copy(self)
+        forked._detokenizer = self._detokenizer.fork()  # noqa: SLF001 - its own class
+        forked._matcher = self._matcher.fork()  # noqa: SLF001
+        return forked
 
     def push(self, token_id: int) -> str:
         """Takes the next token; returns the text that is certain with it."""

@@ -4,17 +4,18 @@ A step has log-probabilities for those tokens only whose sequence asked for them
 sequence may come when this gateway has let go of it. So its id tells whether they have any: the odd ones do.
 """
 
+from itertools import count
+
 
 class SequenceIds:
-    """Gives out ids, each once."""
+    """Gives out ids, each once, to whatever thread."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._counts = count(1)
 
     def next(self, *, has_logprobs: bool) -> int:
         """An id for a sequence whose tokens come with, or without, log-probabilities. At least 2."""
-        self._count += 1
-        return 2 * self._count + has_logprobs
+        return 2 * next(self._counts) + has_logprobs
 
 
 def has_logprobs(sequence_id: int) -> bool:

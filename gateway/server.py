@@ -20,6 +20,7 @@ from .deduplication import Deduplication
 from .dispatcher import Dispatcher
 from .ejection import Ejection
 from .estimate import Speed
+from .executor import Executors
 from .gate import Gate
 from .health import HEALTH, SERVICES, Health
 from .interceptors import DecodeGuard, ErrorMapping, LoadReports
@@ -71,8 +72,14 @@ class Gateway:
             gate=gate,
             ejection=self._ejection,
         )
+        self._executors = Executors(config.tenants, clock)
         self.generation = GenerationServicer(
-            Admission(self.models, new_seed=lambda: random.randrange(SEED_LIMIT)),  # noqa: S311 - no secret
+            Admission(
+                self.models,
+                self._executors,
+                new_seed=lambda: random.randrange(SEED_LIMIT),  # noqa: S311 - no secret
+            ),
+            self._executors,
             self.dispatcher,
             gate,
             Deduplication(clock),
@@ -113,6 +120,7 @@ class Gateway:
             await self._close_links()
         finally:
             await self._pool.stop(grace_s)
+            self._executors.close()
             await self._cancel_tasks()
 
     def worker_up(self, address: WorkerAddress) -> None:

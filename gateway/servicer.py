@@ -12,16 +12,17 @@ from textserve.v1 import generation_pb2 as pb
 from textserve.v1 import generation_pb2_grpc
 
 from . import messages, server_request_id
-from .admission import Admission
+from .admission import INLINE_CHARS, Admission, Arrival
 from .deduplication import Answer, Deduplication
 from .delivery import MAX_PENDING_CHARS, Delivery
 from .dispatcher import Dispatcher
 from .errors import deadline_exceeded, invalid_request, slow_reader
+from .executor import Executors
 from .gate import Gate
 from .generation import Generation
-from .message_limits import list_violations
+from .message_limits import list_violations, work_chars
 from .pacing import write_interval_s
-from .request import Call, Request
+from .request import Call
 from .request_messages import read_request
 from .sequence import Status
 from .tenancy import TenantPolicy, read_caller
@@ -41,6 +42,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     Args:
         admission: Makes generations of requests.
+        executors: The threads that large answers are made on.
         dispatcher: Runs them.
         gate: Refuses what would wait in vain, here before anything is done for it.
         deduplication: Lets calls of one name generate once.
@@ -52,6 +54,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     def __init__(
         self,
         admission: Admission,
+        executors: Executors,
         dispatcher: Dispatcher,
         gate: Gate,
         deduplication: Deduplication,
@@ -61,6 +64,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         clock: Callable[[], float],
     ) -> None:
         self._admission = admission
+        self._executors = executors
         self._dispatcher = dispatcher
         self._gate = gate
         self._deduplication = deduplication
@@ -68,12 +72,16 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._request_timeout_s = request_timeout_s
         self._clock = clock
 
-    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
-        """Answers once everything has been generated."""
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse | bytes:  # type: ignore[override]  # noqa: N802
+        """Answers once everything has been generated; with the message's bytes if it is large."""
         call = self._call(context)
-        return await self._deduplication.run(
+        answer = await self._deduplication.run(
             call.caller.tenant, request, lambda: self._generate(request, call, context)
         )
+        chars = messages.answer_chars(answer)
+        if chars <= INLINE_CHARS:
+            return answer
+        return await self._executors.answer(answer.SerializeToString, call, chars)
 
     async def _generate(self, request: pb.GenerateRequest, call: Call, context: Context) -> Answer:
         finished = asyncio.Event()
@@ -85,10 +93,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 raise generation.error
             # Also where what the deadline cut is not among the candidates that are returned: it was not ranked whole.
             is_cut = any(sequence.status is Status.DEADLINE for sequence in generation.sequences)
-            if generation.output.logprobs or generation.output.prompt_logprobs:
-                # They may be millions of numbers; running streams go on meanwhile.
-                return Answer(await asyncio.to_thread(messages.response, generation, self._clock()), is_cut)
-            return Answer(messages.response(generation, self._clock()), is_cut)
+            chars, now = generation.answer_chars, self._clock()
+            if chars <= INLINE_CHARS:
+                return Answer(messages.response(generation, now), is_cut)
+            # It may have millions of numbers; running streams go on meanwhile.
+            response = await self._executors.answer(lambda: messages.response(generation, now), call, chars)
+            return Answer(response, is_cut)
 
     # Writes by itself instead of yielding: whoever awaits a write is told when the caller leaves.
     async def StreamGenerate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
@@ -130,9 +140,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             async with asyncio.timeout(self._request_timeout_s):
                 self._dispatcher.check_open()
                 with self._gate.admitting(call.caller):
-                    request = _read(message, is_stream=is_stream)
-                    generation = await self._admission.admit(request, call)
-                with self._limit_time(generation), self._end_in_time(generation, request, call):
+                    generation = await self._admission.admit(_arrival(message, is_stream=is_stream), call)
+                ends_early = message.partial_on_deadline
+                with self._limit_time(generation), self._end_in_time(generation, call, ends_early=ends_early):
                     yield generation
         except TimeoutError:
             phase = PHASES.get(generation.status, "delivery") if generation else "admission"
@@ -162,8 +172,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         remaining_s = None if budget_s is None else generation.arrived_at + budget_s - self._clock()
         return time_limit(remaining_s, lambda: self._end(generation, Status.TIME_LIMIT))
 
-    def _end_in_time(self, generation: Generation, request: Request, call: Call) -> AbstractContextManager[None]:
-        if not request.partial_on_deadline:
+    def _end_in_time(self, generation: Generation, call: Call, *, ends_early: bool) -> AbstractContextManager[None]:
+        if not ends_early:
             return nullcontext()
         limit_s = call.deadline_at - call.arrived_at
         is_callers = call.deadline_at < call.arrived_at + self._request_timeout_s
@@ -204,7 +214,7 @@ def why_left(remaining_s: float | None, timeout_s: float | None) -> Status:
     return Status.DEADLINE if is_due else Status.CANCELLED
 
 
-def _read(message: pb.GenerateRequest, *, is_stream: bool) -> Request:
+def _arrival(message: pb.GenerateRequest, *, is_stream: bool) -> Arrival:
     if too_long := list(list_violations(message)):
         raise invalid_request(too_long)
-    return read_request(message, is_stream=is_stream)
+    return Arrival(message.model, lambda: read_request(message, is_stream=is_stream), work_chars(message))

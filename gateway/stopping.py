@@ -7,6 +7,7 @@ and its depth is the length of the longest end of the text that may still become
 from __future__ import annotations
 
 from collections import deque
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,10 @@ class StopMatcher:
         self._automaton = _Automaton(stop_sequences) if stop_sequences else None
         self._state = 0
         self._held = ""
+
+    def fork(self) -> StopMatcher:
+        """Another one in the same state, for another text. They share the automaton."""
+        return copy(self)
 
     def push(self, text: str) -> StopResult:
         """Takes more text. Nothing may be pushed after a match."""

@@ -17,6 +17,8 @@ from .chat_template import ChatTemplate, ChatTurn, TemplateError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_FEW_IDS = 256
+
 # As in transformers' clean_up_tokenization: applied to the whole text, one after the other.
 _CLEAN_UP = (
     (" .", "."),
@@ -66,7 +68,7 @@ class Tokenizer:
         backend.encode_special_tokens = facts.split_special_tokens
         self._backend = backend
         self._facts = facts
-        self._special_tokens = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+        self._special_ids = _special_ids(backend)
         self._replacements = _replacements(backend, facts)
         self._dependent_ids = _dependent_ids(backend)
         self._id_count = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -137,13 +139,17 @@ class Tokenizer:
         return text
 
     def join(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """Text of token ids before the `replacements`. For a few ids: other threads have to wait."""
+        """Text of token ids before the `replacements`."""
+        if len(ids) > _FEW_IDS:
+            return self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
+        # Faster, but it keeps all other threads waiting.
         return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def has_text(self, token_id: int, *, skip_special_tokens: bool) -> bool:
         """Whether decoding makes anything of a token: not of an unknown one, nor of a special one that is skipped."""
-        token = self._backend.id_to_token(token_id)
-        return token is not None and not (skip_special_tokens and token in self._special_tokens)
+        if skip_special_tokens and token_id in self._special_ids:
+            return False
+        return self._backend.id_to_token(token_id) is not None
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:
@@ -160,6 +166,10 @@ class Tokenizer:
 def _replacements(backend: tokenizers.Tokenizer, facts: TokenizerFacts) -> tuple[tuple[str, str], ...]:
     is_bpe = isinstance(backend.model, tokenizers.models.BPE)
     return _CLEAN_UP if facts.clean_up_tokenization_spaces and (facts.clean_up_bpe or not is_bpe) else ()
+
+
+def _special_ids(backend: tokenizers.Tokenizer) -> frozenset[int]:
+    return frozenset(token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special)
 
 
 def _dependent_ids(backend: tokenizers.Tokenizer) -> frozenset[int]:

@@ -15,7 +15,7 @@ from tests.gateway.generations import generation
 from tests.gateway.serving import candidates_of
 from textserve.v1 import generation_pb2 as pb
 
-MEBIBYTE = 1 << 20
+LARGEST_BYTES = 64 * 1024
 # Few texts, so that stop sequences come up often, and characters that span tokens.
 TEXTS = st.lists(st.sampled_from(["a", "b", "st", "stop", "é", "汉", " "]), max_size=25).map("".join)
 STOPPING = st.builds(
@@ -86,24 +86,25 @@ def test_the_end_of_a_candidate_is_told_at_once_and_once_and_a_failure_is_none()
     one.sequences[0].finish(Status.FAILED)
 
     assert (end.finished.candidate_index, end.finished.finish_reason) == (1, pb.FINISH_REASON_LENGTH)
-    assert messages.news(one, now=2.0) == []
+    assert list(messages.news(one, now=2.0)) == []
 
 
-def test_what_piles_up_for_a_slow_reader_goes_in_messages_below_a_mebibyte() -> None:
-    count = 10_000
+def test_what_piles_up_for_a_slow_reader_goes_in_messages_that_are_soon_made() -> None:
+    count, parts = 1_000, 6
     one = generation(prompt="a" * count, output=OutputOptions(logprobs=True, top_logprobs=20, prompt_logprobs=True))
     largest = TokenLogprob(-123.5, 2**31 - 1, tuple((2**31 - 1 - index, -0.5) for index in range(20)))
     one.add_prompt_logprobs(1, [largest] * (count - 1))
     for token_id in ids("a" * count):
         one.sequences[0].push(token_id, 1.0, largest)
 
-    sent = messages.news(one, now=2.0)
+    sent = list(messages.news(one, now=2.0))
 
-    assert all(message.ByteSize() < MEBIBYTE for message in sent)
-    assert [message.WhichOneof("event") for message in sent] == ["prompt_logprobs"] * 4 + ["delta"] * 4
-    positions = [message.prompt_logprobs.position for message in sent[:4]]
-    lengths = [len(message.prompt_logprobs.logprobs) for message in sent[:4]]
-    assert positions == [1 + sum(lengths[:index]) for index in range(4)]
+    assert all(message.ByteSize() < LARGEST_BYTES for message in sent)
+    assert [message.WhichOneof("event") for message in sent] == ["prompt_logprobs"] * parts + ["delta"] * parts
+    positions = [message.prompt_logprobs.position for message in sent[:parts]]
+    lengths = [len(message.prompt_logprobs.logprobs) for message in sent[:parts]]
+    assert all(length * (1 + 20) <= messages.PART_NUMBERS for length in lengths)
+    assert positions == [1 + sum(lengths[:index]) for index in range(parts)]
     assert sum(lengths) == count - 1
     offsets = [report.text_offset for message in sent for report in message.delta.logprobs]
     assert offsets == list(range(count))

@@ -1,0 +1,218 @@
+"""No request holds the gateway's event loop, whichever of its lists and texts is as long as it may be, or longer."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from grpc import StatusCode, aio
+
+from gateway.deduplication import MAX_REQUEST_ID_BYTES
+from gateway.limits import MAX_STOP_SEQUENCE_BYTES
+from gateway.message_limits import LISTS
+from tests.fakes import FakeWorker, Stream
+from tests.gateway.watched_gateway import MAX_MESSAGE_BYTES
+from textserve.internal.v1 import worker_pb2
+from textserve.v1 import generation_pb2 as pb
+
+LONGEST_TURN_MS = 20.0
+CONTEXT = 131_072
+ROWS = 256
+MARGIN = 64
+"""Bytes that a message has beside its longest text."""
+METHODS = ("Generate", "StreamGenerate")
+
+Make = Callable[[int], pb.GenerateRequest]
+
+
+def fields(descriptor: Descriptor, within: str = "") -> Iterator[tuple[str, FieldDescriptor]]:
+    """All fields of a message and of those in it, by path; what is in a map aside."""
+    for field in descriptor.fields:
+        yield within + field.name, field
+        if field.message_type and not field.message_type.GetOptions().map_entry:
+            yield from fields(field.message_type, f"{within}{field.name}.")
+
+
+FIELDS = dict(fields(pb.GenerateRequest.DESCRIPTOR))
+
+
+def asking(prompt: str = "ab", /, **config: object) -> pb.GenerateRequest:
+    return pb.GenerateRequest(
+        text=prompt,
+        truncate_prompt=CONTEXT - 8,
+        generation_config=pb.GenerateRequest(generation_config={"max_new_tokens": 1} | config).generation_config,  # type: ignore[arg-type]
+    )
+
+
+def with_list(path: str) -> Make:
+    """A request with so many entries in one of the lists of its config."""
+    name = path.rpartition(".")[2]
+    return lambda count: asking("ab", **{name: [index % 200 + 2 for index in range(count)]})
+
+
+def chat(count: int, *, role: str = "user", content: str = "hello") -> pb.GenerateRequest:
+    message = pb.ChatMessage(role=role, content=content)
+    return pb.GenerateRequest(
+        chat=pb.ChatPrompt(messages=[message] * count),
+        truncate_prompt=CONTEXT - 8,
+        generation_config=pb.GenerationConfig(max_new_tokens=1),
+    )
+
+
+def tokens(count: int) -> pb.GenerateRequest:
+    request = asking()
+    request.tokens.ids.extend([5] * count)
+    return request
+
+
+def resuming(candidates: int, held: int) -> pb.GenerateRequest:
+    request = asking(max_new_tokens=held + 1, num_return_sequences=ROWS, do_sample=True, seed=1)
+    for index in range(candidates):
+        request.resume_from.candidates.add(candidate_index=index, token_ids=[5] * held)
+    return request
+
+
+def stops(count: int, size: int = 8) -> pb.GenerateRequest:
+    request = asking()
+    request.stop_sequences.extend(str(index).rjust(size, "x")[:size] for index in range(count))
+    return request
+
+
+MAKES: dict[str, Make] = {
+    "chat.messages": chat,
+    "tokens.ids": tokens,
+    "stop_sequences": stops,
+    "generation_config.bad_words_ids": lambda count: asking(bad_words_ids=[pb.TokenSequence(ids=[5] * 64)] * count),
+    "generation_config.bad_words_ids.ids": lambda count: asking(
+        bad_words_ids=[pb.TokenSequence(ids=[5] * count)] * 1024
+    ),
+    "generation_config.logit_bias": lambda count: asking(logit_bias=dict.fromkeys(range(count), 1.0)),
+    "generation_config.allowed_token_ids": with_list("allowed_token_ids"),
+    "generation_config.stop_token_ids": with_list("stop_token_ids"),
+    "generation_config.suppress_tokens": with_list("suppress_tokens"),
+    "generation_config.begin_suppress_tokens": with_list("begin_suppress_tokens"),
+    "resume_from.candidates": lambda count: resuming(count, 2),
+    "resume_from.candidates.token_ids": lambda count: resuming(1, count),
+}
+"""For each repeated field, a request that has so many entries there."""
+
+TEXTS: dict[str, tuple[int, Make]] = {
+    "model": (MAX_MESSAGE_BYTES - MARGIN, lambda size: pb.GenerateRequest(model="m" * size, text="ab")),
+    "text": (MAX_MESSAGE_BYTES - MARGIN, lambda size: asking("ab cd " * (size // 6) + "x" * (size % 6))),
+    "chat.messages.role": (MAX_MESSAGE_BYTES - MARGIN, lambda size: chat(1, role="r" * size)),
+    "chat.messages.content": (MAX_MESSAGE_BYTES - MARGIN, lambda size: chat(1, content="c" * size)),
+    "stop_sequences": (MAX_STOP_SEQUENCE_BYTES, lambda size: stops(16, size)),
+    "request_id": (MAX_REQUEST_ID_BYTES, lambda size: pb.GenerateRequest(request_id="i" * size, text="ab")),
+}
+"""For each string field, the bytes that it may have, and a request that has so many there."""
+
+
+def largest(path: str) -> int:
+    """Entries of a list that a request of this model can have."""
+    other = {"resume_from.candidates": ROWS, "resume_from.candidates.token_ids": CONTEXT - 16}
+    return other.get(path, LISTS[path].most)
+
+
+def test_every_list_and_every_text_of_a_request_is_tried() -> None:
+    assert MAKES.keys() == LISTS.keys() == {path for path, field in FIELDS.items() if field.is_repeated}
+    assert TEXTS.keys() == {path for path, field in FIELDS.items() if field.type == FieldDescriptor.TYPE_STRING}
+
+
+class Watched:
+    """A gateway whose turns are measured, and a caller of it that spends nothing there."""
+
+    def __init__(self, process: asyncio.subprocess.Process, channel: aio.Channel) -> None:
+        self._process = process
+        self._channel = channel
+
+    async def send(self, method: str, data: bytes) -> StatusCode:
+        """Sends a request, and reads all of the answer."""
+        path = f"/textserve.v1.GenerationService/{method}"
+        try:
+            if method == "Generate":
+                unary: aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(path)
+                await unary(data)
+            else:
+                stream: aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(path)
+                async for _ in stream(data):
+                    pass
+        except aio.AioRpcError as error:
+            return error.code()
+        return StatusCode.OK
+
+    async def longest_turn_ms(self) -> float:
+        """The longest turn since the last time."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(b"\n")
+        return float(await self._process.stdout.readline())
+
+
+class QuickWorker(FakeWorker):
+    """Ends each sequence with its first token."""
+
+    def _submit(self, stream: Stream, submit: worker_pb2.Submit) -> None:
+        step = worker_pb2.Step(step=1)
+        for sequence in submit.sequences:
+            step.sequence_ids.append(sequence.sequence_id)
+            step.token_ids.append(5)
+            step.finishes.add(sequence_id=sequence.sequence_id, reason=worker_pb2.SEQUENCE_FINISH_REASON_LENGTH)
+        stream.send(worker_pb2.RunResponse(step=step))
+
+
+@asynccontextmanager
+async def watched(*flags: str) -> AsyncIterator[Watched]:
+    """Runs such a gateway over a worker that answers at once."""
+    worker = QuickWorker(rows=ROWS, context_length=CONTEXT)
+    worker.description.vocab_size = 70_000
+    worker.description.pool_tokens = CONTEXT * ROWS
+    await worker.start()
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, "-m", "tests.gateway.watched_gateway", worker.target, *flags]
+    root = Path(__file__).parents[2]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=pipe, stdout=pipe, cwd=root, env={"PYTHONPATH": f"{root}:{root / 'protos'}"}
+    )
+    beats = asyncio.create_task(worker.keep_beating())
+    try:
+        assert process.stdout
+        address = (await process.stdout.readline()).decode().strip()
+        async with aio.insecure_channel(address, [("grpc.max_receive_message_length", -1)]) as channel:
+            gateway = Watched(process, channel)
+            for method in METHODS:  # what is made at the first use is not what is measured
+                await gateway.send(method, chat(1).SerializeToString())
+            await gateway.longest_turn_ms()
+            yield gateway
+    finally:
+        beats.cancel()
+        assert process.stdin
+        process.stdin.close()
+        await process.wait()
+        await worker.die()
+
+
+async def test_no_list_and_no_text_of_a_request_holds_the_loop() -> None:
+    turns: dict[str, float] = {}
+    async with watched() as gateway:
+        for method in METHODS:
+            for path, make in MAKES.items():
+                for count in (largest(path), LISTS[path].most + 1):
+                    code = await gateway.send(method, make(count).SerializeToString())
+                    assert code is (StatusCode.OK if count == largest(path) else StatusCode.INVALID_ARGUMENT), path
+                    turns[f"{method} {count} {path}"] = await gateway.longest_turn_ms()
+            for path, (size, make) in TEXTS.items():
+                for over in (0, MARGIN + 1):
+                    await gateway.send(method, make(size + over).SerializeToString())
+                    turns[f"{method} {size + over} bytes of {path}"] = await gateway.longest_turn_ms()
+
+    assert {case: ms for case, ms in turns.items() if ms > LONGEST_TURN_MS} == {}
+
+
+async def test_the_watch_sees_work_that_is_left_on_the_loop() -> None:
+    async with watched("--planted") as gateway:
+        code = await gateway.send("Generate", MAKES["resume_from.candidates.token_ids"](20_000).SerializeToString())
+
+        assert code is StatusCode.OK
+        assert await gateway.longest_turn_ms() > LONGEST_TURN_MS
