@@ -5,6 +5,7 @@
 - Time to first token: a stream through the gateway, and the same through the worker's own `Run`, in turns.
 - Load: 64 streams at 312 steps a second, 20,000 tokens a second: whether every token arrives, and how old it is then.
 - Memory: resident memory of the gateway for each of 1,000 streams that wait for their first token.
+- Longest hold of the loop: how late a gateway's answer to a health probe is, at most, while large requests come.
 """
 
 import asyncio
@@ -187,6 +188,39 @@ async def idle_memory() -> dict[str, object]:
     return {"streams": IDLE_STREAMS, "KiB per stream": (after - before) / 1024 / IDLE_STREAMS}
 
 
+def large_requests() -> dict[str, api.GenerateRequest]:
+    """Requests of up to four megabytes, some of them with more than they may have."""
+    config = api.GenerationConfig(max_new_tokens=1)
+    return {
+        "4 MB of text": api.GenerateRequest(text="ab cd " * 690_000, truncate_prompt=8, generation_config=config),
+        "1 M token ids": api.GenerateRequest(
+            tokens=api.TokenPrompt(ids=[5] * (1 << 20)), truncate_prompt=8, generation_config=config
+        ),
+        "4 M token ids": api.GenerateRequest(tokens=api.TokenPrompt(ids=[5] * 4_000_000), truncate_prompt=8),
+        "2 M stop sequences": api.GenerateRequest(text=PROMPT, stop_sequences=[""] * 2_000_000),
+        "4 M suppressed tokens": api.GenerateRequest(
+            text=PROMPT, generation_config=api.GenerationConfig(suppress_tokens=[5] * 4_000_000)
+        ),
+    }
+
+
+async def longest_holds() -> list[dict[str, object]]:
+    """Measures what a health probe waits for while eight requests of a kind come at once, from a process of its own."""
+    rows: list[dict[str, object]] = []
+    async with scene("instant") as at, own_connection(at.gateway) as channel:
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        for name, large in large_requests().items():
+            prober = await _start(["-m", "bench.probe", at.gateway])
+            await _line(prober)
+            calls = [stub.Generate(large) for _ in range(8)]
+            await asyncio.gather(*calls, return_exceptions=True)
+            assert prober.stdin is not None
+            prober.stdin.close()
+            rows.append({"requests": f"8 x {name}", "longest hold of the loop ms": float(await _line(prober))})
+            await prober.wait()
+    return rows
+
+
 def own_connection(target: str) -> grpc.aio.Channel:
     """A channel that shares its connection with no other one: each takes a few hundred calls."""
     return grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)])
@@ -205,6 +239,7 @@ async def measure(rounds: int) -> tuple[dict[str, list[dict[str, object]]], dict
     load = median_row(loads, "age p99 ms")
     memory = await idle_memory()
     tables = {"time to first token": firsts[rounds // 2], "20,000 tokens/s": [load], "idle streams": [memory]}
+    tables["longest hold of the loop"] = await longest_holds()
     checks = {
         f"added time to first token at most {ADDED_P50_MS} ms": added <= ADDED_P50_MS,
         "every token arrives, in order": all(row["tokens arrived"] == row["tokens expected"] for row in loads)

@@ -33,6 +33,7 @@ PURE = (
     "gateway/line.py",
     "gateway/lane.py",
     "gateway/message_limits.py",
+    "gateway/wire.py",
     "gateway/ageing.py",
     "gateway/backlog.py",
     "gateway/preemption.py",

@@ -1,7 +1,10 @@
 """Several candidates of one prompt: each with its seed, the best of them if asked for, or those of a beam search."""
 
+from collections.abc import Sequence
+
 import pytest
 
+from gateway.stopping import _Automaton
 from tests.fake_engine import beam_score, logprob_of
 from tests.fakes import FakeWorker, ids, says_each
 from tests.gateway.serving import candidates_of, failing, serving, until_tokens
@@ -202,3 +205,24 @@ async def test_a_beam_search_whose_worker_is_lost_begins_again() -> None:
 
         assert (await call).candidates[0].text == "7"
     assert not other.submits[0].sequences[0].output_token_ids
+
+
+async def test_stop_sequences_are_prepared_once_for_all_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[Sequence[str]] = []
+    prepare = _Automaton.__init__
+
+    def counted(automaton: _Automaton, stop_sequences: Sequence[str]) -> None:
+        prepared.append(stop_sequences)
+        prepare(automaton, stop_sequences)
+
+    monkeypatch.setattr(_Automaton, "__init__", counted)
+    asked = asking(num_return_sequences=4, temperature=1.0)
+    asked.stop_sequences.extend(["1", "5"])
+    async with serving(FakeWorker(by_seed, runs_freely=True)) as served:
+        answer = await served.caller.generate(asked)
+
+    assert prepared == [("1", "5")]
+    for candidate in answer.candidates:
+        digits = str(candidate.seed)
+        first = next((digit for digit in digits if digit in "15"), "")
+        assert (candidate.text, candidate.stop_sequence) == (digits.partition(first)[0] if first else digits, first)

@@ -1,13 +1,16 @@
 """Long work: bounded in threads and in memory, in the order of priority and of tenants' turns, and given up in time."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
+from pathlib import Path
 
 import pytest
 
+from gateway import executor as executor_module
 from gateway.errors import Code, ServiceError
 from gateway.executor import CHAR_BYTES, SHORT_CHARS, Executor, Executors
 from gateway.request import Call
@@ -209,3 +212,11 @@ async def test_neither_a_short_prompt_nor_an_answer_waits_for_a_long_one() -> No
         gate.set()
         await asyncio.gather(*long)
         executors.close()
+
+
+def test_no_work_for_a_request_goes_to_the_threads_that_everybody_shares() -> None:
+    folder = Path(executor_module.__file__).parent
+    sharing = {path.name for path in folder.rglob("*.py") if re.search(r"to_thread|run_in_executor", path.read_text())}
+
+    # A worker's tokenizer is read before there is any request.
+    assert sharing <= {"handshake.py"}

@@ -12,7 +12,7 @@ from grpc import StatusCode, aio
 from gateway.deduplication import MAX_REQUEST_ID_BYTES
 from gateway.limits import MAX_STOP_SEQUENCE_BYTES
 from gateway.message_limits import LISTS
-from tests.fakes import FakeWorker, Stream
+from tests.fakes import EOS, FakeWorker, Stream
 from tests.gateway.watched_gateway import MAX_MESSAGE_BYTES
 from textserve.internal.v1 import worker_pb2
 from textserve.v1 import generation_pb2 as pb
@@ -20,6 +20,8 @@ from textserve.v1 import generation_pb2 as pb
 LONGEST_TURN_MS = 20.0
 CONTEXT = 131_072
 ROWS = 256
+PART_TOKENS = 512
+"""Tokens of a prompt that a worker reads, and reports, at once."""
 MARGIN = 64
 """Bytes that a message has beside its longest text."""
 METHODS = ("Generate", "StreamGenerate")
@@ -151,9 +153,20 @@ class Watched:
 
 
 class QuickWorker(FakeWorker):
-    """Ends each sequence with its first token."""
+    """Ends each sequence with its first token, behind the log-probabilities of its prompt."""
 
     def _submit(self, stream: Stream, submit: worker_pb2.Submit) -> None:
+        count = len(submit.prompt_token_ids) if submit.prompt_logprobs else 0
+        logprob = worker_pb2.TokenLogprobs(
+            logprob=-0.5, rank=1, top_token_ids=range(submit.top_logprobs), top_logprobs=[-0.5] * submit.top_logprobs
+        )
+        for position in range(1, count, PART_TOKENS):
+            part = worker_pb2.PromptLogprobs(
+                sequence_id=submit.sequences[0].sequence_id,
+                position=position,
+                logprobs=[logprob] * min(PART_TOKENS, count - position),
+            )
+            stream.send(worker_pb2.RunResponse(prompt_logprobs=part))
         step = worker_pb2.Step(step=1)
         for sequence in submit.sequences:
             step.sequence_ids.append(sequence.sequence_id)
@@ -206,6 +219,24 @@ async def test_no_list_and_no_text_of_a_request_holds_the_loop() -> None:
                 for over in (0, MARGIN + 1):
                     await gateway.send(method, make(size + over).SerializeToString())
                     turns[f"{method} {size + over} bytes of {path}"] = await gateway.longest_turn_ms()
+
+    assert {case: ms for case, ms in turns.items() if ms > LONGEST_TURN_MS} == {}
+
+
+async def test_nothing_that_is_made_of_a_long_prompt_holds_the_loop() -> None:
+    skipped = asking()
+    skipped.tokens.ids.extend([EOS] * (CONTEXT - 16))
+    reported = asking("ab cd " * 4000)
+    reported.output_options.prompt_logprobs = True
+    reported.output_options.top_logprobs = 5
+    echoed = asking("ab cd " * 20_000, num_return_sequences=16, do_sample=True, ignore_eos=True)
+    echoed.output_options.echo = echoed.output_options.token_ids = True
+    turns: dict[str, float] = {}
+    async with watched() as gateway:
+        for name, request in (("log-probabilities", reported), ("echoes", echoed), ("skipped tokens", skipped)):
+            for method in METHODS:
+                assert await gateway.send(method, request.SerializeToString()) is StatusCode.OK
+                turns[f"{method} {name}"] = await gateway.longest_turn_ms()
 
     assert {case: ms for case, ms in turns.items() if ms > LONGEST_TURN_MS} == {}
 

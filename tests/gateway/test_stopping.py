@@ -113,3 +113,18 @@ def test_without_stop_sequences_everything_passes_at_once() -> None:
 def test_an_empty_stop_sequence_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         StopMatcher(["END", ""])
+
+
+@given(_STOP_SEQUENCES, _LETTERS, _LETTERS, _LETTERS)
+def test_a_fork_goes_on_from_the_same_state_and_knows_nothing_of_the_other(
+    stop_sequences: list[str], common: str, one: str, other: str
+) -> None:
+    matcher, alone = StopMatcher(stop_sequences), StopMatcher(stop_sequences)
+    if matcher.push(common).stop_sequence is not None:
+        return
+    forked = matcher.fork()
+    matcher.push(one)
+
+    alone.push(common)
+    assert forked.push(other) == alone.push(other)
+    assert forked.flush() == alone.flush()

@@ -98,7 +98,10 @@ Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """GenerateRequest asks for a continuation of one prompt."""
+    """GenerateRequest asks for a continuation of one prompt. A list with more entries than its comment allows is
+    INVALID_ARGUMENT, and so is a request of more than 64 KiB with more than 12,288 fields in all: lists of numbers have to
+    be packed, as every library does by itself.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -230,8 +233,8 @@ class ResumedCandidate(_message.Message):
     """Position of the candidate, from 0; each at most once."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """All of its output tokens that were received, in order; at most max_new_tokens. None, if nothing but the prompt came,
-        as echo asks for it: the prompt is then not sent again.
+        """All of its output tokens that were received, in order; at most max_new_tokens, and 1,048,576. None, if nothing but
+        the prompt came, as echo asks for it: the prompt is then not sent again.
         """
 
     def __init__(
@@ -307,7 +310,9 @@ class TokenPrompt(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Token ids, each from 0 to the vocabulary size less one, else INVALID_ARGUMENT. At least one."""
+        """Token ids, each from 0 to the vocabulary size less one, else INVALID_ARGUMENT. At least one, at most 1,048,576, those
+        included that truncate_prompt cuts off and that are not looked at.
+        """
 
     def __init__(
         self,
@@ -1045,7 +1050,7 @@ Global___StreamDelta: _TypeAlias = StreamDelta  # noqa: Y015
 
 @_typing.final
 class StreamPromptLogprobs(_message.Message):
-    """StreamPromptLogprobs is a part of the prompt's log-probabilities, of less than 1 MiB."""
+    """StreamPromptLogprobs is a part of the prompt's log-probabilities, of less than 64 KiB."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
