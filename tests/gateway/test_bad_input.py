@@ -95,6 +95,25 @@ async def test_what_a_template_says_is_cut_to_what_the_trailers_hold(monkeypatch
     assert failure.message.startswith("chat.messages: no such role: \N{ROCKET}")
 
 
+@pytest.mark.parametrize("field", ["text", "chat"])
+async def test_a_token_that_was_added_to_the_tokenizer_alone_is_named_to_who_uses_it(field: str) -> None:
+    prompts = {
+        "text": pb.GenerateRequest(text="stop"),
+        "chat": pb.GenerateRequest(chat=pb.ChatPrompt(messages=[pb.ChatMessage(role="user", content="stop")])),
+    }
+    (stop,) = ids("stop")
+    worker = FakeWorker(runs_freely=True)
+    worker.description.vocab_size = stop  # as of a model that was not resized
+    async with serving(worker) as served:
+        failure = await failing(served.caller.generate(prompts[field]))
+        others = await served.caller.generate(request("ab", max_new_tokens=4))
+
+    assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "UNKNOWN_TOKEN")
+    assert failure.fields == {field}
+    assert f"'stop', for the tokenizer token {stop}" in failure.message
+    assert others.candidates[0].text == "abab"
+
+
 @asynccontextmanager
 async def with_a_neighbour() -> AsyncIterator[Served]:
     """Serves, while a stream runs that must come to its end undisturbed."""

@@ -20,6 +20,7 @@ CHAT_TEMPLATE = (
 )
 Make = Callable[[], tokenizers.Tokenizer]
 
+CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 NO_FACTS = TokenizerFacts("", {}, clean_up_tokenization_spaces=False)
 
 _words = st.sampled_from([*vocabularies.SPECIAL_TOKENS, *vocabularies.CORPUS, " ", "  ", "\n", "{{ x }}", " .", " 's"])
@@ -39,8 +40,9 @@ every_vocabulary = pytest.mark.parametrize(
 
 
 @cache
-def both(make: Make) -> tuple[PreTrainedTokenizerBase, Tokenizer]:
+def both(make: Make, *, unusual: bool = False) -> tuple[PreTrainedTokenizerBase, Tokenizer]:
     """The AutoTokenizer of transformers from a folder, and ours from the parts that a worker sends."""
+    flags = {"split_special_tokens": unusual, CLEAN_UP_BPE: unusual}
     with TemporaryDirectory() as folder:
         PreTrainedTokenizerFast(
             tokenizer_object=make(),
@@ -49,10 +51,37 @@ def both(make: Make) -> tuple[PreTrainedTokenizerBase, Tokenizer]:
             unk_token=vocabularies.UNKNOWN,
             chat_template=CHAT_TEMPLATE,
             clean_up_tokenization_spaces=True,
+            **flags,
         ).save_pretrained(folder)
         auto = AutoTokenizer.from_pretrained(folder)
-    facts = TokenizerFacts(auto.chat_template, auto.special_tokens_map, auto.clean_up_tokenization_spaces)
+    facts = TokenizerFacts(
+        auto.chat_template,
+        auto.special_tokens_map,
+        auto.clean_up_tokenization_spaces,
+        clean_up_bpe=getattr(auto, CLEAN_UP_BPE),
+        split_special_tokens=auto.split_special_tokens,
+    )
     return auto, Tokenizer.from_parts(auto.backend_tokenizer.to_str().encode(), facts)
+
+
+@every_vocabulary
+@given(text=texts, chat=turns, skip=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_ids_and_text_are_those_of_auto_tokenizer_where_special_tokens_are_split_and_bpe_is_cleaned_up(
+    make: Make, text: str, chat: list[ChatTurn], *, skip: bool
+) -> None:
+    auto, ours = both(make, unusual=True)
+    ids = ours.encode(text)
+    assert ids == auto(text)["input_ids"]
+    assert ours.decode(ids, skip_special_tokens=skip) == auto.decode(ids, skip_special_tokens=skip)
+    messages = [{"role": turn.role, "content": turn.content} for turn in chat]
+    assert ours.encode_chat(chat) == auto.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+
+def test_the_text_of_a_special_token_is_only_text_where_the_model_says_so() -> None:
+    end = vocabularies.byte_level().token_to_id("</s>")
+    assert both(vocabularies.byte_level)[1].encode("</s>") == [end]
+    assert end not in both(vocabularies.byte_level, unusual=True)[1].encode("</s>")
 
 
 @every_vocabulary

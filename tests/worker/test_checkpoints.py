@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     CpmAntForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
     Llama4TextConfig,
     Phi3Config,
     PreTrainedTokenizerFast,
     RoFormerForCausalLM,
 )
+from transformers.models.llama import modeling_llama
 
 from tests.worker.parity import (
     CONTEXT_LENGTH,
@@ -154,6 +159,14 @@ def test_scaled_rotary_positions_are_exact(tmp_path: Path, kind: str) -> None:
     assert differing(model) == []
 
 
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_positions_that_only_a_fixed_scaling_gives_are_exact(tmp_path: Path, kind: str) -> None:
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+    loaded = load_exactly(save_tiny_llama(tmp_path, max_position_embeddings=16, rope_parameters=rope))
+    assert loaded.facts.context_length == CONTEXT_LENGTH == 4 * 16
+    assert differing(loaded.model) == []  # one of the requests fills the context
+
+
 @pytest.mark.parametrize("kind", sorted(SCALINGS.keys() - {"dynamic"}))
 def test_scaled_rotary_positions_are_not_the_ordinary_ones(kind: str) -> None:
     tokens = torch.arange(2, 40)[None]
@@ -197,6 +210,56 @@ def test_a_model_that_counts_padding_as_positions_is_refused(model_class: Any) -
     settings = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     model = model_class(model_class.config_class(**settings, vocab_size=VOCAB_SIZE, is_decoder=True)).eval()
     with pytest.raises(UnsupportedModelError, match="position_ids"):
+        layer_layouts(model)
+
+
+ENCODER: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "Ernie", "MegatronBert", "RemBert", "BigBird", "RoCBert"],
+)
+def test_an_encoder_is_refused_and_the_same_as_a_decoder_is_not_called_one(name: str) -> None:
+    config_class = getattr(transformers, f"{name}Config")
+    for is_decoder in (False, True):
+        config = config_class(**ENCODER, is_decoder=is_decoder, attention_type="original_full", pad_token_id=1)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        if is_decoder:
+            assert layer_layouts(model)
+        else:
+            with pytest.raises(UnsupportedModelError, match="is an encoder"):
+                layer_layouts(model)
+
+
+def test_a_decoder_whose_config_does_not_say_that_it_is_one_is_served() -> None:
+    config = GPTNeoXConfig(**ENCODER)
+    assert config.is_decoder is False
+    assert layer_layouts(AutoModelForCausalLM.from_config(config).eval())
+
+
+def test_attention_in_both_directions_is_refused() -> None:
+    config = Gemma3TextConfig(**ENCODER, num_key_value_heads=2, head_dim=16, use_bidirectional_attention=True)
+    with pytest.raises(UnsupportedModelError, match="reads in both directions"):
+        layer_layouts(AutoModelForCausalLM.from_config(config).eval())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_looks_ahead_is_refused_whatever_its_config_says(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    model = tiny_llama().to(dtype)
+    assert layer_layouts(model)
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda **_: None)
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    with pytest.raises(UnsupportedModelError, match="looks ahead"):
         layer_layouts(model)
 
 

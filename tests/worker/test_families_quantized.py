@@ -22,6 +22,8 @@ from worker.probe import layer_layouts
 from worker.quantize import quantize
 from worker.sequence import Sequence
 
+pytestmark = pytest.mark.timeout(600)  # seconds each, but where others compute, too, many
+
 ALWAYS: dict[str, tuple[Quantization, ...]] = {
     "Llama": QUANTIZATIONS,
     "GPT-2": ("nf4",),  # Conv1D

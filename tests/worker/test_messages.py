@@ -94,7 +94,14 @@ FACTS = ModelFacts(
     eos_token_ids=(1, 2),
     devices=("cpu",),
 )
-TOKENIZER = TokenizerFiles(b"{}", "{{ x }}", {"bos_token": "<s>"}, clean_up_tokenization_spaces=True)
+TOKENIZER = TokenizerFiles(
+    b"{}",
+    "{{ x }}",
+    {"bos_token": "<s>"},
+    clean_up_tokenization_spaces=True,
+    clean_up_bpe=True,
+    split_special_tokens=True,
+)
 
 
 def test_a_description_has_every_field_and_the_context_that_memory_holds() -> None:

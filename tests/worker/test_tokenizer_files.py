@@ -58,3 +58,12 @@ def test_whether_decoding_cleans_up_is_sent(*, cleans: bool) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.clean_up_tokenization_spaces = cleans
     assert tokenizer_files(tokenizer).clean_up_tokenization_spaces is cleans
+
+
+@pytest.mark.parametrize("name", ["clean_up_bpe", "split_special_tokens"])
+def test_what_else_changes_ids_or_text_is_sent(name: str) -> None:
+    tokenizer = tiny_tokenizer()
+    assert getattr(tokenizer_files(tokenizer), name) is False
+    tokenizer.split_special_tokens = True
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    assert getattr(tokenizer_files(tokenizer), name) is True

@@ -1,5 +1,8 @@
 """What the engine runs before anybody waits for it."""
 
+import math
+from typing import Any
+
 import pytest
 
 from tests.worker.fake_model import VOCAB_SIZE, FakeModel, expected, fake_engine, root, sequence
@@ -69,3 +72,18 @@ def test_a_vocabulary_of_a_few_ids_is_enough(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(engine.scheduler, "submit", recorded)
     warm_up(engine, 3)
     assert ids == {0, 1, 2}
+
+
+class Damaged(FakeModel):
+    """Computes NaN."""
+
+    def __call__(self, **inputs: Any) -> Any:
+        output = super().__call__(**inputs)
+        output.logits.fill_(math.nan)
+        return output
+
+
+def test_a_model_that_computes_what_is_not_finite_is_refused() -> None:
+    engine = fake_engine(Damaged())
+    with pytest.raises(ValueError, match="logits are not finite"):
+        warm_up(engine, VOCAB_SIZE)
