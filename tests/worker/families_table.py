@@ -53,7 +53,8 @@ def quantized_share(model: Any) -> float:
         if (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept)
     ]
     total = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in beside)
-    return sum(weight.numel() for weight in given) / total
+    share: float = sum(weight.numel() for weight in given) / total
+    return share
 
 
 def _memory(layouts: list[Layout]) -> str:

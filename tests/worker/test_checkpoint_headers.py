@@ -164,6 +164,11 @@ def cut(name: str) -> Edit:
     return lambda weights: weights.update({name: weights[name][: weights[name].shape[0] // 2].contiguous()})
 
 
+def without_states(weights: dict[str, Tensor]) -> None:
+    for name in [name for name in weights if ".weight." in name]:
+        del weights[name]
+
+
 FOUR_BIT: dict[str, Wrong] = {
     "no quant_state": Wrong((QUERY, "no quant_state"), without(STATE)),
     "no absmax": Wrong((QUERY, "no absmax"), without(f"{QUERY}.absmax")),
@@ -176,7 +181,7 @@ FOUR_BIT: dict[str, Wrong] = {
     "a stripped config": Wrong((".weight.absmax", "names no such"), lambda _: None, {"quantization_config": None}),
     "layers that were never quantized": Wrong(
         (DOWN, "no quant_state", "not quantized to 4 bit, though config.json says so"),
-        lambda weights: [weights.__delitem__(name) for name in list(weights) if ".weight." in name] and None,
+        without_states,
     ),
     "another head_dim": Wrong(("k_proj.weight", "[32, 64]", "[64, 64]"), lambda _: None, {"head_dim": 32}),
     "NaN in nested_absmax": Wrong(("nested_absmax", "NaN"), spoil(f"{QUERY}.nested_absmax", float("nan"))),

@@ -254,7 +254,8 @@ def test_attention_in_both_directions_is_refused() -> None:
 def test_a_model_that_looks_ahead_is_refused_whatever_its_config_says(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    model = tiny_llama().to(dtype)
+    model: Any = tiny_llama()
+    model.to(dtype)
     assert layer_layouts(model)
     monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda **_: None)
     for layer in model.model.layers:

@@ -60,6 +60,7 @@ def rope(kind: str, **settings: Any) -> dict[str, Any]:
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 ORIGINAL = {"original_max_position_embeddings": 4096}
+GEMMA: dict[str, Any] = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
 YARN = {"factor": 4.0, "original_max_position_embeddings": 32768}
 
 
@@ -76,7 +77,7 @@ YARN = {"factor": 4.0, "original_max_position_embeddings": 32768}
         (LlamaConfig(max_position_embeddings=131072, **rope("llama3", **LLAMA3)), 131072),
         (LlamaConfig(max_position_embeddings=4096, **rope("default")), 4096),
         (DeepseekV3Config(max_position_embeddings=163840, **rope("yarn", factor=40.0, **ORIGINAL)), 163840),
-        (Gemma3TextConfig(max_position_embeddings=131072, rope_scaling={"rope_type": "linear", "factor": 8.0}), 131072),
+        (Gemma3TextConfig(max_position_embeddings=131072, **GEMMA), 131072),
     ],
     ids=lambda value: "" if isinstance(value, int) else type(value).__name__,
 )
