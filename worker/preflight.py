@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .hub import Files, kind_of, unreachable
 from .refusal import Refusal
@@ -115,6 +116,9 @@ def _check_config(settings: Mapping[str, Any]) -> None:
         raise _bad("model_type", settings, "and must name a family of transformers' models")
     if kind not in CONFIG_MAPPING and "auto_map" not in settings:
         raise _bad("model_type", settings, f"which transformers {version('transformers')} does not know")
+    has_parts = any(key.endswith("_config") and key != "quantization_config" for key in settings)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "auto_map" not in settings and not has_parts:
+        raise _bad("model_type", settings, "which is a family without causal language models in transformers")
     nested = [value for key, value in settings.items() if key.endswith("_config") and isinstance(value, dict)]
     for section in (settings, *(each for each in nested if each is not settings.get("quantization_config"))):
         _check_sizes(section)

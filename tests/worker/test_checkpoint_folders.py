@@ -109,6 +109,10 @@ ROWS = [
     Row("model_type null", config(model_type=None), "model_type is null"),
     Row("model_type a list", config(model_type=["llama"]), r'model_type is \["llama"\]'),
     Row("an unknown model_type", config(model_type="llamanext"), 'model_type is "llamanext", which transformers'),
+    *(
+        Row(f"model_type {kind}", config(model_type=kind), f'model_type is "{kind}", .*without causal language models')
+        for kind in ("t5", "clip")
+    ),
     # sizes
     *(
         Row(f"{key} {value!r}", config(**{key: value}), rf"config\.json: {key} is {shown}, and must be")
