@@ -132,8 +132,9 @@ def _check_sizes(section: Mapping[str, Any]) -> None:
     for name in _SIZES:
         if isinstance(section.get(name), int) and section[name] < 1:
             raise _bad(name, section, "and must be at least 1")
+    # Some families ignore the number of groups, and then it is often that of a larger model.
     heads, groups = section.get("num_attention_heads"), section.get("num_key_value_heads")
-    if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
+    if isinstance(heads, int) and isinstance(groups, int) and groups < heads and heads % groups:
         raise _bad("num_key_value_heads", section, f"which does not divide num_attention_heads, {heads}")
 
 
