@@ -24,6 +24,7 @@ from tests.client.callers import Caller
 from tests.client.processes import environment
 from tests.client.scripted_server import (
     FINISHED,
+    SERVER_REQUEST_ID,
     STARTED,
     Event,
     Request,
@@ -38,7 +39,7 @@ from textserve.v1 import generation_pb2
 
 def test_a_stream_tells_its_start_its_deltas_and_its_result(caller: Caller) -> None:
     reading = caller.read("hi")
-    assert reading.started == Started("tutor", seed=7, prompt_token_count=3)
+    assert reading.started == Started("tutor", seed=7, prompt_token_count=3, server_request_id=SERVER_REQUEST_ID)
     assert reading.deltas == [Delta(", "), Delta("green")]
     assert reading.result.text == ", green"
 
