@@ -85,7 +85,8 @@ class BeamSearch:
     def parents(self) -> list[int]:
         """Which of the beams before the last step each running beam continues, best first.
 
-        num_beams entries, until the search is done.
+        num_beams entries, until the search is done. Where fewer beams can go on, the last ones are what must not come
+        up, follow for company and are never found.
         """
         return [beam.parent for beam in self._running]
 
@@ -97,30 +98,41 @@ class BeamSearch:
     @property
     def is_done(self) -> bool:
         """Whether the search has ended; at the latest after max_new_tokens steps."""
-        return not self._running or self._is_settled()
+        return not self._can_go_on or self._is_settled()
 
-    def step(self, log_probs: Tensor) -> None:
+    def step(self, log_probs: Tensor) -> bool:
         """Gives each beam its next token: takes the best continuations of all beams together.
+
+        Returns False if no beam has any and nothing has been found yet. Then nothing has happened, and the step is to
+        be taken again with other log-probabilities.
 
         Args:
             log_probs: [num_beams, vocabulary], float32, after the logits processors, in the order of `parents`;
                 at the first step all rows are the same. -inf masks a token; NaN is not allowed.
         """
-        self._length += 1
         continuations = self._continuations(log_probs)
+        if not self._finished and continuations[0].score == -math.inf:
+            return False
+        self._length += 1
         # Endings below the best num_beams do not count; they are there so that num_beams others remain to go on.
         ended = [self._hypothesis(self._extend(each)) for each in continuations[: self._num_beams] if self._ends(each)]
         running = [each for each in continuations if not self._ends(each)][: self._num_beams]
         self._finished = self._best(self._finished + ended)
         self._running = [self._extend(each) for each in running]
+        return True
 
     def hypotheses(self) -> list[Hypothesis]:
-        """Returns num_return_sequences hypotheses, best first.
+        """Returns num_return_sequences hypotheses, best first; the last one again where there are too few.
 
         Before the search is done, the running beams count as if they ended here: what a limit of time leaves.
         """
         unfinished = [] if self.is_done else [self._hypothesis(beam) for beam in self._running]
-        return self._best(self._finished + unfinished)[: self._num_return_sequences]
+        found = self._best(self._finished + unfinished)[: self._num_return_sequences]
+        return found + found[-1:] * (self._num_return_sequences - len(found))
+
+    @property
+    def _can_go_on(self) -> bool:
+        return bool(self._running) and self._running[0].score > -math.inf
 
     def _continuations(self, log_probs: Tensor) -> list[_Continuation]:
         """Returns the best ones, best first: so many that num_beams go on even if each beam ends in every way."""
@@ -150,7 +162,8 @@ class BeamSearch:
         return score / math.exp(min(max(exponent, -_LARGEST_EXPONENT), _LARGEST_EXPONENT))
 
     def _best(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
-        return sorted(hypotheses, key=lambda hypothesis: hypothesis.score, reverse=True)[: self._num_beams]
+        possible = [hypothesis for hypothesis in hypotheses if hypothesis.score > -math.inf]
+        return sorted(possible, key=lambda hypothesis: hypothesis.score, reverse=True)[: self._num_beams]
 
     def _is_settled(self) -> bool:
         """Whether num_beams hypotheses have finished and early_stopping lets them stand."""

@@ -23,7 +23,7 @@ from .outcome import Outcome, Output, PromptPart
 from .plan import Plan
 from .prompt_logprobs import prompt_parts
 from .runner import Prefill, Runner
-from .sampling import Sampled, inherit, process, sample
+from .sampling import Sampled, inherit, process, resort, sample
 from .scheduler import Scheduler
 from .sequence import Beams, Sequence
 from .storage import Storage
@@ -212,7 +212,9 @@ class Engine:
         log_probs = logits.float().log_softmax(dim=-1)
         if log_probs.isnan().any():
             return False
-        self._searches[beams].step(process(log_probs, rows))
+        search = self._searches[beams]
+        if not search.step(process(log_probs, rows)):
+            search.step(resort(log_probs, rows))
         return True
 
     def _move_on(self, beams: Beams, before: list[Sequence], *, is_finite: bool) -> list[Output]:

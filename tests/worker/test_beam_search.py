@@ -125,7 +125,9 @@ def test_any_search_keeps_its_bounds(number: int) -> None:
     masked = rng.choice([0.0, 0.5, 0.95, 1.0])
     log_probs = random_log_probs(rng, 1, vocabulary, masked=masked).expand(request.num_beams, -1)
     for length in range(1, request.max_new_tokens + 1):
-        search.step(log_probs)
+        if not search.step(log_probs):
+            assert not search.is_done
+            assert search.step(random_log_probs(rng, 1, vocabulary).expand(request.num_beams, -1))
         check_beams(search, request, length)
         if search.is_done:
             break
@@ -145,7 +147,7 @@ def check_beams(search: BeamSearch, request: Request, length: int) -> None:
 def check_hypotheses(hypotheses: list[Hypothesis], request: Request) -> None:
     scores = [hypothesis.score for hypothesis in hypotheses]
     assert len(hypotheses) == request.num_return_sequences
-    assert not any(math.isnan(score) for score in scores)
+    assert all(map(math.isfinite, scores)), "nothing is found that must not come up"
     assert scores == sorted(scores, reverse=True)
     for hypothesis in hypotheses:
         assert 1 <= len(hypothesis.tokens) <= request.max_new_tokens

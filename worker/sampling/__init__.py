@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..sequence import Sequence
 from .drawing import draw
+from .entries import MASKED
 from .logprobs import TokenLogprob, token_logprobs
-from .rows import inherit, rows_of
-from .stages import processors_due
+from .rows import Row, inherit, rows_of
+from .stages import Stage, forced_token, processors_due
 
-__all__ = ["Sampled", "TokenLogprob", "inherit", "process", "sample", "token_logprobs"]
+__all__ = ["Sampled", "TokenLogprob", "inherit", "process", "resort", "sample", "token_logprobs"]
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,7 @@ class Sampled:
 
 
 def sample(logits: Tensor, rows: Rows[Sequence]) -> Sampled:
-    """Chooses the next token of each row.
-
-    A row whose processors leave it no token ends: it gets the likeliest of the ids that end it. If it has none, its
-    processors are overruled, and it gets its likeliest token.
+    """Chooses the next token of each row; where its processors leave it none, among what `resort` finds.
 
     Args:
         logits: [rows, vocabulary], any floating type; not changed.
@@ -45,13 +43,15 @@ def sample(logits: Tensor, rows: Rows[Sequence]) -> Sampled:
     finite = raw.sum(dim=-1).isfinite()
     scores = process(raw, rows)
     tokens = _choose(scores, rows)
-    possible = scores.gather(-1, tokens[:, None])[:, 0] > float("-inf")
+    possible = scores.gather(-1, tokens[:, None])[:, 0] > MASKED
     chosen, is_finite, is_possible = torch.stack((tokens, finite, possible)).tolist()
     if not all(is_finite):  # or the sum alone is too large
         is_finite = raw.isfinite().all(dim=-1).tolist()
-    for index, row in enumerate(rows):
-        if is_finite[index] and not is_possible[index]:
-            chosen[index] = _last_resort(raw[index], row)
+    stuck = [index for index in range(len(rows)) if is_finite[index] and not is_possible[index]]
+    if stuck:
+        them = [rows[index] for index in stuck]
+        for index, token in zip(stuck, _choose(resort(raw[stuck], them), them).tolist(), strict=True):
+            chosen[index] = token
     reported = [index for index, row in enumerate(rows) if row.parameters.logprobs and is_finite[index]]
     return Sampled(chosen, [bool(flag) for flag in is_finite], _logprobs(raw, rows, chosen, reported))
 
@@ -66,12 +66,27 @@ def process(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
     Returns:
         [rows, vocabulary]: the scores, masked ones minus infinity; the given ones if there is nothing to do.
     """
-    due = processors_due(rows_of(scores, rows))
-    if due:
-        scores = scores.clone(memory_format=torch.contiguous_format)
-    for stage, using in due:
-        stage.apply(scores, using)
-    return scores
+    return _apply(scores, processors_due(rows_of(scores, rows)))
+
+
+def resort(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
+    """What is left of rows that `process` leaves no token: some constraints give way, and the row ends if it may.
+
+    Those give way that depend on what came before. What tells which tokens may come up at all, and how many, holds:
+    among what it leaves, the ids that end the row go before all others. If it leaves nothing either, the row takes the
+    id that is forced; else the likeliest one of those that end it; else of those that are allowed.
+
+    Args:
+        scores: as for `process`, finite.
+        rows: the sequences behind the scores' rows.
+
+    Returns:
+        [rows, vocabulary]: the scores, masked ones minus infinity; at least one of each row is not.
+    """
+    holding = [(stage, using) for stage, using in processors_due(rows_of(scores, rows)) if not stage.gives_way]
+    left = _apply(scores, holding)
+    alone = zip(scores.split(1), left.split(1), rows_of(scores, rows), strict=True)
+    return torch.cat([_ends_first(*each) for each in alone])
 
 
 def _choose(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
@@ -84,10 +99,30 @@ def _choose(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
     return tokens
 
 
-def _last_resort(logits: Tensor, row: Sequence) -> int:
-    """Returns the token of a row, logits [vocabulary], that has no other left."""
-    ends = [token for token in sorted(row.parameters.end_token_ids) if token < len(logits)]
-    return ends[int(logits[ends].argmax())] if ends else int(logits.argmax())
+def _apply(scores: Tensor, due: list[tuple[Stage, list[Row]]]) -> Tensor:
+    if due:
+        scores = scores.clone(memory_format=torch.contiguous_format)
+    for stage, using in due:
+        stage.apply(scores, using)
+    return scores
+
+
+def _ends_first(scores: Tensor, left: Tensor, row: Row) -> Tensor:
+    """Returns what `resort` does, [1, vocabulary] like the others, of a row that some constraints leave `left`."""
+    parameters = row.parameters
+    ends = row.ids(parameters.end_token_ids)
+    if len(ends) and left[0, ends].amax() > MASKED:
+        return _only(left, ends)
+    if left.amax() > MASKED:
+        return left
+    forced = forced_token(row.sequence)
+    choices = (row.ids([] if forced is None else [forced]), ends, row.ids(parameters.allowed_token_ids))
+    among = next((ids for ids in choices if len(ids)), row.ids(range(row.vocabulary)))
+    return _only(scores, among[scores[0, among].argmax()][None])
+
+
+def _only(scores: Tensor, tokens: Tensor) -> Tensor:
+    return torch.full_like(scores, MASKED).index_copy_(1, tokens, scores[:, tokens])
 
 
 def _logprobs(

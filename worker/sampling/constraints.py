@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .entries import MASKED, ban, entries, mask_whole
+from .entries import ban, entries, mask_whole
 from .history import BadWords, NGrams
 from .rows import Row
 
@@ -15,8 +15,13 @@ def forbid_repeated_ngrams(scores: Tensor, rows: list[Row]) -> None:
     ban(scores, rows, [_host_ids(row, row.kept(NGrams).followers(row.sequence)) for row in rows])
 
 
+def forbid_bad_tokens(scores: Tensor, rows: list[Row]) -> None:
+    """Masks tokens that are a forbidden sequence alone."""
+    ban(scores, rows, [row.kept(_bad_ids) for row in rows])
+
+
 def forbid_bad_words(scores: Tensor, rows: list[Row]) -> None:
-    """Masks tokens that would complete a forbidden sequence."""
+    """Masks tokens that would complete a forbidden sequence of several."""
     ban(scores, rows, [_host_ids(row, row.kept(BadWords).completing(row.sequence)) for row in rows])
 
 
@@ -36,16 +41,11 @@ def suppress_at_begin(scores: Tensor, rows: list[Row]) -> None:
 
 
 def keep_allowed(scores: Tensor, rows: list[Row]) -> None:
-    """Masks all but the allowed tokens and those that end the sequence.
-
-    Where all of these are masked already, they become equally likely, as with transformers' `prefix_allowed_tokens_fn`.
-    """
+    """Masks all but the allowed tokens and those that end the sequence."""
     allowed = entries(scores, rows, [row.kept(_allowed_ids) for row in rows])
     kept = scores.view(-1)[allowed.flat]
-    owners = allowed.spread(torch.arange(len(rows)))
-    best = torch.full((len(rows),), MASKED, device=scores.device).scatter_reduce_(0, owners, kept, "amax")
     mask_whole(scores, rows)
-    scores.view(-1)[allowed.flat] = torch.where(best[owners] == MASKED, 0.0, kept)
+    scores.view(-1)[allowed.flat] = kept
 
 
 def force_begin(scores: Tensor, rows: list[Row]) -> None:
@@ -70,6 +70,12 @@ def _host_ids(row: Row, tokens: Iterable[int]) -> Tensor:
 
 def _end_ids(row: Row) -> Tensor:
     return row.ids(row.parameters.end_token_ids)
+
+
+def _bad_ids(row: Row) -> Tensor:
+    words = (words[0] for words in row.parameters.bad_words_ids if len(words) == 1)
+    # As in transformers, that the sequence ends cannot be forbidden.
+    return row.ids(token for token in words if token not in row.parameters.eos_token_ids)
 
 
 def _suppressed_ids(row: Row) -> Tensor:

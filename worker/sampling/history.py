@@ -119,14 +119,12 @@ class NGrams:
 
 
 class BadWords:
-    """Which tokens would complete a forbidden sequence, by the tokens before."""
+    """Which tokens would complete a forbidden sequence of several, by the tokens before."""
 
     def __init__(self, row: Row) -> None:
-        parameters = row.parameters
         self._followers: dict[tuple[int, ...], set[int]] = {}
-        for *prefix, last in parameters.bad_words_ids:
-            # As in transformers, that the sequence ends cannot be forbidden.
-            if prefix or last not in parameters.eos_token_ids:
+        for *prefix, last in row.parameters.bad_words_ids:
+            if prefix:
                 self._followers.setdefault(tuple(prefix), set()).add(last)
         self._lengths = sorted({len(prefix) for prefix in self._followers})
 

@@ -35,6 +35,8 @@ class Stage:
     """Whether such a sequence uses it for its next token."""
     spares_others: bool = False
     """Whether it changes nothing in a row that has it off: then it is run on all rows, which saves a copy of some."""
+    gives_way: bool = False
+    """Whether it is left out where all of them together would leave a row no token."""
 
 
 def _on_rows(warp: Apply) -> Apply:
@@ -60,6 +62,18 @@ def _is_last(sequence: Sequence) -> bool:
     return len(sequence.output) == sequence.parameters.max_new_tokens - 1
 
 
+def _follows_one_token(sequence: Sequence) -> bool:
+    return sequence.length == 1
+
+
+def forced_token(sequence: Sequence) -> int | None:
+    """Returns the id that the next token is forced to be, if any."""
+    parameters = sequence.parameters
+    if parameters.forced_eos_token_id is not None and _is_last(sequence):
+        return parameters.forced_eos_token_id
+    return parameters.forced_bos_token_id if _follows_one_token(sequence) else None
+
+
 def _decays(sequence: Sequence) -> bool:
     decay = sequence.parameters.exponential_decay
     return decay is not None and len(sequence.output) > decay[0]
@@ -80,11 +94,13 @@ PROCESSORS = (
         lambda p: p.presence_penalty != 0.0 or p.frequency_penalty != 0.0,
         lambda sequence: bool(sequence.output),
     ),
-    Stage(constraints.forbid_repeated_ngrams, lambda p: p.no_repeat_ngram_size > 0),
-    Stage(constraints.forbid_bad_words, lambda p: bool(p.bad_words_ids)),
+    Stage(constraints.forbid_repeated_ngrams, lambda p: p.no_repeat_ngram_size > 0, gives_way=True),
+    # Two, because a token that must not come up at all never does, and a sequence of them may have to.
+    Stage(constraints.forbid_bad_tokens, lambda p: any(len(words) == 1 for words in p.bad_words_ids)),
+    Stage(constraints.forbid_bad_words, lambda p: any(len(words) > 1 for words in p.bad_words_ids), gives_way=True),
     Stage(constraints.forbid_end, lambda p: p.min_new_tokens > 0, _is_too_short),
     Stage(constraints.keep_allowed, lambda p: bool(p.allowed_token_ids)),
-    Stage(constraints.force_begin, lambda p: p.forced_bos_token_id is not None, lambda sequence: sequence.length == 1),
+    Stage(constraints.force_begin, lambda p: p.forced_bos_token_id is not None, _follows_one_token),
     Stage(constraints.force_end, lambda p: p.forced_eos_token_id is not None, _is_last),
     Stage(penalties.favour_end, lambda p: p.exponential_decay is not None, _decays),
     Stage(constraints.suppress, lambda p: bool(p.suppress_tokens)),

@@ -108,6 +108,21 @@ class OutputPenalties(LogitsProcessor):
         return scores
 
 
+class Allowed(LogitsProcessor):
+    """What transformers' processor for `prefix_allowed_tokens_fn` does as long as a token is left.
+
+    Where none is, that one makes the allowed ones equally likely; ours leaves it to `resort`.
+    """
+
+    def __init__(self, allowed: list[int]) -> None:
+        self.allowed = allowed
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        masked = torch.full_like(scores, -torch.inf)
+        masked[:, self.allowed] = scores[:, self.allowed]
+        return masked
+
+
 def generate_processors(row: Sequence, *, do_sample: bool) -> LogitsProcessorList:
     """Returns what transformers' `generate()` applies with a row's settings, and the two penalties that it lacks."""
     p = row.parameters
@@ -147,6 +162,8 @@ def generate_processors(row: Sequence, *, do_sample: bool) -> LogitsProcessorLis
             # Ours masks the request's own stop tokens, too.
             processor.eos_token_id = torch.tensor(sorted(p.end_token_ids), dtype=torch.long)
     names = [type(processor).__name__ for processor in processors]
+    if p.allowed_token_ids:
+        processors[names.index("PrefixConstrainedLogitsProcessor")] = Allowed(allowed)
     before = ("SequenceBiasLogitsProcessor", "RepetitionPenaltyLogitsProcessor")
     processors.insert(sum(name in before for name in names), OutputPenalties(row))
     return processors

@@ -140,7 +140,7 @@ def test_transformers_order_is_that_of_the_stages() -> None:
         "NoRepeatNGramLogitsProcessor",
         "NoBadWordsLogitsProcessor",
         "MinNewTokensLengthLogitsProcessor",
-        "PrefixConstrainedLogitsProcessor",
+        "Allowed",
         "ForcedBOSTokenLogitsProcessor",
         "ForcedEOSTokenLogitsProcessor",
         "ExponentialDecayLengthPenalty",

@@ -114,6 +114,75 @@ def test_a_row_that_is_left_no_token_and_has_no_end_takes_its_likeliest_one(*, d
     assert sample(torch.tensor([[0.0, 5.0, 1.0, 9.0]]), [row]).tokens == [3]
 
 
+def left_by(row: Sequence, *, all_of_them: bool) -> set[int]:
+    """Returns, of a vocabulary of 8, what may come next by some of the constraints or by all, judged one by one."""
+    p, text = row.parameters, [*row.prompt, *row.output]
+    grams = {tuple(text[start : start + 2]) for start in range(len(text) - 1)}
+    left = set(range(8)) - p.suppress_tokens - {words[0] for words in p.bad_words_ids if len(words) == 1}
+    left &= (p.allowed_token_ids | p.end_token_ids) if p.allowed_token_ids else set(range(8))
+    left -= p.begin_suppress_tokens if not row.output else set()
+    left -= p.end_token_ids if len(row.output) < p.min_new_tokens else set()
+    if all_of_them:
+        left -= {each for each in left if p.no_repeat_ngram_size and (text[-1], each) in grams}
+        left -= {words[1] for words in p.bad_words_ids if len(words) == 2 and words[0] == text[-1]}
+    return left
+
+
+SMALL = st.frozensets(st.integers(0, 7), max_size=6)
+MEETING = st.builds(
+    SamplingParameters,
+    st.just(9),
+    do_sample=st.booleans(),
+    seed=st.integers(0, 99),
+    stop_token_ids=st.frozensets(st.integers(0, 7), max_size=2),
+    min_new_tokens=st.integers(0, 4),
+    no_repeat_ngram_size=st.sampled_from([0, 2]),
+    bad_words_ids=st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=2).map(tuple), max_size=8).map(tuple),
+    allowed_token_ids=st.frozensets(st.integers(0, 7), min_size=1, max_size=2),
+    suppress_tokens=SMALL,
+    begin_suppress_tokens=SMALL,
+)
+
+
+@given(MEETING, st.lists(st.integers(0, 7), min_size=1, max_size=20), st.lists(st.integers(0, 7), max_size=6))
+@settings(deadline=None, max_examples=300)
+def test_where_nothing_is_left_the_history_gives_way_and_then_the_row_ends_if_it_may(
+    parameters: SamplingParameters, prompt: list[int], output: list[int]
+) -> None:
+    row = Sequence(1, prompt, parameters, output=output)
+    (token,) = sample(torch.randn(1, 8, generator=torch.Generator().manual_seed(len(prompt))), [row]).tokens
+    every, holding = (left_by(row, all_of_them=each) for each in (True, False))
+    ends = parameters.end_token_ids
+    expected = every or holding & ends or holding or ends or parameters.allowed_token_ids
+    assert token in expected
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_what_may_come_up_and_how_much_go_before_what_must_not_be_repeated(*, do_sample: bool) -> None:
+    parameters = SamplingParameters(
+        9,
+        do_sample=do_sample,
+        eos_token_ids=frozenset({2}),
+        allowed_token_ids=frozenset({4, 6}),
+        no_repeat_ngram_size=1,
+        min_new_tokens=6,
+    )
+    row = Sequence(1, [0], parameters)
+    while not row.is_finished:
+        row.append(sample(torch.arange(8.0)[None], [row]).tokens[0])
+    assert len(row.output) == 7
+    assert set(row.output[:6]) == {4, 6} == set(row.output[:2])
+    assert row.output[-1] == 2
+
+
+def test_a_token_that_is_forced_comes_although_it_is_suppressed() -> None:
+    parameters = SamplingParameters(3, forced_eos_token_id=2, suppress_tokens=frozenset({2, 5}))
+    row = Sequence(1, [0], parameters)
+    while not row.is_finished:
+        row.append(sample(torch.tensor([[0.0, 9.0, 3.0, 8.0, 4.0, 10.0]]), [row]).tokens[0])
+    assert row.output == [1, 1, 2]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_a_row_with_one_bad_logit_is_reported_and_the_others_are_unaffected(bad: float, *, do_sample: bool) -> None:

@@ -24,6 +24,7 @@ PROCESSOR_SETTINGS: list[tuple[dict[str, Any], int]] = [
     ({"frequency_penalty": 0.1}, 1),
     ({"no_repeat_ngram_size": 2}, 0),
     ({"bad_words_ids": ((1,),)}, 0),
+    ({"bad_words_ids": ((2, 1),)}, 0),
     ({"min_new_tokens": 2}, 1),
     ({"allowed_token_ids": frozenset({1})}, 0),
     ({"forced_bos_token_id": 1}, 0),
