@@ -56,6 +56,10 @@ class Detokenizer:
         """Takes the next token. Returns the text that became certain with it; often "", never part of a character."""
         return self._added(self._replace(self._window.push(token_id)))
 
+    def skipped(self, token_id: int) -> str:
+        """The text of a special token that is left out of the text, else ""."""
+        return self._window.skipped(token_id)
+
     def flush(self) -> str:
         """Returns the rest, at the end of the sequence. To be called once."""
         return self._added(self._rest())
@@ -112,6 +116,9 @@ class _Window:
         if len(self._ids) > 2 * _CONTEXT:
             self._shorten(unread=len(text) - certain)
         return new
+
+    def skipped(self, token_id: int) -> str:
+        return self._tokenizer.special_text(token_id) if self._skip_special_tokens else ""
 
     def rest(self) -> str:
         """Returns the text that would be the last if nothing followed."""

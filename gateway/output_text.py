@@ -1,4 +1,8 @@
-"""The text of one candidate: decoded token by token, and ended by a stop sequence. Pure."""
+"""The text of one candidate: decoded token by token, and ended by a stop sequence. Pure.
+
+Stop sequences are looked for in the text with its special tokens, as transformers' `stop_strings` are, also where those
+are left out of what is delivered.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +50,7 @@ class OutputText:
         self._stopping = stopping
         self._matcher = StopMatcher(stopping.sequences)
         self._token_count = 0
+        self._last = ""
 
     def fork(self) -> OutputText:
         """Another one in the same state, for another candidate of the same request."""
@@ -57,20 +62,45 @@ class OutputText:
     def push(self, token_id: int) -> str:
         """Takes the next token; returns the text that is certain with it."""
         self._token_count += 1
-        if token_id in self._stopping.token_ids and not self._stopping.is_included:
-            return ""
-        return self._match(self._detokenizer.push(token_id))
+        if token_id in self._stopping.token_ids:
+            return self._push_end(token_id)
+        text = self._match(self._detokenizer.push(token_id))
+        if self.stop_sequence is None and (skipped := self._skipped(token_id)):
+            text += self._match_skipped(skipped)
+        return text
 
     def flush(self) -> str:
         """Returns what was held back, at an end without a stop sequence, which it may still turn out to have."""
-        text = self._match(self._detokenizer.flush())
+        text = self._match(self._detokenizer.flush() + self._last)
         return text if self.stop_sequence is not None else text + self._matcher.flush()
 
-    def _match(self, text: str) -> str:
-        self.chars += len(text)
+    def _push_end(self, token_id: int) -> str:
+        """Takes a stop token. What it completes, and the text of a special one, comes with the flush that follows."""
+        if not self._stopping.is_included:
+            return ""
+        self._last = self._detokenizer.skipped(token_id)
+        return self._match(self._detokenizer.push(token_id))
+
+    def _skipped(self, token_id: int) -> str:
+        """The text that a token would have in a text with special tokens, where stop sequences are looked for."""
+        return self._detokenizer.skipped(token_id) if self._stopping.sequences else ""
+
+    def _match_skipped(self, skipped: str) -> str:
+        """Looks for stop sequences in the text of a special token, behind what would be the last before it."""
+        matcher, chars = copy(self._matcher), self.chars
+        text = self._match(self._detokenizer.fork().flush())
+        if self.stop_sequence is None:
+            text += self._match(skipped, is_shown=False)
+        if self.stop_sequence is None:  # then what follows may still change it
+            self._matcher, self.chars = matcher, chars
+            text = self._match(skipped, is_shown=False)
+        return text
+
+    def _match(self, text: str, *, is_shown: bool = True) -> str:
+        self.chars += len(text) if is_shown else 0
         if not text or self._token_count <= self._stopping.min_new_tokens:
-            return text
-        result = self._matcher.push(text)
+            return text if is_shown else ""
+        result = self._matcher.push(text, is_shown=is_shown)
         self.stop_sequence = result.stop_sequence
         if result.stop_sequence is not None and self._stopping.is_included:
             return result.text + result.stop_sequence

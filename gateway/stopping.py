@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from copy import copy
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,26 +54,33 @@ class StopMatcher:
         self._automaton = _Automaton(stop_sequences) if stop_sequences else None
         self._state = 0
         self._held = ""
+        self._shown = b""
 
     def fork(self) -> StopMatcher:
         """Another one in the same state, for another text. They share the automaton."""
         return copy(self)
 
-    def push(self, text: str) -> StopResult:
-        """Takes more text. Nothing may be pushed after a match."""
+    def push(self, text: str, *, is_shown: bool = True) -> StopResult:
+        """Takes more text, which is searched but never delivered unless `is_shown`. Nothing may follow a match."""
         if self._automaton is None:
-            return StopResult(text, None)
+            return StopResult(text if is_shown else "", None)
         self._state, end = self._automaton.advance(self._state, text)
         stop_sequence = self._automaton.complete[self._state]
-        text = self._held + text[:end]
+        text, shown = self._held + text[:end], self._shown + bytes([is_shown]) * end
         cut = len(text) - (len(stop_sequence) if stop_sequence else self._automaton.depth[self._state])
-        self._held = "" if stop_sequence else text[cut:]
-        return StopResult(text[:cut], stop_sequence)
+        self._held, self._shown = ("", b"") if stop_sequence else (text[cut:], shown[cut:])
+        return StopResult(_delivered(text[:cut], shown), stop_sequence)
 
     def flush(self) -> str:
         """Returns what was held back, at an end without a match."""
-        held, self._held, self._state = self._held, "", 0
+        held = _delivered(self._held, self._shown)
+        self._held, self._shown, self._state = "", b"", 0
         return held
+
+
+def _delivered(text: str, shown: bytes) -> str:
+    """The characters that are shown."""
+    return text if 0 not in shown else "".join(compress(text, shown))
 
 
 class _Automaton:

@@ -151,6 +151,11 @@ class Tokenizer:
             return False
         return self._backend.id_to_token(token_id) is not None
 
+    def special_text(self, token_id: int) -> str:
+        """The text of a special token; "" for any other."""
+        token = self._backend.id_to_token(token_id)
+        return token if token is not None and token in self._special_tokens else ""
+
     @cached_property
     def _chat_template(self) -> ChatTemplate:
         # Compiled on first use: a model with a broken template still serves plain text.

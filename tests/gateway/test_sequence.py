@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.sequence import WHOLE, Delta, Status
+from gateway.sequence import WHOLE, Delta, Sequence, Status
 from tests.fakes import EOS, ids
 from tests.gateway.sequences import push, sequence, taken
 
@@ -213,3 +213,75 @@ def test_a_sequence_that_is_queued_again_waits_on() -> None:
     one.submit(14.0)
 
     assert one.timeline.timing(now=15.0).queue_s == 4.0
+
+
+BOS = 0
+"""Of the fake tokenizer, whose text is <s>."""
+
+
+def push_tokens(one: Sequence, *tokens: str | int) -> None:
+    """Pushes texts and ids until it has ended, as a worker's tokens come."""
+    for token_id in [each for token in tokens for each in (ids(token) if isinstance(token, str) else [token])]:
+        one.push(token_id, 11.0)
+
+
+@pytest.mark.parametrize(
+    ("stop", "tokens", "text"),
+    [
+        ("<s>", ["ab", BOS, "cd"], "ab"),
+        ("b<s>", ["ab", BOS, "cd"], "a"),
+        ("<s>cd", ["ab", BOS, "cd"], "ab"),
+        ("b<s>c", ["ab", BOS, "cd"], "a"),
+        ("<s><s>", ["ab", BOS, "c", BOS, BOS, "d"], "abc"),
+        ("s>c", ["ab", BOS, "cd"], "ab"),
+        ("<s>", ["a", ids("é")[0], BOS, "cd"], "a\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_a_stop_sequence_is_found_in_special_tokens_that_are_left_out_of_the_text(
+    stop: str, tokens: list[str | int], text: str
+) -> None:
+    one = sequence(stop)
+
+    push_tokens(one, *tokens)
+
+    assert (one.status, one.stop_sequence) == (Status.STOP_SEQUENCE, stop)
+    assert taken(one) == text
+
+
+@pytest.mark.parametrize("stop", ["<s>x", "bcx", "<s><s", "é<s>é"])
+def test_a_special_token_that_ends_no_stop_sequence_leaves_no_trace(stop: str) -> None:
+    one = sequence(stop)
+
+    push_tokens(one, "ab", BOS, "c", ids("é")[0], BOS, ids("é")[1])
+    one.finish(Status.LENGTH)
+
+    assert (one.status, taken(one)) == (Status.LENGTH, "abcé")
+
+
+def test_a_stop_sequence_that_is_a_special_token_is_delivered_if_it_is_to_be_included() -> None:
+    one = sequence("b<s>", is_included=True)
+
+    push_tokens(one, "ab", BOS)
+
+    assert taken(one) == "ab<s>"
+
+
+@pytest.mark.parametrize("before", ["ab", "é", ids("é")[0]])
+@pytest.mark.parametrize("stops", [[], ["zz"]])
+def test_the_text_of_a_special_stop_token_is_the_last_if_it_is_to_be_included(
+    before: str | int, stops: list[str]
+) -> None:
+    one = sequence(*stops, stop_token_ids=frozenset({BOS}), is_included=True)
+
+    push_tokens(one, before, BOS)
+    one.finish(Status.STOP_TOKEN)
+
+    assert taken(one) == (before if isinstance(before, str) else "\N{REPLACEMENT CHARACTER}") + "<s>"
+
+
+def test_special_tokens_within_min_new_tokens_are_no_part_of_a_stop_sequence() -> None:
+    one = sequence("<s>c", min_new_tokens=1)
+
+    push_tokens(one, BOS, "c", BOS, "c")
+
+    assert (one.stop_sequence, taken(one)) == ("<s>c", "c")

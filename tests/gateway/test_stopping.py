@@ -128,3 +128,25 @@ def test_a_fork_goes_on_from_the_same_state_and_knows_nothing_of_the_other(
     alone.push(common)
     assert forked.push(other) == alone.push(other)
     assert forked.flush() == alone.flush()
+
+
+@given(
+    parts=st.lists(st.tuples(st.text("ab", max_size=6), st.booleans()), max_size=8),
+    stop_sequences=_STOP_SEQUENCES,
+)
+def test_text_that_is_not_shown_is_searched_and_never_delivered(
+    parts: list[tuple[str, bool]], stop_sequences: list[str]
+) -> None:
+    matcher = StopMatcher(stop_sequences)
+    delivered, found = "", None
+    for text, is_shown in parts:
+        result = matcher.push(text, is_shown=is_shown)
+        delivered, found = delivered + result.text, result.stop_sequence
+        if found is not None:
+            break
+    delivered += matcher.flush()
+
+    shown = [is_shown for text, is_shown in parts for _ in text]
+    before, expected = naive("".join(text for text, _ in parts), stop_sequences)
+    assert found == expected
+    assert delivered == "".join(letter for letter, each in zip(before, shown, strict=False) if each)
