@@ -42,6 +42,7 @@ def generation_from(response: generation_pb2.GenerateResponse) -> Generation:
         worker=receipt.worker,
         attempt_count=receipt.attempt_count,
         resumed=receipt.resumed,
+        stop_sequences=tuple(receipt.stop_sequences),
         prompt_token_ids=tuple(response.prompt_token_ids),
         prompt_logprobs=_logprobs(response.prompt_logprobs),
         server_request_id=receipt.server_request_id,
@@ -96,6 +97,7 @@ def _finished(message: generation_pb2.StreamFinished) -> Finished:
         attempt_count=message.receipt.attempt_count,
         resumed=message.receipt.resumed,
         server_request_id=message.receipt.server_request_id,
+        stop_sequences=tuple(message.receipt.stop_sequences),
     )
 
 
@@ -173,4 +175,5 @@ def _model(message: model_pb2.Model) -> Model:
         has_chat_template=message.has_chat_template,
         eos_token_ids=tuple(message.eos_token_ids),
         ready_worker_count=message.ready_worker_count,
+        default_stop_sequences=tuple(message.default_stop_sequences),
     )

@@ -78,6 +78,8 @@ class Finished:
     """Whether the output was not made in one piece."""
     server_request_id: str = ""
     """The server's own name for the call, by which its log tells of it."""
+    stop_sequences: tuple[str, ...] = ()
+    """The stop sequences that were looked for."""
 
 
 Event = Started | PromptLogprobs | Delta | Finished

@@ -33,6 +33,7 @@ def generation_json(generation: Generation) -> str:
             "worker": generation.worker,
             "attempt_count": generation.attempt_count,
             "resumed": generation.resumed,
+            "stop_sequences": list(generation.stop_sequences),
             "candidates": [asdict(each) for each in generation.candidates],
             "prompt_token_ids": generation.prompt_token_ids,
             "prompt_logprobs": [asdict(each) for each in generation.prompt_logprobs],

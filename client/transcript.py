@@ -127,6 +127,7 @@ class Transcript:
             worker=last.worker,
             attempt_count=last.attempt_count,
             resumed=last.resumed,
+            stop_sequences=last.stop_sequences,
             prompt_token_ids=started.prompt_token_ids,
             prompt_logprobs=tuple(self._prompt_logprobs),
             server_request_id=started.server_request_id,

@@ -149,6 +149,8 @@ class Generation:
     resumed: bool = False
     """Whether the output comes from more than one worker, or goes on behind what the caller held: in 16-bit arithmetic
     it may then differ by rounding from one that was made in one piece."""
+    stop_sequences: tuple[str, ...] = ()
+    """The stop sequences that were looked for: the request's, else the model's own."""
     prompt_token_ids: tuple[int, ...] = ()
     """The prompt's token ids if both `echo` and `token_ids` were asked for, else empty."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
@@ -211,5 +213,7 @@ class Model:
     """Token ids that end a sequence."""
     ready_worker_count: int
     """Workers that are ready to serve it."""
+    default_stop_sequences: tuple[str, ...] = ()
+    """Stop sequences that apply where a request names none."""
 
     __repr__ = short_repr

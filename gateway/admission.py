@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .chat_template import ChatTurn, TemplateError
 from .config_limits import PIECE
 from .detokenizer import Detokenizer
-from .effective import EffectiveConfig, resolve
+from .effective import EffectiveConfig, effective_stops, resolve
 from .errors import Violation, invalid_request, model_not_found, no_worker, shortened
 from .executor import Executors
 from .generation import Generation
@@ -86,7 +86,8 @@ class Admission:
         if unfit := list(fit_violations(request.resumed, config)):
             raise invalid_request(unfit)
         prompt_text, detokenizer = _detokenizer(request.output, model.tokenizer, prompt_ids)
-        text = OutputText(detokenizer, _stopping(request, config))
+        stop_sequences = effective_stops(request.stop_sequences, facts.stop_sequences, config)
+        text = OutputText(detokenizer, _stopping(request, config, stop_sequences))
         output = remaining_output(request.output, request.resumed)
         has_logprobs = request.output.logprobs or config.is_ranked
         sequences = tuple(
@@ -109,6 +110,7 @@ class Admission:
             config,
             output,
             sequences,
+            stop_sequences=stop_sequences,
             caller=call.caller,
             deadline_at=call.deadline_at,
             server_request_id=call.server_request_id,
@@ -155,9 +157,9 @@ def _detokenizer(output: OutputOptions, tokenizer: Tokenizer, prompt_ids: list[i
     return "".join(detokenizer.push(token_id) for token_id in prompt_ids), detokenizer
 
 
-def _stopping(request: Request, config: EffectiveConfig) -> Stopping:
+def _stopping(request: Request, config: EffectiveConfig, stop_sequences: tuple[str, ...]) -> Stopping:
     return Stopping(
-        sequences=request.stop_sequences,
+        sequences=stop_sequences,
         token_ids=frozenset(config.stop_token_ids),
         min_new_tokens=config.min_new_tokens,
         is_included=request.output.include_stop_sequence,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from .effective import CALLERS_OWN, set_fields
 from .errors import Violation
 from .request import EarlyStopping, GenerationConfig
 
@@ -69,8 +70,13 @@ def config_violations(config: GenerationConfig, vocab_size: int) -> Iterator[Vio
 
 
 def valid_part(config: GenerationConfig, vocab_size: int) -> tuple[GenerationConfig, list[Violation]]:
-    """A model's own config without the fields that no request could set so, and what is wrong with those."""
+    """A model's own config without the fields that no request could set so, and what is wrong with those.
+
+    Nor has it the fields that models have no say in: what is left is what applies.
+    """
     violations = list(config_violations(config, vocab_size))
+    set_names = set_fields(config, sorted(CALLERS_OWN))
+    violations += [Violation(name, "NOT_A_DEFAULT", "models have no say in it") for name in set_names]
     invalid = {violation.field.partition("[")[0].partition(".")[0] for violation in violations}
     unset: dict[str, Any] = {field.name: field.default for field in fields(config) if field.name in invalid}
     return replace(config, **unset), violations

@@ -10,7 +10,7 @@ from .request import GenerationConfig, ModelFacts, Request
 def contradictions(request: Request, facts: ModelFacts) -> Iterator[Violation]:
     """What contradicts something else in the request, or can't be delivered the way it is asked for."""
     yield from _row_violations(request.config, facts)
-    yield from _token_violations(request.config)
+    yield from _token_violations(request.config, facts)
     yield from _count_violations(request.config, facts)
     if (request.config.num_beams or 1) > 1:
         yield from _beam_violations(request)
@@ -38,12 +38,14 @@ def _row_violations(config: GenerationConfig, facts: ModelFacts) -> Iterator[Vio
             )
 
 
-def _token_violations(config: GenerationConfig) -> Iterator[Violation]:
+def _token_violations(config: GenerationConfig, facts: ModelFacts) -> Iterator[Violation]:
     least, most = config.min_new_tokens, config.max_new_tokens
     if least is not None and most is not None and least > most:
         yield _config("min_new_tokens", f"must be at most max_new_tokens {most}, is {least}")
     if config.allowed_token_ids and set(config.allowed_token_ids) <= set(config.suppress_tokens):
         yield _config("allowed_token_ids", "suppress_tokens has all of them")
+    elif len(config.suppress_tokens) >= facts.vocab_size and len(set(config.suppress_tokens)) >= facts.vocab_size:
+        yield _config("suppress_tokens", "leaves the model no token to say")
 
 
 def _count_violations(config: GenerationConfig, facts: ModelFacts) -> Iterator[Violation]:

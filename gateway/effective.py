@@ -4,6 +4,7 @@ What a model sets never makes a request invalid. Where it contradicts what a req
 - its temperature 0 to a request that samples, and its do_sample to one with temperature 0, or with beams;
 - its max_new_tokens, as the server's, to the room in the context and to a request's min_new_tokens;
 - its min_new_tokens to max_new_tokens;
+- its stop sequences to beams, which take none;
 - the tokens that it suppresses, alone or as a bad word of one token, to a request's allowed_token_ids.
 """
 
@@ -78,25 +79,26 @@ class EffectiveConfig:
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff")
 """What has an effect with sampling only, and asks for it."""
 
-MODELS_OWN = frozenset(
+CALLERS_OWN = frozenset(
     {
-        *SAMPLING,
-        "max_new_tokens",
-        "min_new_tokens",
-        "repetition_penalty",
-        "no_repeat_ngram_size",
-        "exponential_decay_length_penalty",
-        "bad_words_ids",
-        "suppress_tokens",
-        "begin_suppress_tokens",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
+        "seed",
+        "stop_token_ids",
+        "ignore_eos",
+        "max_time",
+        "presence_penalty",
+        "frequency_penalty",
+        "allowed_token_ids",
+        "num_beams",
+        "num_return_sequences",
+        "best_of",
     }
 )
-"""What a model's generation config has a say in, besides do_sample."""
-
+"""What no model has a say in: a default must not turn streams into beam searches, nor multiply what a call costs."""
 
 _NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in (GenerationConfig, EffectiveConfig)}
+
+MODELS_OWN = frozenset(_NAMES[GenerationConfig]) - CALLERS_OWN
+"""What a model's generation config has a say in: all the rest."""
 
 
 def resolve(requested: GenerationConfig, model: GenerationConfig, *, room: int, seed: int) -> EffectiveConfig:
@@ -122,6 +124,13 @@ def resolve(requested: GenerationConfig, model: GenerationConfig, *, room: int, 
         min_new_tokens=min(chosen.min_new_tokens, longest),
         best_of=None if chosen.searches_beams else chosen.sequence_count,
     )
+
+
+def effective_stops(
+    requested: tuple[str, ...], models_own: tuple[str, ...], config: EffectiveConfig
+) -> tuple[str, ...]:
+    """The stop sequences that are looked for: the request's, else the model's own, which give way to beams."""
+    return requested or (() if config.searches_beams else models_own)
 
 
 def samples(requested: GenerationConfig, model: GenerationConfig) -> bool:

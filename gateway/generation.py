@@ -52,6 +52,9 @@ class Generation:
     sequences: tuple[Sequence, ...]
     """What is generated, by index."""
 
+    stop_sequences: tuple[str, ...] = ()
+    """What ends its candidates: the request's, else the model's own."""
+
     caller: Caller = field(default_factory=Caller)
     """Whose it is."""
 

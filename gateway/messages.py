@@ -99,6 +99,7 @@ def write_model(model: ServedModel, ready_worker_count: int) -> model_pb2.Model:
         has_chat_template=model.tokenizer.has_chat_template,
         eos_token_ids=facts.eos_token_ids,
         ready_worker_count=ready_worker_count,
+        default_stop_sequences=facts.stop_sequences,
     )
 
 
@@ -199,4 +200,5 @@ def _receipt(generation: Generation) -> pb.Receipt:
         attempt_count=generation.attempts,
         resumed=any(sequence.resumed for sequence in generation.sequences),
         server_request_id=generation.server_request_id,
+        stop_sequences=generation.stop_sequences,
     )

@@ -161,7 +161,8 @@ class ModelFacts:
 
     context_length, vocab_size, prompt_logprobs_limit and pool_tokens are in tokens; quantized_share is from 0 to 1.
     max_rows are the most sequences that run at once, prompt_logprobs_limit the longest prompt whose log-probabilities
-    can be reported, pool_tokens what the beams of one search may have together.
+    can be reported, pool_tokens what the beams of one search may have together. stop_sequences are the model's own, for
+    requests that name none.
     """
 
     name: str
@@ -177,3 +178,4 @@ class ModelFacts:
     max_rows: int
     prompt_logprobs_limit: int
     pool_tokens: int
+    stop_sequences: tuple[str, ...] = ()

@@ -114,6 +114,7 @@ def read_description(message: pb.DescribeResponse) -> Description:
         max_rows=message.max_rows,
         prompt_logprobs_limit=message.prompt_logprobs_limit,
         pool_tokens=message.pool_tokens,
+        stop_sequences=tuple(message.default_stop_sequences),
     )
     return Description(facts=facts, incarnation_id=message.incarnation_id, devices=tuple(message.devices))
 

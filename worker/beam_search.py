@@ -103,8 +103,8 @@ class BeamSearch:
     def step(self, log_probs: Tensor) -> bool:
         """Gives each beam its next token: takes the best continuations of all beams together.
 
-        Returns False if no beam has any and nothing has been found yet. Then nothing has happened, and the step is to
-        be taken again with other log-probabilities.
+        Returns whether it is stuck: no beam has any, and nothing has been found yet. Then nothing has happened, and the
+        step is to be taken again with other log-probabilities.
 
         Args:
             log_probs: [num_beams, vocabulary], float32, after the logits processors, in the order of `parents`;
@@ -112,14 +112,14 @@ class BeamSearch:
         """
         continuations = self._continuations(log_probs)
         if not self._finished and continuations[0].score == -math.inf:
-            return False
+            return True
         self._length += 1
         # Endings below the best num_beams do not count; they are there so that num_beams others remain to go on.
         ended = [self._hypothesis(self._extend(each)) for each in continuations[: self._num_beams] if self._ends(each)]
         running = [each for each in continuations if not self._ends(each)][: self._num_beams]
         self._finished = self._best(self._finished + ended)
         self._running = [self._extend(each) for each in running]
-        return True
+        return False
 
     def hypotheses(self) -> list[Hypothesis]:
         """Returns num_return_sequences hypotheses, best first; the last one again where there are too few.

@@ -213,7 +213,7 @@ class Engine:
         if log_probs.isnan().any():
             return False
         search = self._searches[beams]
-        if not search.step(process(log_probs, rows)):
+        if search.step(process(log_probs, rows)):
             search.step(resort(log_probs, rows))
         return True
 

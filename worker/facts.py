@@ -1,9 +1,13 @@
 """What is known of a loaded model, as gateways are told: plain values."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+from .generation_defaults import GenerationDefaults, eos_token_ids
+
+__all__ = ["GenerationDefaults", "ModelFacts", "context_length", "eos_token_ids"]
 
 logger = logging.getLogger(__name__)
 
@@ -16,61 +20,6 @@ _LENGTH_NAMES = (
     "max_target_positions",
 )
 _DEFAULT_CONTEXT = 2048
-
-
-@dataclass(frozen=True)
-class GenerationDefaults:
-    """What the model's generation_config.json sets; None: nothing.
-
-    Names and meanings are transformers', but for `logit_bias`. `num_beams` is not among them: a default must not turn a
-    stream into a beam search, which has nothing to stream.
-    """
-
-    max_new_tokens: int | None = None
-    min_new_tokens: int | None = None
-    do_sample: bool | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    epsilon_cutoff: float | None = None
-    repetition_penalty: float | None = None
-    no_repeat_ngram_size: int | None = None
-    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
-    logit_bias: tuple[tuple[int, float], ...] | None = None
-    """Token ids and what is added to their logits: the entries of `sequence_bias` that are of one token."""
-    exponential_decay_length_penalty: tuple[int, float] | None = None
-    suppress_tokens: tuple[int, ...] | None = None
-    begin_suppress_tokens: tuple[int, ...] | None = None
-    forced_bos_token_id: int | None = None
-    forced_eos_token_id: int | None = None
-    """Of several, the lowest: the one that greedy decoding takes."""
-    length_penalty: float | None = None
-    early_stopping: bool | Literal["never"] | None = None
-
-    @classmethod
-    def of(cls, generation_config: Any) -> "GenerationDefaults":  # noqa: ANN401 - its attributes are dynamic
-        values = {name: _plain(getattr(generation_config, name, None)) for name in cls.__dataclass_fields__}
-        forced_eos = values["forced_eos_token_id"]
-        values["forced_eos_token_id"] = min(forced_eos) if isinstance(forced_eos, tuple) else forced_eos
-        values["logit_bias"] = _single_token_biases(getattr(generation_config, "sequence_bias", None))
-        return cls(**values)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    """Returns lists as tuples, and empty ones as None: they set nothing."""
-    return (tuple(_plain(each) for each in value) or None) if isinstance(value, list | tuple) else value
-
-
-def _single_token_biases(sequence_bias: Any) -> tuple[tuple[int, float], ...] | None:  # noqa: ANN401 - a dict or pairs
-    if not sequence_bias:
-        return None
-    entries: Iterable[Any] = sequence_bias.items() if isinstance(sequence_bias, Mapping) else sequence_bias
-    biases = [(tuple(ids), float(bias)) for ids, bias in entries]
-    if longer := sum(len(ids) > 1 for ids, _ in biases):
-        logger.warning("generation_config.json biases %d sequences of several tokens: they are left out", longer)
-    return tuple((ids[0], bias) for ids, bias in biases if len(ids) == 1) or None
 
 
 @dataclass(frozen=True)
@@ -89,16 +38,6 @@ class ModelFacts:
     eos_token_ids: tuple[int, ...]
     devices: tuple[str, ...]
     """Those that compute, then "cpu" and "disk" if weights are offloaded there."""
-
-
-def eos_token_ids(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401 - dynamic attributes
-    """Returns the ids that end a sequence: those of the generation config, else the tokenizer's."""
-    ids = generation_config.eos_token_id
-    if ids is None:
-        ids = tokenizer.eos_token_id
-    if ids is None:
-        return ()
-    return tuple(ids) if isinstance(ids, list | tuple) else (int(ids),)
 
 
 def context_length(model_config: Any, tokenizer: Any, *, asked: int = 0) -> int:  # noqa: ANN401 - one class per family

@@ -37,10 +37,11 @@ class Files:
         """Raises Refusal for a model that is neither a folder nor could be a name on the hub."""
         _check_place(config.model)
         self.model = config.model
-        self._source = {key: value for key, value in source(config).items() if key != "trust_remote_code"}
+        self.source = {key: value for key, value in source(config).items() if key != "trust_remote_code"}
+        """What to tell transformers about where they come from."""
         self.folder = Path(config.model) if Path(config.model).is_dir() else None
         """The folder; None for a name on the hub."""
-        self.is_offline = "local_files_only" in self._source
+        self.is_offline = "local_files_only" in self.source
         """Whether the hub cannot be asked."""
 
     def find(self, name: str) -> Path | None:
@@ -50,7 +51,7 @@ class Files:
         """
         if self.folder:
             return self.folder / name if (self.folder / name).is_file() else None
-        path = cached_file(self.model, name, _raise_exceptions_for_missing_entries=False, **self._source)
+        path = cached_file(self.model, name, _raise_exceptions_for_missing_entries=False, **self.source)
         return Path(path) if path else None
 
     def read_object(self, name: str) -> dict[str, Any] | None:

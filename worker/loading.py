@@ -12,8 +12,9 @@ import torch
 
 from .config import LEAST_CONTEXT, Activations, Config
 from .dispatch import execution_devices, input_device, offload_places
-from .facts import GenerationDefaults, ModelFacts, context_length, eos_token_ids
+from .facts import ModelFacts, context_length, eos_token_ids
 from .fingerprint import fingerprint
+from .generation_defaults import read_generation_config
 from .hub import Files
 from .load_cost import LoadCost
 from .load_report import log_report, log_tokens_beyond
@@ -50,9 +51,12 @@ def load(config: Config) -> LoadedModel:
     """
     _check_activations(config)
     cost = LoadCost()
-    settings = check_checkpoint(Files(config))
+    files = Files(config)
+    settings = check_checkpoint(files)
     with doing("reading config.json"), in_plain_words(settings):
         model_config = read_config(config)
+    ids = getattr(model_config.get_text_config(), "vocab_size", None)
+    defaults, generation_config = read_generation_config(files, vocab_size=ids)
     with doing("reading the tokenizer"):
         tokenizer = read_tokenizer(config, padding_side="left")
     if tokenizer.pad_token is None:
@@ -76,8 +80,8 @@ def load(config: Config) -> LoadedModel:
         quantization=report.quantization,
         quantized_share=report.share,
         fingerprint=fingerprint(model, _arithmetic(report, config.activations), dtype),
-        defaults=GenerationDefaults.of(model.generation_config),
-        eos_token_ids=eos_token_ids(model.generation_config, tokenizer),
+        defaults=defaults,
+        eos_token_ids=eos_token_ids(generation_config, tokenizer),
         devices=(*(str(device) for device in execution_devices(model)), *offload_places(model)),
     )
     cost.end("fingerprint")

@@ -107,6 +107,7 @@ def description(
         tokenizer_sha256=tokenizer.sha256,
         prompt_logprobs_limit=limits.logprob_chunk_tokens if limits.prefills_whole else limits.context_length,
         pool_tokens=limits.pool_tokens,
+        default_stop_sequences=facts.defaults.stop_strings or (),
     )
 
 
@@ -114,8 +115,8 @@ def _defaults(defaults: GenerationDefaults) -> generation_pb2.GenerationConfig:
     config = generation_pb2.GenerationConfig()
     for name, value in asdict(defaults).items():
         match name, value:
-            case _, None:
-                pass
+            case ("stop_strings", _) | (_, None):
+                pass  # those are no parameter of the API: texts are no business of the worker's engine
             case "bad_words_ids", words:
                 config.bad_words_ids.extend(generation_pb2.TokenSequence(ids=ids) for ids in words)
             case "logit_bias", bias:

@@ -129,6 +129,7 @@ def test_models_are_converted_whole() -> None:
         has_chat_template=True,
         eos_token_ids=[0, 2],
         ready_worker_count=2,
+        default_stop_sequences=["END"],
     )
     assert len(message.ListFields()) == len(model_pb2.Model.DESCRIPTOR.fields)
     assert models_from(model_pb2.ListModelsResponse(models=[message])) == [
@@ -144,5 +145,6 @@ def test_models_are_converted_whole() -> None:
             has_chat_template=True,
             eos_token_ids=(0, 2),
             ready_worker_count=2,
+            default_stop_sequences=("END",),
         )
     ]

@@ -91,6 +91,7 @@ def test_json_is_one_object(flags: list[str], capsys: Capture) -> None:
         "attempt_count": 1,
         "resumed": False,
         "server_request_id": "00c0ffee00c0ffee",
+        "stop_sequences": [],
         "candidates": [
             {
                 "text": ", green",

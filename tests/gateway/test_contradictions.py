@@ -32,6 +32,7 @@ def asking(*, stops: tuple[str, ...] = (), is_stream: bool = False, **config: ob
         (asking(num_beams=9), "num_beams", "TOO_MANY_ROWS"),
         (asking(min_new_tokens=5, max_new_tokens=4), "min_new_tokens", "CONTRADICTION"),
         (asking(allowed_token_ids=(3, 4), suppress_tokens=(4, 5, 3)), "allowed_token_ids", "CONTRADICTION"),
+        (asking(suppress_tokens=tuple(range(50))), "suppress_tokens", "CONTRADICTION"),
         (asking(num_beams=2, logprobs=True), "output_options.logprobs", "CONTRADICTION"),
         (asking(num_beams=2, stops=("x",)), "stop_sequences", "CONTRADICTION"),
         (asking(top_logprobs=1), "output_options.top_logprobs", "CONTRADICTION"),
@@ -61,6 +62,7 @@ def test_a_contradiction_is_named_by_its_path(request_: Request, field: str, rea
         asking(num_beams=1, is_stream=True, stops=("x",), logprobs=True),
         asking(min_new_tokens=4, max_new_tokens=4),
         asking(allowed_token_ids=(3, 4), suppress_tokens=(3,)),
+        asking(suppress_tokens=(*range(49), *range(9))),
         asking(prompt_logprobs=True, echo=True),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from tests.fakes import EOS, FakeWorker, ids, says
 from tests.gateway.serving import candidates_of, serving
 from textserve.v1 import generation_pb2 as pb
+from textserve.v1 import model_pb2
 
 
 @dataclass(frozen=True)
@@ -86,3 +87,43 @@ async def test_the_workers_are_told_what_ends_a_sequence() -> None:
         sent = served.worker.submits[0].generation_config
     assert (list(sent.stop_token_ids), sent.min_new_tokens, sent.ignore_eos) == (ids("xy"), 3, True)
     assert not sent.HasField("seed")
+
+
+@pytest.mark.parametrize(("include", "text"), [(False, "ab"), (True, "ab<s>")])
+async def test_a_special_token_is_a_stop_sequence_although_it_is_left_out_of_the_text(
+    include: bool,  # noqa: FBT001
+    text: str,
+) -> None:
+    end = await end_of("ab<s>cd", stops=("<s>",), include=include)
+
+    assert end == End(text, "STOP_SEQUENCE", ids("ab<s>"), "<s>")
+
+
+@pytest.mark.parametrize(("include", "text"), [(False, "ab"), (True, "ab<s>")])
+async def test_the_text_of_a_special_stop_token_is_delivered_if_asked_for(include: bool, text: str) -> None:  # noqa: FBT001
+    end = await end_of("ab<s>cd", stop_token_ids=ids("<s>"), include=include)
+
+    assert end == End(text, "STOP_TOKEN", ids("ab<s>"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected", "text"),
+    [
+        (pb.GenerateRequest(text="x"), ["c"], "ab"),
+        (pb.GenerateRequest(text="x", stop_sequences=["d"]), ["d"], "abc"),
+        (pb.GenerateRequest(text="x", generation_config=pb.GenerationConfig(num_beams=2)), [], "abcde"),
+    ],
+    ids=["a request with none", "one with its own", "a beam search"],
+)
+async def test_the_models_own_stop_sequences_hold_where_a_request_names_none(
+    asked: pb.GenerateRequest, expected: list[str], text: str
+) -> None:
+    worker = FakeWorker(says("abcde"), runs_freely=True)
+    worker.description.default_stop_sequences.append("c")
+    async with serving(worker) as served:
+        answer = await served.caller.generate(asked)
+        (model,) = (await served.caller.models.ListModels(model_pb2.ListModelsRequest())).models
+
+    assert list(answer.receipt.stop_sequences) == expected
+    assert answer.candidates[0].text == text
+    assert list(model.default_stop_sequences) == ["c"]

@@ -125,9 +125,9 @@ def test_any_search_keeps_its_bounds(number: int) -> None:
     masked = rng.choice([0.0, 0.5, 0.95, 1.0])
     log_probs = random_log_probs(rng, 1, vocabulary, masked=masked).expand(request.num_beams, -1)
     for length in range(1, request.max_new_tokens + 1):
-        if not search.step(log_probs):
+        if search.step(log_probs):
             assert not search.is_done
-            assert search.step(random_log_probs(rng, 1, vocabulary).expand(request.num_beams, -1))
+            assert not search.step(random_log_probs(rng, 1, vocabulary).expand(request.num_beams, -1))
         check_beams(search, request, length)
         if search.is_done:
             break

@@ -90,7 +90,7 @@ FACTS = ModelFacts(
     quantization="nf4",
     quantized_share=0.75,
     fingerprint="00ff",
-    defaults=GenerationDefaults(temperature=0.0, top_k=0, do_sample=False),
+    defaults=GenerationDefaults(temperature=0.0, top_k=0, do_sample=False, stop_strings=("END",)),
     eos_token_ids=(1, 2),
     devices=("cpu",),
 )

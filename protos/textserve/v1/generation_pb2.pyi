@@ -154,7 +154,9 @@ class GenerateRequest(_message.Message):
     def stop_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts that end the generation as soon as one of them is complete; no character of it is delivered, unless
         output_options.include_stop_sequence is set. At most 16, each of 1 to 256 bytes of UTF-8; more is INVALID_ARGUMENT,
-        and so is any with beam search. Matched on the output's text, inside and across tokens, from min_new_tokens on.
+        and so is any with beam search. Matched on the output's text, inside and across tokens, from min_new_tokens on; also
+        where special tokens are left out of what is delivered. Default: the model's own (stop_strings), none with beam
+        search.
         """
 
     @_builtins.property
@@ -1212,6 +1214,7 @@ class Receipt(_message.Message):
     ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
     SERVER_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     fingerprint: _builtins.str
@@ -1235,6 +1238,10 @@ class Receipt(_message.Message):
     def generation_config(self) -> Global___GenerationConfig:
         """The effective values of every parameter."""
 
+    @_builtins.property
+    def stop_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The stop sequences that were looked for: the request's, else the model's own."""
+
     def __init__(
         self,
         *,
@@ -1246,10 +1253,11 @@ class Receipt(_message.Message):
         attempt_count: _builtins.int = ...,
         resumed: _builtins.bool = ...,
         server_request_id: _builtins.str = ...,
+        stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation_config", b"generation_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "fingerprint", b"fingerprint", "generation_config", b"generation_config", "model", b"model", "resumed", b"resumed", "seed", b"seed", "server_request_id", b"server_request_id", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "fingerprint", b"fingerprint", "generation_config", b"generation_config", "model", b"model", "resumed", b"resumed", "seed", b"seed", "server_request_id", b"server_request_id", "stop_sequences", b"stop_sequences", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -77,6 +77,7 @@ class Model(_message.Message):
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     READY_WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    DEFAULT_STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name to put into GenerateRequest.model."""
     architecture: _builtins.str
@@ -103,6 +104,10 @@ class Model(_message.Message):
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that end a sequence."""
 
+    @_builtins.property
+    def default_stop_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Stop sequences that apply where a request names none, and is no beam search."""
+
     def __init__(
         self,
         *,
@@ -117,10 +122,11 @@ class Model(_message.Message):
         has_chat_template: _builtins.bool = ...,
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         ready_worker_count: _builtins.int = ...,
+        default_stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_generation_config", b"default_generation_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_length", b"context_length", "default_generation_config", b"default_generation_config", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "name", b"name", "quantization", b"quantization", "quantized_share", b"quantized_share", "ready_worker_count", b"ready_worker_count", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_length", b"context_length", "default_generation_config", b"default_generation_config", "default_stop_sequences", b"default_stop_sequences", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "name", b"name", "quantization", b"quantization", "quantized_share", b"quantized_share", "ready_worker_count", b"ready_worker_count", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

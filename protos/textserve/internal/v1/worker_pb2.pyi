@@ -91,6 +91,7 @@ class DescribeResponse(_message.Message):
     TOKENIZER_SHA256_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_LIMIT_FIELD_NUMBER: _builtins.int
     POOL_TOKENS_FIELD_NUMBER: _builtins.int
+    DEFAULT_STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     architecture: _builtins.str
@@ -129,6 +130,12 @@ class DescribeResponse(_message.Message):
     def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Devices that hold the model, such as "cpu" or "cuda:0"."""
 
+    @_builtins.property
+    def default_stop_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that end the generation where a request names none: stop_strings of the model's generation_config.json. At
+        most 16, each of 1 to 256 bytes of UTF-8.
+        """
+
     def __init__(
         self,
         *,
@@ -147,10 +154,11 @@ class DescribeResponse(_message.Message):
         tokenizer_sha256: _builtins.str = ...,
         prompt_logprobs_limit: _builtins.int = ...,
         pool_tokens: _builtins.int = ...,
+        default_stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation_defaults", b"generation_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_length", b"context_length", "devices", b"devices", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "generation_defaults", b"generation_defaults", "incarnation_id", b"incarnation_id", "max_rows", b"max_rows", "model", b"model", "pool_tokens", b"pool_tokens", "prompt_logprobs_limit", b"prompt_logprobs_limit", "quantization", b"quantization", "quantized_share", b"quantized_share", "tokenizer_sha256", b"tokenizer_sha256", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_length", b"context_length", "default_stop_sequences", b"default_stop_sequences", "devices", b"devices", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "generation_defaults", b"generation_defaults", "incarnation_id", b"incarnation_id", "max_rows", b"max_rows", "model", b"model", "pool_tokens", b"pool_tokens", "prompt_logprobs_limit", b"prompt_logprobs_limit", "quantization", b"quantization", "quantized_share", b"quantized_share", "tokenizer_sha256", b"tokenizer_sha256", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
