@@ -455,9 +455,11 @@ class GenerationConfig(_message.Message):
     once (both numbers are named). The answer comes at the end. Default: 1.
     """
     length_penalty: _builtins.float
-    """Exponent of the length by which a beam's score is divided, from -100 to 100: above 0 favours long texts. Default: 1."""
+    """Exponent of the length by which a beam's score is divided, from -100 to 100: above 0 favours long texts. Default: the
+    model's own, else 1.
+    """
     early_stopping: Global___EarlyStopping.ValueType
-    """When beam search ends. Default: EARLY_STOPPING_HEURISTIC."""
+    """When beam search ends. Default: the model's own, else EARLY_STOPPING_HEURISTIC."""
     forced_bos_token_id: _builtins.int
     """The token that follows a prompt of a single token. Default: the model's own, else none."""
     forced_eos_token_id: _builtins.int
@@ -483,7 +485,9 @@ class GenerationConfig(_message.Message):
 
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """Added to the logits of single tokens, by token id, each from -1,000 to 1,000. At most 1,024 entries."""
+        """Added to the logits of single tokens, by token id, each from -1,000 to 1,000. At most 1,024 entries. Default: the
+        model's own.
+        """
 
     @_builtins.property
     def allowed_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
