@@ -153,8 +153,7 @@ class Tokenizer:
 
     def special_text(self, token_id: int) -> str:
         """The text of a special token; "" for any other."""
-        token = self._backend.id_to_token(token_id)
-        return token if token is not None and token in self._special_tokens else ""
+        return self.name_of(token_id) if token_id in self._special_ids else ""
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:

@@ -16,9 +16,12 @@ import pytest
 from tests.worker.fake_model import EXPLOSIVE, FakeModel, Gate, fake_engine
 from tests.worker.serving import submission
 from textserve.internal.v1 import worker_pb2_grpc
+from worker import messages
 from worker import server as server_module
 from worker.config import Config
+from worker.engine import Engine
 from worker.facts import GenerationDefaults, ModelFacts
+from worker.plan import Plan
 from worker.server import SERVER_OPTIONS, EngineDiedError, ListenError, Prepared, listen, serve
 from worker.tokenizer_files import TokenizerFiles
 
@@ -28,6 +31,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 FACTS = ModelFacts("fake", "Fake", 64, 96, "none", 0.0, "00ff", GenerationDefaults(), (), ("cpu",))
 LOADED: Any = SimpleNamespace(facts=FACTS, tokenizer=TokenizerFiles(b"{}", "", {}, clean_up_tokenization_spaces=False))
 LIMIT_S = 60
+
+
+def prepared(engine: Engine) -> Prepared:
+    """A worker that has loaded the fake model."""
+    return Prepared(LOADED, engine, messages.description(FACTS, engine.scheduler.limits, LOADED.tokenizer, "a"))
 
 
 async def test_a_unix_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -109,12 +117,12 @@ async def ready_address(capsys: pytest.CaptureFixture[str]) -> str:
 async def test_a_lost_device_ends_serve_with_an_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost() -> None:
+    def lost(_: Plan) -> None:
         raise RuntimeError("the device is lost")
 
     engine = fake_engine()
-    monkeypatch.setattr(engine, "reset", lost)
-    serving = asyncio.create_task(serve(Config(), Prepared(LOADED, engine)))
+    monkeypatch.setattr(engine, "try_again", lost)
+    serving = asyncio.create_task(serve(Config(), prepared(engine)))
     async with grpc.aio.insecure_channel(await ready_address(capsys)) as channel:
         stub: Any = worker_pb2_grpc.WorkerServiceStub(channel)
         call = stub.Run()
@@ -128,7 +136,7 @@ async def test_an_engine_that_hangs_does_not_keep_serve_from_ending(
 ) -> None:
     monkeypatch.setattr(server_module, "STOP_S", 0.01)
     gate = Gate()
-    serving = asyncio.create_task(serve(Config(drain_s=0.01), Prepared(LOADED, fake_engine(FakeModel(gate)))))
+    serving = asyncio.create_task(serve(Config(drain_s=0.01), prepared(fake_engine(FakeModel(gate)))))
     async with grpc.aio.insecure_channel(await ready_address(capsys)) as channel:
         stub: Any = worker_pb2_grpc.WorkerServiceStub(channel)
         call = stub.Run()
@@ -144,7 +152,7 @@ async def test_the_first_signal_drains_and_serve_returns(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate()
-    serving = asyncio.create_task(serve(Config(), Prepared(LOADED, fake_engine(FakeModel(gate)))))
+    serving = asyncio.create_task(serve(Config(), prepared(fake_engine(FakeModel(gate)))))
     async with grpc.aio.insecure_channel(await ready_address(capsys)) as channel:
         stub: Any = worker_pb2_grpc.WorkerServiceStub(channel)
         call = stub.Run()
