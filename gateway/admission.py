@@ -9,7 +9,7 @@ from .config_limits import PIECE
 from .detokenizer import Detokenizer
 from .effective import EffectiveConfig, effective_stops, resolve
 from .errors import Violation, invalid_request, model_not_found, no_worker, shortened
-from .executor import Executors
+from .executor import INLINE_CHARS, Executors
 from .generation import Generation
 from .limits import kept_count, length_violations, output_room, request_violations
 from .models import Models, ServedModel
@@ -20,9 +20,6 @@ from .seeds import candidate_seeds
 from .sequence import Sequence
 from .sequence_ids import SequenceIds
 from .tokenizer import Tokenizer
-
-# Up to this much work is done on the event loop: it takes less time than a change of threads is worth.
-INLINE_CHARS = 4096
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,10 @@ from textserve.v1 import generation_pb2 as pb
 
 from .config_limits import out_of_range
 from .errors import Code, ServiceError, invalid_request, request_id_taken
+from .executor import INLINE_CHARS, Executors
+from .message_limits import work_chars
 from .recent_answers import CallKey, RecentAnswers
+from .request import Call
 
 WINDOW_S = 60.0
 LIMIT_BYTES = 32 << 20
@@ -23,11 +26,15 @@ MAX_JOINS = 3
 """Whoever has joined so many calls that had less time than it is served by itself: each end wakes all that wait."""
 
 
+Response = pb.GenerateResponse | bytes
+"""An answer, or its bytes if it is large: those are made on a thread, and not again for whoever shares it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a call has come to."""
 
-    response: pb.GenerateResponse
+    response: Response
     is_cut: bool = False
     """Whether a deadline ended it before its time: that was the deadline of one call, and is none of the others'."""
 
@@ -51,19 +58,26 @@ class Deduplication:
 
     Args:
         clock: Seconds of a monotonic clock.
+        executors: The threads that large requests are worked on.
         window_s: How long an answer is kept, in seconds.
         limit_bytes: Most bytes of all answers that are kept.
     """
 
     def __init__(
-        self, clock: Callable[[], float], *, window_s: float = WINDOW_S, limit_bytes: int = LIMIT_BYTES
+        self,
+        clock: Callable[[], float],
+        executors: Executors,
+        *,
+        window_s: float = WINDOW_S,
+        limit_bytes: int = LIMIT_BYTES,
     ) -> None:
         self._clock = clock
+        self._executors = executors
         self._recent = RecentAnswers(window_s=window_s, limit_bytes=limit_bytes)
         self._running: dict[CallKey, _Call] = {}
 
-    async def run(self, tenant: str, request: pb.GenerateRequest, work: Work) -> pb.GenerateResponse:
-        """The answer to `request`: that of `work`, unless a call of this tenant with its request_id has made it.
+    async def run(self, call: Call, request: pb.GenerateRequest, work: Work) -> Response:
+        """The answer to `request`: that of `work`, unless a call of its tenant with its request_id has made it.
 
         `work` runs in a task of its own. It is cancelled when the last of those that wait for it is.
 
@@ -71,11 +85,12 @@ class Deduplication:
         """
         if not request.request_id:
             return (await work()).response
-        key, digest = _key(tenant, request), _digest(request)
+        key = _key(call.caller.tenant, request)
+        digest = await self._digest(call, request)
         for _ in range(MAX_JOINS):
             if (kept := self._recent.get(key, self._clock())) is not None:
                 _check_same(request, kept.digest, digest)
-                return pb.GenerateResponse.FromString(kept.answer)
+                return kept.answer
             if (running := self._running.get(key)) is None:
                 return (await self._wait(key, self._start(key, digest, work))).response
             _check_same(request, running.digest, digest)
@@ -89,6 +104,12 @@ class Deduplication:
                     return answer.response
         return (await work()).response
 
+    async def _digest(self, call: Call, request: pb.GenerateRequest) -> bytes:
+        chars = work_chars(request)
+        if chars <= INLINE_CHARS:
+            return _digest(request)
+        return await self._executors.admit(lambda: _digest(request), call, chars)
+
     def _start(self, key: CallKey, digest: bytes, work: Work) -> _Call:
         call = self._running[key] = _Call(digest, asyncio.create_task(self._work(key, digest, work)))
         return call
@@ -99,7 +120,9 @@ class Deduplication:
         finally:
             self._leave(key, asyncio.current_task())
         if not answer.is_cut:
-            self._recent.put(key, digest, answer.response.SerializeToString(), self._clock())
+            response = answer.response
+            kept = response if isinstance(response, bytes) else response.SerializeToString()
+            self._recent.put(key, digest, kept, self._clock())
         return answer
 
     async def _wait(self, key: CallKey, call: _Call) -> Answer:

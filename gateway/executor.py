@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+INLINE_CHARS = 4096
+"""Work up to this is done on the event loop: it takes less time than a change of threads is worth."""
 SHORT_CHARS = 64 * 1024
 """Work up to this is short: a tenth of a second."""
 CHAR_BYTES = 280

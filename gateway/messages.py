@@ -77,11 +77,9 @@ def response(generation: Generation, now: float) -> pb.GenerateResponse:
     )
 
 
-def answer_chars(answer: pb.GenerateResponse) -> int:
-    """How much work it is to write an answer, in characters of a prompt that take as long to tokenize."""
-    tokens = [answer.prompt_logprobs, *(candidate.logprobs for candidate in answer.candidates)]
-    numbers = sum(len(each) * (1 + len(each[0].top)) for each in tokens if each)
-    return numbers + sum(len(candidate.text) + len(candidate.token_ids) for candidate in answer.candidates)
+def response_bytes(generation: Generation, now: float) -> bytes:
+    """The same, serialized."""
+    return response(generation, now).SerializeToString()
 
 
 def write_model(model: ServedModel, ready_worker_count: int) -> model_pb2.Model:

@@ -82,7 +82,7 @@ class Gateway:
             self._executors,
             self.dispatcher,
             gate,
-            Deduplication(clock),
+            Deduplication(clock, self._executors),
             tenants=config.tenants,
             request_timeout_s=config.request_timeout,
             clock=clock,

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from grpc import aio
@@ -12,12 +13,12 @@ from textserve.v1 import generation_pb2 as pb
 from textserve.v1 import generation_pb2_grpc
 
 from . import messages, server_request_id
-from .admission import INLINE_CHARS, Admission, Arrival
-from .deduplication import Answer, Deduplication
+from .admission import Admission, Arrival
+from .deduplication import Answer, Deduplication, Response
 from .delivery import MAX_PENDING_CHARS, Delivery
 from .dispatcher import Dispatcher
 from .errors import deadline_exceeded, invalid_request, slow_reader
-from .executor import Executors
+from .executor import INLINE_CHARS, Executors
 from .gate import Gate
 from .generation import Generation
 from .message_limits import list_violations, work_chars
@@ -72,16 +73,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._request_timeout_s = request_timeout_s
         self._clock = clock
 
-    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse | bytes:  # type: ignore[override]  # noqa: N802
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> Response:  # type: ignore[override]  # noqa: N802
         """Answers once everything has been generated; with the message's bytes if it is large."""
         call = self._call(context)
-        answer = await self._deduplication.run(
-            call.caller.tenant, request, lambda: self._generate(request, call, context)
-        )
-        chars = messages.answer_chars(answer)
-        if chars <= INLINE_CHARS:
-            return answer
-        return await self._executors.answer(answer.SerializeToString, call, chars)
+        return await self._deduplication.run(call, request, lambda: self._generate(request, call, context))
 
     async def _generate(self, request: pb.GenerateRequest, call: Call, context: Context) -> Answer:
         finished = asyncio.Event()
@@ -97,8 +92,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             if chars <= INLINE_CHARS:
                 return Answer(messages.response(generation, now), is_cut)
             # It may have millions of numbers; running streams go on meanwhile.
-            response = await self._executors.answer(lambda: messages.response(generation, now), call, chars)
-            return Answer(response, is_cut)
+            work = partial(messages.response_bytes, generation, now)
+            return Answer(await self._executors.answer(work, call, chars), is_cut)
 
     # Writes by itself instead of yielding: whoever awaits a write is told when the caller leaves.
     async def StreamGenerate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802

@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.deduplication import Answer, Deduplication
+from gateway.deduplication import Answer, Deduplication, Response
 from gateway.errors import ServiceError, deadline_exceeded, no_worker
+from gateway.executor import Executors
+from gateway.request import Call
+from gateway.tenancy import Caller, TenantPolicy
 from tests.fakes import FakeWorker
 from tests.gateway.serving import FakeClock, serving, settle
 from textserve.v1 import generation_pb2 as pb
@@ -21,13 +24,13 @@ class Scene:
     cancelled: int = 0
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether work that is cancelled comes to its end."""
-    outcome: "asyncio.Future[pb.GenerateResponse]" = field(default_factory=asyncio.Future)
+    outcome: "asyncio.Future[Response]" = field(default_factory=asyncio.Future)
     is_cut: bool = False
     """Whether a deadline ends the work that is begun."""
 
     def __post_init__(self) -> None:
         self.may_end.set()
-        self.deduplication = Deduplication(self.clock)
+        self.deduplication = Deduplication(self.clock, Executors(TenantPolicy(), self.clock))
 
     async def work(self) -> Answer:
         self.begun += 1
@@ -39,7 +42,12 @@ class Scene:
             raise
 
     def call(self, request: pb.GenerateRequest, tenant: str = "tenant") -> "asyncio.Task[pb.GenerateResponse]":
-        return asyncio.create_task(self.deduplication.run(tenant, request, self.work))
+        return asyncio.create_task(self._answer(request, tenant))
+
+    async def _answer(self, request: pb.GenerateRequest, tenant: str) -> pb.GenerateResponse:
+        call = Call(Caller(tenant), arrived_at=self.clock(), deadline_at=self.clock() + 60)
+        response = await self.deduplication.run(call, request, self.work)
+        return pb.GenerateResponse.FromString(response) if isinstance(response, bytes) else response
 
     def nothing_left(self) -> bool:
         return not self.deduplication._running
@@ -50,6 +58,26 @@ def named(name: str = "name", text: str = "ab") -> pb.GenerateRequest:
 
 
 ANSWER = pb.GenerateResponse(candidates=[pb.Candidate(text="answer")])
+
+
+async def test_an_answer_that_is_bytes_already_is_shared_and_kept_as_it_is() -> None:
+    scene = Scene()
+    calls = [scene.call(named()) for _ in range(2)]
+    await settle()
+    scene.outcome.set_result(ANSWER.SerializeToString())
+    assert [await call for call in calls] == [ANSWER] * 2
+    assert await scene.call(named()) == ANSWER
+    assert scene.begun == 1
+
+
+async def test_a_large_request_is_told_from_another_on_a_thread() -> None:
+    scene = Scene()
+    scene.outcome.set_result(ANSWER)
+    assert await scene.call(named(text="ab" * 5000)) == ANSWER
+    assert await scene.call(named(text="ab" * 5000)) == ANSWER
+    with pytest.raises(ServiceError):
+        await scene.call(named(text="ba" * 5000))
+    assert scene.begun == 1
 
 
 async def test_calls_of_one_name_at_one_time_generate_once() -> None:
