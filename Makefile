@@ -17,6 +17,8 @@ PLOTS_READY := $(VENV)/ready-plots
 SOURCES := $(wildcard client gateway worker tests bench examples tutor)
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's,^\./,,' | sort)
 # In quotes of the shell, for a folder may have a space in its name, or a quote.
+# One compute thread for each: threads of several processes that spin for each other crawl.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 MODEL_FLAG := $(if $(MODEL),--model '$(subst ','\'',$(MODEL))')
 
 .PHONY: help setup serve demo test test-long chaos soak check lint format types proto proto-check bench peers plots tutor clean
@@ -41,11 +43,11 @@ serve: setup ## Serve the bundled model (MODEL=folder or hub name, WORKERS=1, LI
 demo: setup ## Start two workers, make calls of every kind, cancel one, stop; exit 0 only if all is right (MODEL=...).
 	$(BIN)/python -m examples.demo $(MODEL_FLAG) $(ARGS)
 
-test: setup ## Run the tests (ARGS='-k name').
-	$(BIN)/pytest $(ARGS)
+test: setup ## Run the tests, a process for each core (ARGS='-k name').
+	$(PYTEST) $(ARGS)
 
 test-long: setup ## Run the long tests alone: every family in every quantization, some minutes (ARGS='-k Qwen').
-	$(BIN)/pytest -m long $(ARGS)
+	$(PYTEST) -m long $(ARGS)
 
 chaos: setup ## Kill, stop, hang and attack what serves, for four minutes; a table (ARGS='--only mixed --seed 7').
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -80,6 +80,7 @@ def test_an_answer_is_converted_whole() -> None:
         config=GenerationConfig(max_new_tokens=256, temperature=0.0),
         worker="worker-0",
         attempt_count=1,
+        server_request_id="00c0ffee00c0ffee",
         prompt_token_ids=(1, 2, 3),
         prompt_logprobs=(TOKEN_LOGPROB,),
     )

@@ -60,7 +60,7 @@ async def test_streams_of_a_killed_worker_go_on_at_another_one_and_it_comes_back
     ("flags", "reason"),
     [
         (["--model", "{folder}"], "cannot serve {folder}: config.json must hold a JSON object, and holds a list"),
-        (["--", "--max-rows", "many"], "argument --max-rows: invalid int value: 'many'"),
+        (["--", "--max-rows", "many"], "argument --max-rows: must be a whole number, not 'many'"),
     ],
     ids=["model", "flag"],
 )

@@ -290,8 +290,17 @@ ROWS = [
     Row("special tokens a list", writes("special_tokens_map.json", "[]"), "special_tokens_map.json must hold"),
     Row("added tokens a list of their own", writes("added_tokens.json", "[]"), "added_tokens.json must hold"),
     # generation_config.json: whatever its values raise has the same end
-    Row("generation_config a list", writes("generation_config.json", "[]"), r"\S"),
-    Row("ends nested", writes("generation_config.json", '{"eos_token_id": [[1]]}'), r"\S"),
+    Row(
+        "generation_config a list",
+        writes("generation_config.json", "[]"),
+        r"generation_config\.json must hold a JSON object",
+    ),
+    Row("ends nested", writes("generation_config.json", '{"eos_token_id": [[1]]}'), served),
+    Row(
+        "ends of texts",
+        writes("generation_config.json", '{"eos_token_id": [["1"]]}'),
+        r"generation_config\.json: eos_token_id",
+    ),
     Row("no generation_config", without("generation_config.json"), served),
 ]
 
@@ -355,7 +364,7 @@ PROCESSES = {
     "bnb 4 bit left over",
     "4 bit without nested_absmax",
     "LlamaTokenizer without a file",
-    "ends nested",
+    "ends of texts",
 }
 
 

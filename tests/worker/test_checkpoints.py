@@ -164,7 +164,8 @@ def test_positions_that_only_a_fixed_scaling_gives_are_exact(tmp_path: Path, kin
     rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
     loaded = load_exactly(save_tiny_llama(tmp_path, max_position_embeddings=16, rope_parameters=rope))
     assert loaded.facts.context_length == CONTEXT_LENGTH == 4 * 16
-    assert differing(loaded.model) == []  # one of the requests fills the context
+    # One of the requests fills the context. In float64: YaRN sharpens attention, and with it what rounding does.
+    assert differing(loaded.model.double()) == []
 
 
 @pytest.mark.parametrize("kind", sorted(SCALINGS.keys() - {"dynamic"}))

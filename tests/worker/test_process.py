@@ -183,7 +183,7 @@ def test_the_end_of_stdin_ends_the_process_at_once_in_the_middle_of_a_sequence(m
 def test_bad_flags_end_the_process_with_78_before_anything_is_loaded() -> None:
     result = ended("--max-rows", "0")
     assert (result.returncode, result.stdout) == (EX_CONFIG, "")
-    assert result.stderr == "textserve-worker: --max-rows and --chunk-tokens must be at least 1\n"
+    assert result.stderr == "textserve-worker: --max-rows must be from 1 to 4,096, not 0\n"
 
 
 def refusal(flags: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:

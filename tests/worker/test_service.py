@@ -10,6 +10,7 @@ from tests.worker.fake_model import EXPLOSIVE, POISON, VOCAB_SIZE, expected
 from tests.worker.serving import DESCRIPTION, LIMIT_S, TOKENIZER, read_or_end, serving, submission, until
 from textserve.internal.v1 import worker_pb2 as pb
 from worker import service as service_module
+from worker.plan import Plan
 
 # gRPC keeps its poller for the process: one event loop for all tests here keeps it from meeting a closed one.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -113,11 +114,11 @@ async def test_an_error_in_a_step_fails_its_sequences_and_the_worker_serves_the_
 async def test_an_engine_that_cannot_be_reset_is_told_to_whoever_runs_the_service(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def lost() -> None:
+    def lost(_: Plan) -> None:
         raise RuntimeError("the device is lost")
 
     async with serving() as worker:
-        monkeypatch.setattr(worker.engine, "reset", lost)
+        monkeypatch.setattr(worker.engine, "try_again", lost)
         gateway = await worker.gateway()
         await gateway.submit(1, [EXPLOSIVE], 5)
         async with asyncio.timeout(LIMIT_S):
