@@ -16,9 +16,9 @@ READY := $(VENV)/ready
 PLOTS_READY := $(VENV)/ready-plots
 SOURCES := $(wildcard client gateway worker tests bench examples tutor)
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's,^\./,,' | sort)
-# In quotes of the shell, for a folder may have a space in its name, or a quote.
 # One compute thread for each: threads of several processes that spin for each other crawl.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+# In quotes of the shell, for a folder may have a space in its name, or a quote.
 MODEL_FLAG := $(if $(MODEL),--model '$(subst ','\'',$(MODEL))')
 
 .PHONY: help setup serve demo test test-long chaos soak check lint format types proto proto-check bench peers plots tutor clean
