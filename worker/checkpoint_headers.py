@@ -49,6 +49,7 @@ _STATISTIC = re.compile(
     r"|absmax|quant_map|SCB|quant_state\.\w+)$"
 )
 """What quantizers keep beside their weights, or call those."""
+_INCOMPLETE = "without which it cannot be dequantized: save the quantized model again, or download it again"
 _LEFT_OVER = re.compile(
     r"(^|\.)(inv_freq|original_inv_freq|masked_bias|causal_mask|(cos|sin)_cached|position_ids|num_batches_tracked"
     r"|version|[kv]_scale|kv_scale)$"
@@ -235,7 +236,7 @@ def _four_bit_shape(weight: Weight, parts: Mapping[str, Weight]) -> Shape:
     nested = ["nested_absmax", "nested_quant_map"] if "nested_blocksize" in state else []
     for name in ("absmax", "quant_map", *nested):
         if f"weight.{name}" not in parts:
-            raise ValueError(f"{weight} has no {name}, without which it cannot be dequantized")
+            raise ValueError(f"{weight} has no {name}, {_INCOMPLETE}")
     numbers = math.prod(shape)
     blocks = -(-numbers // state["blocksize"])
     counts = {weight: -(-numbers // (2 * _BYTES.get(weight.get_dtype(), 1))), parts["weight.absmax"]: blocks}
@@ -268,7 +269,7 @@ def _eight_bit_shape(weight: Weight, parts: Mapping[str, Weight]) -> Shape:
     if weight.get_dtype() != "I8":
         raise ValueError(f"{weight} is {weight.get_dtype()}: it is not quantized to 8 bit, though config.json says so")
     if "SCB" not in parts:
-        raise ValueError(f"{weight} has no SCB, without which it cannot be dequantized")
+        raise ValueError(f"{weight} has no SCB, {_INCOMPLETE}")
     if tuple(parts["SCB"].get_shape()) != shape[:1]:
         raise ValueError(
             f"{parts['SCB']} has the shape {_text(parts['SCB'].get_shape())}, and {_text(shape)} needs one a row"

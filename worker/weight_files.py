@@ -38,21 +38,19 @@ class Tensor:
     shape: tuple[int, ...]
 
 
-def check_weights(files: Files, settings: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """Returns what the headers say, by the tensors' names.
+def check_weights(files: Files, settings: Mapping[str, Any]) -> None:
+    """Raises Refusal for weights that are missing, cut off or no weights, or quantized otherwise than is said.
+
+    Whether they are those of the model, and quantized layers whole, is seen beside the model: `checkpoint_headers`.
 
     Args:
         files: those of the checkpoint.
         settings: what its config.json says.
-
-    Raises Refusal for weights that are missing, cut off or no weights, and for such as contradict what config.json says
-    of their quantization.
     """
     tensors: dict[str, Tensor] = {}
     for name, path in _paths(files).items():
         tensors |= _header(name, path)
     _check_quantization(tensors, settings.get("quantization_config") or settings.get("compression_config"))
-    return tensors
 
 
 def _paths(files: Files) -> dict[str, Path]:
@@ -113,19 +111,12 @@ def _check_quantization(tensors: Mapping[str, Tensor], stated: Any) -> None:  # 
         raise Refusal(_contradiction("SCB", eight_bit[0], "8 bit", stated))
     if not states_4 and not states_8:
         return
-    bits, beside = ("4", "quant_state") if states_4 else ("8", "SCB")
-    packed = sorted(key for key, tensor in tensors.items() if _is_packed(key, tensor, tensors, four_bit=states_4))
-    if not packed and not four_bit and not eight_bit:
+    is_packed = any(_is_packed(key, tensor, tensors, four_bit=states_4) for key, tensor in tensors.items())
+    if not is_packed and not four_bit and not eight_bit:
         raise Refusal(
-            f"config.json says in quantization_config that the weights are quantized to {bits} bit, and they are not: "
-            "remove quantization_config from config.json"
+            f"config.json says in quantization_config that its weights are quantized to {4 if states_4 else 8} bit, "
+            "and they are not: remove quantization_config from config.json"
         )
-    for key in sorted({*packed, *four_bit, *eight_bit}):
-        if missing := _missing(key, tensors, four_bit=states_4):
-            raise Refusal(
-                f"its weights lack {missing}, without which {key} cannot be dequantized to what it was: save the "
-                f"quantized model again, or download it again ({bits}-bit layers come with {beside})"
-            )
 
 
 _STATED = ("load_in_4bit", "load_in_8bit")
@@ -146,18 +137,3 @@ def _is_packed(key: str, tensor: Tensor, tensors: Mapping[str, Tensor], *, four_
         return tensor.dtype == "I8"
     is_column = len(tensor.shape) == 2 and tensor.shape[1] == 1 and tensor.dtype in _PACKED
     return tensor.dtype == "U8" or (is_column and f"{key}.absmax" in tensors)
-
-
-def _missing(weight: str, tensors: Mapping[str, Tensor], *, four_bit: bool) -> str:
-    """Returns the name of what a quantized weight lacks to be dequantized; empty if it has all."""
-    if weight not in tensors:
-        return weight
-    if not four_bit:
-        scale = weight.removesuffix("weight") + "SCB"
-        return "" if scale in tensors else scale
-    if not any(key.startswith(f"{weight}.{_QUANT_STATE}") for key in tensors):
-        return f"{weight}.{_QUANT_STATE}nf4"
-    parts = ["absmax", "quant_map"]
-    if (scales := tensors.get(f"{weight}.absmax")) and scales.dtype == "U8":  # the scales are quantized, too
-        parts += ["nested_absmax", "nested_quant_map"]
-    return next((f"{weight}.{part}" for part in parts if f"{weight}.{part}" not in tensors), "")

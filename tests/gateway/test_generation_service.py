@@ -159,10 +159,10 @@ async def test_a_receipt_asked_for_again_gives_the_same_submission() -> None:
         assert 0 <= receipt.seed < 2**53
         again = pb.GenerateRequest(model=receipt.model, text="ab", generation_config=receipt.generation_config)
 
-        second = (await served.caller.generate(again)).receipt
-        assert second.server_request_id != receipt.server_request_id
-        second.server_request_id = receipt.server_request_id
-        assert second == receipt
+        repeated = (await served.caller.generate(again)).receipt
+        assert repeated.server_request_id != receipt.server_request_id
+        repeated.server_request_id = receipt.server_request_id
+        assert repeated == receipt
 
         first, second = served.worker.submits
         assert first.generation_config == second.generation_config

@@ -93,7 +93,7 @@ def main() -> None:
 
     DecodeGuard._guarded = timed  # type: ignore[method-assign, assignment]
     if "--planted" in sys.argv:
-        vars(admission)["INLINE_CHARS"] = sys.maxsize
+        admission.__dict__["INLINE_CHARS"] = sys.maxsize
     with asyncio.Runner(loop_factory=lambda: WatchedLoop(watch)) as runner:
         runner.run(serve(sys.argv[1], watch))
 

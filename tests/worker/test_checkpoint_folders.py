@@ -221,10 +221,10 @@ ROWS = [
     ),
     Row("8 bit, config of 4", quantized(load_in_4bit=True), "quantized to 8 bit .*says something else", "int8"),
     *(
-        Row(f"4 bit without {part}", without_tensors(part), rf"weights lack model\.\S+\.{part}, without", "nf4")
-        for part in ("quant_state.bitsandbytes__nf4", "weight.absmax", "quant_map", "nested_absmax", "nested_quant_map")
+        Row(f"4 bit without {part}", without_tensors(part), rf"model\.\S+\.weight has no {part.split('.')[0]}", "nf4")
+        for part in ("quant_state.bitsandbytes__nf4", "absmax", "quant_map", "nested_absmax", "nested_quant_map")
     ),
-    Row("8 bit without SCB", without_tensors("SCB"), r"lack model\.\S+\.SCB, without", "int8"),
+    Row("8 bit without SCB", without_tensors("SCB"), r"model\.\S+\.weight has no SCB, without", "int8"),
     # the weights' files
     Row("no weights", without(WEIGHTS), "it has no weights: neither model.safetensors nor"),
     Row(
