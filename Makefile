@@ -55,7 +55,7 @@ chaos: setup ## Kill, stop, hang and attack what serves, for four minutes; a tab
 soak: setup ## The same for hours, with as much as the bars ask for (ARGS='--only soak').
 	$(BIN)/python -m tests.chaos --long $(ARGS)
 
-check: lint types proto-check test chaos ## Run everything that CI runs.
+check: lint types proto-check test test-long chaos ## Run everything that CI runs.
 
 lint: setup ## Check style and formatting.
 	$(BIN)/ruff check .
