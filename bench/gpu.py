@@ -26,7 +26,8 @@ from worker.assembly import assemble
 from worker.bitsandbytes_offline import bnb
 from worker.config import Config
 from worker.engine import Engine
-from worker.facts import GenerationDefaults, ModelFacts
+from worker.facts import ModelFacts
+from worker.generation_defaults import GenerationDefaults
 from worker.loading import LoadedModel
 from worker.sequence import Root, SamplingParameters
 from worker.sequence import Sequence as Row

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .generation_defaults import GenerationDefaults, eos_token_ids
-
-__all__ = ["GenerationDefaults", "ModelFacts", "context_length", "eos_token_ids"]
+from .generation_defaults import GenerationDefaults
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import torch
 
 from .config import LEAST_CONTEXT, Activations, Config
 from .dispatch import execution_devices, input_device, offload_places
-from .facts import ModelFacts, context_length, eos_token_ids
+from .facts import ModelFacts, context_length
 from .fingerprint import fingerprint
-from .generation_defaults import read_generation_config
+from .generation_defaults import eos_token_ids, read_generation_config
 from .hub import Files
 from .load_cost import LoadCost
 from .load_report import log_report, log_tokens_beyond
@@ -61,12 +61,7 @@ def load(config: Config) -> LoadedModel:
         tokenizer = read_tokenizer(config, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    length = context_length(model_config, tokenizer, asked=config.context_length)
-    if length < LEAST_CONTEXT:
-        raise Refusal(
-            f"config.json names a context of {length} tokens, which has no room for a prompt and its answer: it takes "
-            f"{LEAST_CONTEXT} at least"
-        )
+    length = _context_length(config, model_config, tokenizer)
     cost.end("tokenizer")
     dtype = compute_dtype(config)
     with doing("loading the weights"), in_plain_words(settings):
@@ -100,6 +95,16 @@ def load(config: Config) -> LoadedModel:
 def _check_activations(config: Config) -> None:
     if config.activations == "int8" and not (runs_on_cpu(config) and cpu_multiplies_int8()):
         raise ValueError("--activations int8 is for models on a CPU with AVX512-BF16 and AVX512-VNNI alone")
+
+
+def _context_length(config: Config, model_config: Any, tokenizer: Any) -> int:  # noqa: ANN401 - transformers' objects
+    length = context_length(model_config, tokenizer, asked=config.context_length)
+    if length < LEAST_CONTEXT:
+        raise Refusal(
+            f"config.json names a context of {length} tokens, which has no room for a prompt and its answer: it takes "
+            f"{LEAST_CONTEXT} at least"
+        )
+    return length
 
 
 def _arithmetic(report: QuantizationReport, activations: Activations) -> str:

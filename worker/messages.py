@@ -9,7 +9,8 @@ from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2
 
 from .engine_thread import Emission, Progress, PromptReport
-from .facts import GenerationDefaults, ModelFacts
+from .facts import ModelFacts
+from .generation_defaults import GenerationDefaults
 from .sampling import TokenLogprob
 from .scheduler import Limits
 from .sequence import Status

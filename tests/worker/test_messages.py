@@ -9,7 +9,8 @@ from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2
 from worker import messages
 from worker.engine_thread import Emission, Progress, PromptReport, Start
-from worker.facts import GenerationDefaults, ModelFacts
+from worker.facts import ModelFacts
+from worker.generation_defaults import GenerationDefaults
 from worker.sampling import TokenLogprob
 from worker.scheduler import Limits
 from worker.sequence import Status

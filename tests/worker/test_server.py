@@ -20,7 +20,8 @@ from worker import messages
 from worker import server as server_module
 from worker.config import Config
 from worker.engine import Engine
-from worker.facts import GenerationDefaults, ModelFacts
+from worker.facts import ModelFacts
+from worker.generation_defaults import GenerationDefaults
 from worker.plan import Plan
 from worker.server import SERVER_OPTIONS, EngineDiedError, ListenError, Prepared, listen, serve
 from worker.tokenizer_files import TokenizerFiles
