@@ -14,10 +14,10 @@ from bench.report import Section
 from bench.timing import Work, seconds
 from bench.workload import random_prompt, submit
 from worker.assembly import assemble
-from worker.batch import Batch
-from worker.config import Config
-from worker.engine import Engine
-from worker.runner import Logits, Prefill
+from worker.domain.config import Config
+from worker.engine.engine import Engine
+from worker.memory.batch import Batch
+from worker.runners.runner import Logits, Prefill
 from worker.warm_up import warm_up
 
 ROWS = (1, 4, 8, 16, 32)

@@ -23,15 +23,15 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from bench.report import arguments, show
 from bench.timing import Work, in_turn, medians, seconds
 from worker.assembly import assemble
-from worker.bitsandbytes_offline import bnb
-from worker.config import Config
-from worker.engine import Engine
-from worker.facts import ModelFacts
-from worker.generation_defaults import GenerationDefaults
-from worker.loading import LoadedModel
-from worker.sequence import Root, SamplingParameters
-from worker.sequence import Sequence as Row
-from worker.tokenizer_files import TokenizerFiles
+from worker.domain.config import Config
+from worker.domain.sequence import Root, SamplingParameters
+from worker.domain.sequence import Sequence as Row
+from worker.engine.engine import Engine
+from worker.loading.bitsandbytes_offline import bnb
+from worker.loading.facts import ModelFacts
+from worker.loading.generation_defaults import GenerationDefaults
+from worker.loading.loading import LoadedModel
+from worker.loading.tokenizer_files import TokenizerFiles
 
 ROWS = (1, 4, 8, 16, 32, 64)
 PROMPT_TOKENS = 512

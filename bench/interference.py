@@ -10,9 +10,9 @@ from bench.report import Section
 from bench.timing import seconds
 from bench.workload import random_prompt, submit
 from worker.assembly import assemble
-from worker.config import Config
-from worker.engine import Engine
-from worker.sequence import Sequence
+from worker.domain.config import Config
+from worker.domain.sequence import Sequence
+from worker.engine.engine import Engine
 from worker.warm_up import warm_up
 
 ROWS = 8

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bench.random_model import random_llama
 from bench.step_floor import StepFloor
-from worker.loading import LoadedModel
+from worker.loading.loading import LoadedModel
 
 
 @dataclass(frozen=True)

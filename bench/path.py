@@ -22,8 +22,8 @@ import grpc
 
 from bench.report import arguments, show
 from gateway.config import Config
-from gateway.pool.static import StaticPool
 from gateway.server import Gateway
+from gateway.workers.pool.static import StaticPool
 from textserve.v1 import generation_pb2 as api
 from textserve.v1 import generation_pb2_grpc
 

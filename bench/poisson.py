@@ -12,7 +12,7 @@ from bench.request_sets import ROWS, warm_engine
 from bench.servers import EngineServer, StaticServer
 from bench.timing import seconds
 from bench.workload import mixed_set, run_engine
-from worker.engine import Engine
+from worker.engine.engine import Engine
 
 LOADS = (0.5, 0.7, 0.9)
 REQUESTS = 32

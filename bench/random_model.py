@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from worker.config import Config
-from worker.loading import LoadedModel, load
+from worker.domain.config import Config
+from worker.loading.loading import LoadedModel, load
 
 VOCAB_SIZE = 32_000
 

@@ -12,9 +12,9 @@ from bench.static_batching import by_output, run_generate
 from bench.timing import seconds
 from bench.workload import mixed_set, run_engine, skewed_set, useful_tokens
 from worker.assembly import assemble
-from worker.config import Config
-from worker.engine import Engine
-from worker.loading import LoadedModel
+from worker.domain.config import Config
+from worker.engine.engine import Engine
+from worker.loading.loading import LoadedModel
 from worker.warm_up import warm_up
 
 ROWS = 16

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from bench.report import arguments, show
+from worker.domain.sequence import SamplingParameters
+from worker.domain.sequence import Sequence as Row
 from worker.sampling import sample
-from worker.sequence import SamplingParameters
-from worker.sequence import Sequence as Row
 
 BAR = 1.05
 ROWS = 16

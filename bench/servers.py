@@ -7,8 +7,8 @@ from bench.open_loop import Emit
 from bench.peer.protocol import Request
 from bench.static_batching import generate_batch
 from bench.workload import submit
-from worker.engine import Engine
-from worker.loading import LoadedModel
+from worker.engine.engine import Engine
+from worker.loading.loading import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from bench.peer.protocol import Request
-from worker.loading import LoadedModel
+from worker.loading.loading import LoadedModel
 
 
 class StepListener(BaseStreamer):

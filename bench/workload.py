@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from bench.peer.protocol import Request
 from bench.random_model import VOCAB_SIZE
-from worker.engine import Engine
-from worker.sequence import Root, SamplingParameters
-from worker.sequence import Sequence as Row
+from worker.domain.sequence import Root, SamplingParameters
+from worker.domain.sequence import Sequence as Row
+from worker.engine.engine import Engine
 
 
 def mixed_set(count: int = 32) -> list[Request]:

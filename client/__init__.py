@@ -16,8 +16,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from ._channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from .async_client import AsyncClient, AsyncStream
-from .channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from .errors import (
     CallCancelledError,
     DeadlineExceededError,
@@ -34,11 +34,11 @@ from .errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from .events import Delta, Started
-from .generation_config import EarlyStopping, GenerationConfig
-from .options import GenerateOptions, Priority
 from .sync_client import Client, Stream
-from .values import (
+from .types.events import Delta, Started
+from .types.generation_config import EarlyStopping, GenerationConfig
+from .types.options import GenerateOptions, Priority
+from .types.values import (
     Candidate,
     FinishReason,
     Generation,

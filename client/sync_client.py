@@ -9,7 +9,7 @@ import grpc
 
 from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
-from .channel import (
+from ._channel import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT,
     ChannelOptions,
@@ -18,13 +18,13 @@ from .channel import (
     checked_address,
     open_channel,
 )
-from .convert import event_from, generation_from, models_from
-from .events import Delta, Event, Started
-from .options import GenerateOptions, Priority, seconds
-from .request import generate_request, models_request
-from .status import client_closed, mapped_errors
-from .transcript import Transcript
-from .values import Generation, Model, Prompt
+from ._status import client_closed, mapped_errors
+from ._transcript import Transcript
+from ._wire.convert import event_from, generation_from, models_from
+from ._wire.request import generate_request, models_request
+from .types.events import Delta, Event, Started
+from .types.options import GenerateOptions, Priority, seconds
+from .types.values import Generation, Model, Prompt
 
 
 class _Call(Protocol):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from client import AsyncClient, FinishReason, Generation
-from client.options import GenerateOptions
+from client.types.options import GenerateOptions
 
 from .gateway_process import GatewayProcess
 

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .config import Config, Setting
-from .serve import serve
+from .process import serve
 from .server import StartupError
 
 _SETTINGS: "dict[str, Field[Any]]" = {field.name: field for field in fields(Config) if "setting" in field.metadata}

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .bounds import Bounds
-from .tenancy import Priority, TenantPolicy
+from .domain.tenancy import Priority, TenantPolicy
+from .scheduling.bounds import Bounds
 
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _HOST_AND_PORT = re.compile(r"(?:\[[^\[\]]+\]|[^:/\[\]\s]+):([0-9]{1,5})")

@@ -14,25 +14,25 @@ from grpc_reflection.v1alpha import reflection
 
 from textserve.v1 import generation_pb2_grpc, model_pb2_grpc
 
-from .admission import Admission
+from .api.health import HEALTH, SERVICES, Health
+from .api.idempotency import Deduplication
+from .api.interceptors import DecodeGuard, ErrorMapping, LoadReports
+from .api.model_servicer import ModelServicer
+from .api.services import GenerationServicer
+from .api.transport import server_options
 from .config import Config
-from .deduplication import Deduplication
-from .dispatcher import Dispatcher
-from .ejection import Ejection
-from .estimate import Speed
-from .executor import Executors
-from .gate import Gate
-from .health import HEALTH, SERVICES, Health
-from .interceptors import DecodeGuard, ErrorMapping, LoadReports
-from .link import Link
-from .model_servicer import ModelServicer
-from .models import Models
-from .pool import PoolFailed, WorkerAddress, WorkerPool
-from .queueing import Queue
-from .scheduler import Scheduler
-from .seeds import SEED_LIMIT
-from .servicer import GenerationServicer
-from .transport import server_options
+from .dispatch.dispatcher import Dispatcher
+from .domain.served_model import Models
+from .request.executor import Executors
+from .request.preprocess import Admission
+from .request.seeds import SEED_LIMIT
+from .scheduling.admission_control import Gate
+from .scheduling.estimate import Speed
+from .scheduling.outliers import Ejection
+from .scheduling.queue import Queue
+from .scheduling.scheduler import Scheduler
+from .workers.connection import Link
+from .workers.pool import PoolFailed, WorkerAddress, WorkerPool
 
 logger = logging.getLogger(__name__)
 

@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from gateway.config_limits import valid_part
-from gateway.config_messages import write_config
-from gateway.effective import MODELS_OWN, resolve
-from gateway.request import GenerationConfig
-from gateway.worker_messages import read_description
-from tests.worker.test_messages import FACTS, TOKENIZER
+from gateway.domain.request import GenerationConfig
+from gateway.request.config_limits import valid_part
+from gateway.request.defaults import MODELS_OWN, resolve
+from gateway.workers.config_messages import write_config
+from gateway.workers.protocol import read_description
+from tests.worker.service.test_messages import FACTS, TOKENIZER
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2
-from worker import messages
-from worker.generation_defaults import GenerationDefaults
-from worker.scheduler import Limits
-from worker.submission import roots
+from worker.loading.generation_defaults import GenerationDefaults
+from worker.scheduling.scheduler import Limits
+from worker.service import messages
+from worker.service.submission import roots
 
 EVERY = GenerationDefaults(
     max_new_tokens=50,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
-from client.channel import SERVICE_CONFIG
-from client.flags import add_option_flags
+from client._channel import SERVICE_CONFIG
+from client.cli.flags import add_option_flags
 from textserve.v1 import generation_pb2
-from worker.config import Config
+from worker.domain.config import Config
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -2,18 +2,18 @@
 
 import logging
 
-from .config import Config
-from .cuda.assembly import cuda_runner
-from .engine import Engine, Memory
-from .layout import prefills_whole
-from .loading import LoadedModel
-from .memory import Room, budget, divide
-from .model_runner import ModelRunner
-from .native import native_runner
-from .probe import layer_layouts
-from .quantization import cpu_has_4bit_kernel
-from .runner import Runner
-from .scheduler import Limits, Scheduler
+from .domain.config import Config
+from .engine.engine import Engine, Memory
+from .loading.loading import LoadedModel
+from .loading.quantization import cpu_has_4bit_kernel
+from .memory.budget import Room, budget, divide
+from .memory.layout import prefills_whole
+from .memory.probe import layer_layouts
+from .runners.cuda.assembly import cuda_runner
+from .runners.model_runner import ModelRunner
+from .runners.native import native_runner
+from .runners.runner import Runner
+from .scheduling.scheduler import Limits, Scheduler
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from .available import available_cpus
-from .config import Config
+from .domain.config import Config
 from .flags import Parser, add_flags, check
+from .memory.available import available_cpus
 
 EX_CONFIG = 78
 """Exit code for what a restart will not mend: flags, or a model that cannot be served (sysexits.h)."""
@@ -146,7 +146,7 @@ def _lack(error: ImportError, *, is_supervised: bool = False) -> int:
 
 def _refuse(what: str, error: Exception, *, is_supervised: bool = False) -> int:
     """Says why a model is not served, or not written; returns the exit code."""
-    from .refusal import may_pass, sentence  # noqa: PLC0415 - it needs torch
+    from .domain.refusal import may_pass, sentence  # noqa: PLC0415 - it needs torch
 
     logger.debug("%s", what, exc_info=error)
     problem = f"{what}: {sentence(error)}"
@@ -166,7 +166,7 @@ def _quantize(arguments: Sequence[str]) -> int:
     try:
         import torch  # noqa: PLC0415 - as in run
 
-        from .quantize import quantize  # noqa: PLC0415
+        from .loading.quantize import quantize  # noqa: PLC0415
     except ImportError as error:
         return _lack(error)
     torch.set_num_threads(config.threads or min(torch.get_num_threads(), available_cpus()))

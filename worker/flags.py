@@ -9,8 +9,8 @@ from dataclasses import Field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, get_args
 
-from .config import LEAST_CONTEXT, QUANTIZATIONS, Config
-from .placement import STRATEGIES, parse_device_map, parse_max_memory
+from .domain.config import LEAST_CONTEXT, QUANTIZATIONS, Config
+from .loading.placement import STRATEGIES, parse_device_map, parse_max_memory
 
 _HELP = {
     "model": "folder of a transformers model, or its name on the hub (default: the bundled tutor)",

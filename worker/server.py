@@ -11,14 +11,14 @@ import grpc
 
 from textserve.internal.v1 import worker_pb2, worker_pb2_grpc
 
-from . import messages
-from .address import check_free
 from .assembly import assemble
-from .config import Config
-from .engine import Engine
-from .loading import LoadedModel, load
-from .refusal import doing
-from .service import WorkerService
+from .domain.config import Config
+from .domain.refusal import doing
+from .engine.engine import Engine
+from .loading.loading import LoadedModel, load
+from .service import messages
+from .service.address import check_free
+from .service.service import WorkerService
 from .warm_up import warm_up
 
 logger = logging.getLogger(__name__)

@@ -3,8 +3,8 @@
 The first forward pass re-packs 4-bit weights on a CPU and loads kernels on a GPU; other shapes load others.
 """
 
-from .engine import Engine
-from .sequence import Root, SamplingParameters, Sequence, Status
+from .domain.sequence import Root, SamplingParameters, Sequence, Status
+from .engine.engine import Engine
 
 _PROMPT_TOKENS = 16
 _NEW_TOKENS = 4

@@ -10,11 +10,11 @@ import torch
 
 from bench.peer.protocol import Arrivals, Request, Setup, answer
 from worker.assembly import assemble
-from worker.config import Config
-from worker.engine import Engine
-from worker.loading import load
-from worker.sequence import Root, SamplingParameters
-from worker.sequence import Sequence as Row
+from worker.domain.config import Config
+from worker.domain.sequence import Root, SamplingParameters
+from worker.domain.sequence import Sequence as Row
+from worker.engine.engine import Engine
+from worker.loading.loading import load
 from worker.warm_up import warm_up
 
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from bench.closed_loop import padded_share
-from worker.batch import Batch
-from worker.storage import Storage
+from worker.memory.batch import Batch
+from worker.memory.storage import Storage
 
 
 def test_the_padded_share_is_what_no_row_has_a_token_in() -> None:

@@ -6,7 +6,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from bench.peer.protocol import Request
 from bench.servers import StaticServer
-from worker.loading import LoadedModel
+from worker.loading.loading import LoadedModel
 
 
 class Model:

@@ -1,7 +1,7 @@
 from bench.worker_start import Line, Sample, Start
 
 LOADED = (
-    "INFO worker.load_report: loading took: tokenizer 0.25 s, weights 2.00 s, fingerprint 0.05 s, "
+    "INFO worker.loading.load_report: loading took: tokenizer 0.25 s, weights 2.00 s, fingerprint 0.05 s, "
     "begun 3.00 s after the process; memory of the process 300 MiB before, at most 700 MiB until now"
 )
 START = Start(
@@ -14,7 +14,7 @@ START = Start(
     ],
     lines=[
         Line(5.31, LOADED),
-        Line(6.0, "INFO worker.native: the whole model runs in C"),
+        Line(6.0, "INFO worker.runners.native: the whole model runs in C"),
         Line(8.5, "textserve-worker ready address=127.0.0.1:1 model=m incarnation=0"),
     ],
 )

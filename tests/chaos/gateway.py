@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from gateway import cli, serve
+from gateway import cli
+from gateway import process as serve
 from gateway.config import Config
-from gateway.dispatcher import Dispatcher
-from gateway.generation import Generation
-from gateway.sequence import Status
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.domain.generation import Generation
+from gateway.domain.sequence import Status
 from gateway.server import Gateway
 from tests.chaos.events import Admitted, Held, Released
 from tests.chaos.recorder import Recorder, now

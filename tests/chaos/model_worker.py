@@ -17,10 +17,10 @@ from tests.chaos.recorder import Recorder
 from tests.chaos.run_tap import RunTap
 from textserve.internal.v1 import worker_pb2 as pb
 from worker import cli, server
-from worker.engine import Engine
-from worker.outcome import Outcome
-from worker.plan import Plan
-from worker.service import Context, WorkerService
+from worker.domain.outcome import Outcome
+from worker.domain.plan import Plan
+from worker.engine.engine import Engine
+from worker.service.service import Context, WorkerService
 
 
 class RecordedService(WorkerService):

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from client import AsyncClient
-from client.channel import SERVICE_CONFIG
+from client._channel import SERVICE_CONFIG
 from tests.chaos.fleet import Kind
 from tests.chaos.processes import Process
 from tests.chaos.proxy import Proxy

@@ -16,8 +16,8 @@ from client import (
     TopLogprob,
     Usage,
 )
-from client.convert import event_from, generation_from, models_from
-from client.events import PromptLogprobs
+from client._wire.convert import event_from, generation_from, models_from
+from client.types.events import PromptLogprobs
 from tests.client.scripted_server import ANSWER, RECEIPT, Event, Response
 from textserve.v1 import generation_pb2, model_pb2
 

@@ -13,7 +13,7 @@ from client import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from client.convert import generation_from
+from client._wire.convert import generation_from
 from tests.client.callers import Caller
 from tests.client.conftest import Connect
 from tests.client.scripted_server import (

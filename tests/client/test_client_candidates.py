@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from client.cli import main
+from client.cli.main import main
 from tests.client.callers import Caller
 from tests.client.scripted_server import ANSWER, STARTED, Event, Response, ScriptedServer, answering, telling
 from textserve.v1 import generation_pb2

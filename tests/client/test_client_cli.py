@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from client import Message, __version__
-from client.cli import main
-from client.request import generate_request
+from client._wire.request import generate_request
+from client.cli.main import main
 from tests.client.scripted_server import (
     STARTED,
     Event,

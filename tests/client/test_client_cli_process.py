@@ -40,7 +40,7 @@ def start() -> Iterator[Start]:
     def start(*arguments: str, **variables: str) -> "subprocess.Popen[str]":
         # Python itself ignores the interrupt if its parent does.
         code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        code += "from client.cli import main; sys.exit(main())"
+        code += "from client.cli.main import main; sys.exit(main())"
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
             env=environment(**variables),

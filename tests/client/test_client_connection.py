@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from client import AsyncClient, CallCancelledError, Client, UnavailableError
-from client.channel import checked_address, is_loopback
-from client.cli import main
+from client._channel import checked_address, is_loopback
+from client.cli.main import main
 from tests.client.callers import Caller
 from tests.client.conftest import Connect
 from tests.client.scripted_server import ScriptedServer, serving

@@ -20,9 +20,9 @@ from client import (
     TopLogprob,
     Usage,
 )
-from client.convert import FINISH_REASONS, generation_from
-from client.events import Finished, PromptLogprobs, Started
-from client.request import EARLY_STOPPING, generate_request
+from client._wire.convert import FINISH_REASONS, generation_from
+from client._wire.request import EARLY_STOPPING, generate_request
+from client.types.events import Finished, PromptLogprobs, Started
 from tests.client.scripted_server import Request, Response
 from textserve.v1 import generation_pb2, model_pb2
 

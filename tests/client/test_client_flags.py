@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client import GenerateOptions
-from client.arguments import parse
-from client.cli import main
-from client.flags import add_option_flags
-from client.parser import Parser
-from client.request import generate_request
+from client._wire.request import generate_request
+from client.cli.arguments import parse
+from client.cli.flags import add_option_flags
+from client.cli.main import main
+from client.cli.parser import Parser
 from tests.client.scripted_server import Request, ScriptedServer
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from client import AsyncClient, Candidate, Client, Delta, GenerationConfig, Model, Started
-from client.convert import generation_from
-from client.values import FinishReason, TokenLogprob, TopLogprob
+from client._wire.convert import generation_from
+from client.types.values import FinishReason, TokenLogprob, TopLogprob
 from tests.client.scripted_server import ANSWER, ScriptedServer
 
 LONG = "word " * 10_000

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args, get_type_hints
 import pytest
 
 from client import EarlyStopping, GenerateOptions, Message, Prompt
-from client.request import generate_request
+from client._wire.request import generate_request
 from textserve.v1 import generation_pb2
 
 

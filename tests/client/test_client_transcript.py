@@ -15,8 +15,8 @@ from client import (
     TokenLogprob,
     Usage,
 )
-from client.events import Event, Finished, PromptLogprobs
-from client.transcript import Transcript
+from client._transcript import Transcript
+from client.types.events import Event, Finished, PromptLogprobs
 
 STARTED = Started("tutor", seed=7, prompt_token_count=3, prompt_token_ids=(1, 2, 3))
 

@@ -1,12 +1,12 @@
 """Generations of callers, and a scheduler's workers that generate for them, on a clock that a test moves."""
 
-from gateway.generation import Generation
-from gateway.preemption import makes_way
-from gateway.queueing import Queue
-from gateway.routing import WorkerLoad
-from gateway.scheduler import Scheduler
-from gateway.sequence import Status
-from gateway.tenancy import Caller, Priority, TenantPolicy
+from gateway.domain.generation import Generation
+from gateway.domain.sequence import Status
+from gateway.domain.tenancy import Caller, Priority, TenantPolicy
+from gateway.scheduling.placement import WorkerLoad
+from gateway.scheduling.preemption import makes_way
+from gateway.scheduling.queue import Queue
+from gateway.scheduling.scheduler import Scheduler
 from tests.fakes import ids
 from tests.gateway.generations import generation
 

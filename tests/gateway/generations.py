@@ -2,13 +2,13 @@
 
 import itertools
 
-from gateway.detokenizer import Detokenizer
-from gateway.effective import resolve
-from gateway.generation import Generation
-from gateway.output_text import OutputText, Stopping
-from gateway.request import GenerationConfig, ModelFacts, OutputOptions
-from gateway.sequence import Sequence
-from gateway.tokenizer import Tokenizer, TokenizerFacts
+from gateway.domain.generation import Generation
+from gateway.domain.request import GenerationConfig, ModelFacts, OutputOptions
+from gateway.domain.sequence import Sequence
+from gateway.request.defaults import resolve
+from gateway.text.detokenizer import Detokenizer
+from gateway.text.output_text import OutputText, Stopping
+from gateway.text.tokenizer import Tokenizer, TokenizerFacts
 from tests.fakes import EOS, TOKENIZER, ids
 
 _TEXT_ALONE = OutputOptions()

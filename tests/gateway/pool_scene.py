@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from gateway.pool.backoff import BackoffPolicy
-from gateway.pool.embedded import EmbeddedPool
-from gateway.pool.placement import Placement
+from gateway.workers.pool.backoff import BackoffPolicy
+from gateway.workers.pool.embedded import EmbeddedPool
+from gateway.workers.pool.placement import Placement
 from tests.gateway.pool_observer import Log, Recorder, nothing_left_over
 
 WORKER = Path(__file__).with_name("pool_worker.py")
@@ -68,7 +68,7 @@ def on_both_loops(scenario: Callable[[Scene], Awaitable[None]]) -> Callable[...,
         temporary = tmp_path.parent / "t"  # short enough for the path of a socket
         temporary.mkdir(exist_ok=True)
         monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-        caplog.set_level(logging.INFO, "gateway.pool")
+        caplog.set_level(logging.INFO, "gateway.workers.pool")
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
             runner.run(_play(scenario, Scene(tmp_path / "mode")))
 
@@ -78,7 +78,7 @@ def on_both_loops(scenario: Callable[[Scene], Awaitable[None]]) -> Callable[...,
 
 
 async def _play(scenario: Callable[[Scene], Awaitable[None]], scene: Scene) -> None:
-    logger = logging.getLogger("gateway.pool")
+    logger = logging.getLogger("gateway.workers.pool")
     logger.addHandler(scene.log)
     await _open_a_stream()
     try:

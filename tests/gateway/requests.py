@@ -1,7 +1,7 @@
 """Requests of the domain, for tests of what is checked in them."""
 
-from gateway.limits import request_violations
-from gateway.request import GenerationConfig, ModelFacts, Request, TextPrompt
+from gateway.domain.request import GenerationConfig, ModelFacts, Request, TextPrompt
+from gateway.request.validation import request_violations
 
 FACTS = ModelFacts(
     name="tutor",

@@ -1,10 +1,10 @@
 """Sequences without a model or a worker, for tests of what they do with tokens."""
 
-from gateway.detokenizer import Detokenizer
-from gateway.output_text import OutputText, Stopping
-from gateway.request import OutputOptions
-from gateway.sequence import Sequence
-from gateway.tokenizer import Tokenizer, TokenizerFacts
+from gateway.domain.request import OutputOptions
+from gateway.domain.sequence import Sequence
+from gateway.text.detokenizer import Detokenizer
+from gateway.text.output_text import OutputText, Stopping
+from gateway.text.tokenizer import Tokenizer, TokenizerFacts
 from tests.fakes import TOKENIZER, ids
 
 FACTS = TokenizerFacts(chat_template="", special_tokens={}, clean_up_tokenization_spaces=False)

@@ -13,8 +13,8 @@ from grpc import StatusCode, aio
 from grpc_status import rpc_status
 
 from gateway.config import Config
-from gateway.pool import PoolFailed, PoolListener, WorkerAddress
 from gateway.server import Gateway
+from gateway.workers.pool import PoolFailed, PoolListener, WorkerAddress
 from tests.fakes import PATIENCE_S, FakeWorker
 from textserve.v1 import generation_pb2 as pb
 from textserve.v1 import generation_pb2_grpc, model_pb2_grpc

@@ -8,8 +8,8 @@ import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc import StatusCode, aio
 
-from gateway.chat_template import ChatTurn, TemplateError
-from gateway.tokenizer import Tokenizer
+from gateway.text.chat_template import ChatTurn, TemplateError
+from gateway.text.tokenizer import Tokenizer
 from tests.fakes import FakeWorker, ids
 from tests.gateway.serving import Served, failing, request, serving, text_of
 from textserve.v1 import generation_pb2 as pb
@@ -235,7 +235,7 @@ async def test_the_text_of_a_special_token_in_a_prompt_does_no_harm() -> None:
 async def test_a_bug_is_internal_without_internals(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gateway.messages.response", _broken)
+    monkeypatch.setattr("gateway.api.messages.response", _broken)
     async with serving(FakeWorker(runs_freely=True)) as served:
         failure = await failing(served.caller.generate(request(max_new_tokens=1)))
         await served.nothing_runs()

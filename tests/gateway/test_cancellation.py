@@ -11,9 +11,9 @@ from grpc import StatusCode, aio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.api.services import why_left
 from gateway.config import Config
-from gateway.sequence import Status
-from gateway.servicer import why_left
+from gateway.domain.sequence import Status
 from tests.fakes import FakeWorker
 from tests.gateway.serving import Served, failing, request, serving, settle, until
 
@@ -89,7 +89,7 @@ async def test_a_deadline_that_passes_frees_what_it_held(rows: int) -> None:
 async def test_the_log_tells_a_caller_whose_deadline_has_passed_from_one_that_has_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "gateway.servicer")
+    caplog.set_level(logging.INFO, "gateway.api.services")
     async with serving(FakeWorker(rows=3)) as served:
         # gRPC rounds some of these up, by a hundredth at most: here their deadline has not passed when they leave.
         late = [0.2, 0.2001, 0.2501, 0.3003, 0.4009, 1.003]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.stopping import _Automaton
+from gateway.text.stopping import _Automaton
 from tests.fake_engine import beam_score, logprob_of
 from tests.fakes import FakeWorker, ids, says_each
 from tests.gateway.serving import candidates_of, failing, serving, until_tokens

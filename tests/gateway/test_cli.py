@@ -9,10 +9,10 @@ import pytest
 import client
 from gateway.cli import parse
 from gateway.config import Config, Tenant
-from gateway.pool.embedded import EmbeddedPool
-from gateway.pool.static import StaticPool
-from gateway.serve import build_pool, worker_command
-from gateway.tenancy import Priority
+from gateway.domain.tenancy import Priority
+from gateway.process import build_pool, worker_command
+from gateway.workers.pool.embedded import EmbeddedPool
+from gateway.workers.pool.static import StaticPool
 from tests.fakes import FakeWorker
 from tests.gateway.serving import LOCAL, serving
 from textserve.v1 import model_pb2

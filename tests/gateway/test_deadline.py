@@ -7,8 +7,8 @@ from grpc import StatusCode, aio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.api.transport import timeout_rounding_s
 from gateway.config import Config
-from gateway.transport import timeout_rounding_s
 from tests.fakes import FakeWorker, says
 from tests.gateway.serving import Served, candidates_of, failing, request, serving, until_tokens
 from tests.gateway.timers import Limits
@@ -20,7 +20,7 @@ LIMITED = Config(listen="127.0.0.1:0", request_timeout=10.0)
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
     made = Limits()
-    monkeypatch.setattr("gateway.servicer.time_limit", made)
+    monkeypatch.setattr("gateway.api.services.time_limit", made)
     return made
 
 

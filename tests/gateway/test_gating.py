@@ -4,18 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.dispatcher import Dispatcher
-from gateway.ejection import Ejection, EjectionPolicy
-from gateway.errors import ServiceError, no_worker
-from gateway.generation import Generation
-from gateway.queueing import Queue
-from gateway.scheduler import Scheduler
-from gateway.sequence import Status
-from gateway.worker_messages import Finish, Start, Step
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.domain.errors import ServiceError, no_worker
+from gateway.domain.generation import Generation
+from gateway.domain.sequence import Status
+from gateway.scheduling.outliers import Ejection, EjectionPolicy
+from gateway.scheduling.queue import Queue
+from gateway.scheduling.scheduler import Scheduler
+from gateway.workers.protocol import Finish, Start, Step
 from tests.fakes import ids
 from tests.gateway.callers import asked
+from tests.gateway.dispatch.test_dispatcher import ends, submitted, worker
 from tests.gateway.generations import generation
-from tests.gateway.test_dispatcher import ends, submitted, worker
 
 
 class Clock:

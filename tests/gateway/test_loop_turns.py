@@ -10,9 +10,9 @@ from pathlib import Path
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from grpc import StatusCode, aio
 
-from gateway.deduplication import MAX_REQUEST_ID_BYTES
-from gateway.limits import MAX_STOP_SEQUENCE_BYTES
-from gateway.message_limits import LISTS
+from gateway.api.idempotency import MAX_REQUEST_ID_BYTES
+from gateway.api.message_limits import LISTS
+from gateway.request.validation import MAX_STOP_SEQUENCE_BYTES
 from tests.fakes import EOS, FakeWorker, Stream
 from tests.gateway.watched_gateway import MAX_MESSAGE_BYTES
 from textserve.internal.v1 import worker_pb2

@@ -8,8 +8,8 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc import StatusCode, aio
 
 from gateway.config import Config
-from gateway.errors import ServiceError
-from gateway.tokenizer import Tokenizer
+from gateway.domain.errors import ServiceError
+from gateway.text.tokenizer import Tokenizer
 from tests.fakes import FakeWorker
 from tests.gateway.serving import Served, failing, request, serving, settle, text_of
 from textserve.v1 import generation_pb2 as pb
@@ -35,7 +35,7 @@ async def test_a_refusal_comes_before_any_work_on_the_request(monkeypatch: pytes
     async with serving(FakeWorker(rows=1), config=Config(listen="127.0.0.1:0", max_queued=1)) as served:
         taken = [served.caller.generation.StreamGenerate(request()) for _ in range(2)]
         await served.worker.until(lambda: served.worker.demand == 1)
-        monkeypatch.delattr("gateway.tokenizer.Tokenizer.encode")
+        monkeypatch.delattr("gateway.text.tokenizer.Tokenizer.encode")
 
         # What is wrong with it is not looked for, either.
         failures = [await failing(served.caller.generate(each)) for each in (request(), pb.GenerateRequest())]
@@ -55,7 +55,7 @@ async def test_calls_whose_prompts_are_still_tokenized_count_as_waiting(monkeypa
         may_end.wait()
         return encode(tokenizer, text)
 
-    monkeypatch.setattr("gateway.admission.INLINE_CHARS", 0)
+    monkeypatch.setattr("gateway.request.preprocess.INLINE_CHARS", 0)
     monkeypatch.setattr(Tokenizer, "encode", slow)
     async with serving(
         FakeWorker(rows=3, runs_freely=True), config=Config(listen="127.0.0.1:0", max_queued=2)
@@ -139,7 +139,7 @@ async def test_the_deltas_of_a_slow_reader_merge_and_nobody_else_notices() -> No
 async def test_a_reader_that_lets_too_much_pile_up_is_cut_off_and_its_row_is_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gateway.delivery.MAX_PENDING_CHARS", 20)
+    monkeypatch.setattr("gateway.api.stream_writer.MAX_PENDING_CHARS", 20)
     async with serving(FakeWorker()) as served:
         context, call = slow_call(served)
         await served.worker.until(lambda: served.worker.row_count == 1)

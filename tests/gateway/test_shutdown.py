@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from grpc import StatusCode
 
-from gateway.pool import PoolFailed
-from gateway.serve import serve
+from gateway.process import serve
 from gateway.server import Gateway, StartupError
+from gateway.workers.pool import PoolFailed
 from tests.fakes import FakeWorker
 from tests.gateway.serving import LOCAL, FakePool, failing, failure_of, request, serving, text_of, to_the_end
 
@@ -70,7 +70,7 @@ async def test_nothing_is_left_after_a_stop() -> None:
 
 async def test_a_pool_that_can_never_start_ends_the_gateway_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = FakePool(FakeWorker())
-    monkeypatch.setattr("gateway.serve.build_pool", lambda _config: pool)
+    monkeypatch.setattr("gateway.process.build_pool", lambda _config: pool)
     pool.failed.set_exception(PoolFailed("no such model"))
 
     with pytest.raises(StartupError, match="no such model"):

@@ -3,7 +3,7 @@
 from grpc import StatusCode, aio
 
 from gateway.config import Config, Tenant
-from gateway.tenancy import Priority
+from gateway.domain.tenancy import Priority
 from tests.fakes import FakeWorker
 from tests.gateway.serving import Served, failing, request, serving
 from textserve.v1 import generation_pb2 as pb

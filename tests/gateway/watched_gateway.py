@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gateway import admission
+from gateway.api.interceptors import DecodeGuard
+from gateway.api.wire import Walk
 from gateway.config import Config
-from gateway.interceptors import DecodeGuard
-from gateway.pool.static import StaticPool
+from gateway.request import preprocess as admission
 from gateway.server import Gateway
-from gateway.wire import Walk
+from gateway.workers.pool.static import StaticPool
 
 MAX_MESSAGE_BYTES = 2 << 20
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.worker.parity import Recorder, engine_for
-from worker.cuda.assembly import cuda_runner
-from worker.cuda.graph_step import GraphStep
-from worker.engine import Engine, Memory
-from worker.probe import layer_layouts
+from worker.engine.engine import Engine, Memory
+from worker.memory.probe import layer_layouts
+from worker.runners.cuda.assembly import cuda_runner
+from worker.runners.cuda.capture.graph_step import GraphStep
 
 DEVICE = torch.device("cuda", 0)
 needs_gpu = pytest.mark.skipif(

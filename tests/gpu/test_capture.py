@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.gpu.graphs import DEVICE, needs_gpu
-from worker.cuda.capture import CudaCapture, device_seconds
+from worker.runners.cuda.capture.capture import CudaCapture, device_seconds
 
 pytestmark = needs_gpu
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tests.gpu.graphs import DEVICE, engine_on_gpu, needs_gpu
-from tests.worker.cuda.models import mistral, qwen3
 from tests.worker.parity import (
     Recorder,
     generate_each_alone,
@@ -15,11 +14,12 @@ from tests.worker.parity import (
     mixed_sequences,
     run_with_random_arrivals,
 )
+from tests.worker.runners.cuda.models import mistral, qwen3
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
-from worker.allocation import is_out_of_memory
-from worker.bitsandbytes_offline import bnb
-from worker.cuda.llama import LlamaForward
-from worker.sequence import Root
+from worker.domain.sequence import Root
+from worker.engine.allocation import is_out_of_memory
+from worker.loading.bitsandbytes_offline import bnb
+from worker.runners.cuda.llama.llama import LlamaForward
 
 pytestmark = [needs_gpu, pytest.mark.timeout(600)]
 
@@ -100,7 +100,7 @@ class WaitingForward(LlamaForward):
 
 
 def test_a_step_that_waits_for_the_device_is_not_captured_and_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.cuda.assembly.LlamaForward", WaitingForward)
+    monkeypatch.setattr("worker.runners.cuda.assembly.LlamaForward", WaitingForward)
     model: Any = tiny_llama()
     model.to(DEVICE)
     sequences = mixed_sequences(6, 3, vocab_size=VOCAB_SIZE, do_sample=False)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.gpu.graphs import needs_gpu
-from tests.worker.cuda import kernels
+from tests.worker.runners.cuda import kernels
 
 pytestmark = needs_gpu
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.worker.tiny_models import VOCAB_SIZE
-from worker.beam_search import BeamSearch, Hypothesis
-from worker.sequence import EarlyStopping
+from worker.domain.sequence import EarlyStopping
+from worker.engine.beam_search import BeamSearch, Hypothesis
 
 TRANSFORMERS_NAME: dict[EarlyStopping, bool | str] = {
     EarlyStopping.HEURISTIC: False,

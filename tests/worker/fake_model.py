@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from worker.engine import Engine, Memory
-from worker.layout import Layout, TokenShape
-from worker.model_runner import ModelRunner
-from worker.scheduler import Limits, Scheduler
-from worker.sequence import Root, SamplingParameters, Sequence
+from worker.domain.sequence import Root, SamplingParameters, Sequence
+from worker.engine.engine import Engine, Memory
+from worker.memory.layout import Layout, TokenShape
+from worker.runners.model_runner import ModelRunner
+from worker.scheduling.scheduler import Limits, Scheduler
 
 VOCAB_SIZE = 96
 POISON = 95

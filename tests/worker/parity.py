@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from tests.worker.fake_model import frozen
-from worker.engine import Engine, Memory
-from worker.layout import prefills_whole
-from worker.model_runner import ModelRunner
-from worker.plan import Plan
-from worker.probe import layer_layouts
+from worker.domain.plan import Plan
+from worker.domain.sequence import Root, SamplingParameters, Sequence
+from worker.engine.engine import Engine, Memory
+from worker.memory.layout import prefills_whole
+from worker.memory.probe import layer_layouts
+from worker.runners.model_runner import ModelRunner
 from worker.sampling import Sampled, sample
-from worker.scheduler import Limits, Scheduler
-from worker.sequence import Root, SamplingParameters, Sequence
+from worker.scheduling.scheduler import Limits, Scheduler
 
 LOGITS_TOLERANCE = 1e-4
 CONTEXT_LENGTH = 64

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.batch import Batch
-from worker.group import ChunkInput, PrefillGroup
-from worker.slab import Slab
+from worker.memory.batch import Batch
+from worker.memory.group import ChunkInput, PrefillGroup
+from worker.memory.slab import Slab
 
 
 @dataclass(frozen=True)

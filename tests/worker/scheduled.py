@@ -1,8 +1,8 @@
 """Sequences for a scheduler alone: it knows counts and lengths, no model."""
 
-from worker.plan import Plan
-from worker.scheduler import Scheduler
-from worker.sequence import Beams, EarlyStopping, Root, SamplingParameters, Sequence
+from worker.domain.plan import Plan
+from worker.domain.sequence import Beams, EarlyStopping, Root, SamplingParameters, Sequence
+from worker.scheduling.scheduler import Scheduler
 
 EOS = 1
 OTHER = 2

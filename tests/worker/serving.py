@@ -13,10 +13,10 @@ from tests.worker.fake_model import LIMITS, VOCAB_SIZE, FakeModel, Gate, expecte
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.internal.v1 import worker_pb2_grpc
 from textserve.v1 import generation_pb2
-from worker.engine import Engine
+from worker.engine.engine import Engine
+from worker.loading.tokenizer_files import TokenizerFiles
 from worker.server import SERVER_OPTIONS, listen
-from worker.service import WorkerService, prefetch
-from worker.tokenizer_files import TokenizerFiles
+from worker.service.service import WorkerService, prefetch
 
 ROWS = LIMITS.max_rows
 ROOM = ROWS + prefetch(ROWS)

@@ -10,9 +10,9 @@ import torch
 import client
 from worker import server
 from worker.cli import EX_CONFIG, main, parser, quantize_parser
-from worker.config import Config
+from worker.domain.config import Config
+from worker.domain.refusal import doing
 from worker.flags import RANGES, check
-from worker.refusal import doing
 
 OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
     "model": (["--model", "a/b"], "a/b"),

@@ -17,9 +17,9 @@ from tests.worker.parity import (
 )
 from tests.worker.planted_mistakes import MISTAKES, Mistake
 from tests.worker.tiny_models import VOCAB_SIZE, save_tiny_llama, tiny_llama
-from worker.config import Config
-from worker.loading import load
-from worker.sequence import SamplingParameters, Sequence, Status
+from worker.domain.config import Config
+from worker.domain.sequence import SamplingParameters, Sequence, Status
+from worker.loading.loading import load
 
 REQUESTS = 64
 CANCELLED = range(5, REQUESTS, 9)

@@ -13,14 +13,14 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import DynamicCache
 
 from tests.worker.recurrent_models import FAMILIES, VOCAB_SIZE, bamba, build, jamba, mamba, mamba2
-from worker.batch import Batch
-from worker.group import ChunkInput, PrefillGroup
-from worker.layout import prefills_whole
-from worker.model_runner import ModelRunner
-from worker.plan import Chunk
-from worker.probe import layer_layouts
-from worker.slab import Slab
-from worker.storage import Storage
+from worker.domain.plan import Chunk
+from worker.memory.batch import Batch
+from worker.memory.group import ChunkInput, PrefillGroup
+from worker.memory.layout import prefills_whole
+from worker.memory.probe import layer_layouts
+from worker.memory.slab import Slab
+from worker.memory.storage import Storage
+from worker.runners.model_runner import ModelRunner
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4

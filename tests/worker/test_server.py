@@ -16,15 +16,15 @@ import pytest
 from tests.worker.fake_model import EXPLOSIVE, FakeModel, Gate, fake_engine
 from tests.worker.serving import submission
 from textserve.internal.v1 import worker_pb2_grpc
-from worker import messages
 from worker import server as server_module
-from worker.config import Config
-from worker.engine import Engine
-from worker.facts import ModelFacts
-from worker.generation_defaults import GenerationDefaults
-from worker.plan import Plan
+from worker.domain.config import Config
+from worker.domain.plan import Plan
+from worker.engine.engine import Engine
+from worker.loading.facts import ModelFacts
+from worker.loading.generation_defaults import GenerationDefaults
+from worker.loading.tokenizer_files import TokenizerFiles
 from worker.server import SERVER_OPTIONS, EngineDiedError, ListenError, Prepared, listen, serve
-from worker.tokenizer_files import TokenizerFiles
+from worker.service import messages
 
 # As in test_service.py.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from tests.worker.fake_model import VOCAB_SIZE, FakeModel, expected, fake_engine, root, sequence
-from worker.batch import Batch
-from worker.engine import Engine
-from worker.runner import Logits, Prefill
-from worker.scheduler import Limits
-from worker.sequence import Root
+from worker.domain.sequence import Root
+from worker.engine.engine import Engine
+from worker.memory.batch import Batch
+from worker.runners.runner import Logits, Prefill
+from worker.scheduling.scheduler import Limits
 from worker.warm_up import warm_up
 
 

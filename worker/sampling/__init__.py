@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..sequence import Sequence
+from ..domain.sequence import Sequence
 from .drawing import draw
 from .entries import MASKED
 from .logprobs import TokenLogprob, token_logprobs

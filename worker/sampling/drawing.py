@@ -5,8 +5,8 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
-from ..random_numbers import uniforms
-from ..sequence import Sequence
+from ..domain.sequence import Sequence
+from .random_numbers import uniforms
 from .rows import rows_of
 from .stages import warpers_due
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..sequence import Sequence
+from ..domain.sequence import Sequence
 from .rows import Row, history_tail
 
 _FIRST_ROOM = 64

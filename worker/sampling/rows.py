@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..sequence import SamplingParameters, Sequence
+from ..domain.sequence import SamplingParameters, Sequence
 
 T = TypeVar("T")
 Kept = dict[Callable[["Row"], object], Any]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..sequence import SamplingParameters, Sequence
+from ..domain.sequence import SamplingParameters, Sequence
 from . import constraints, penalties, warpers
 from .candidates import row_by_row
 from .rows import Row

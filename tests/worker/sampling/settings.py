@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, MinNewTokensLengthLogitsProcessor
 
 from tests.worker.tiny_models import tiny_llama
-from worker.sequence import SamplingParameters, Sequence
+from worker.domain.sequence import SamplingParameters, Sequence
 
 MODEL: Any = tiny_llama(num_hidden_layers=1)
 FEWEST, MOST = 4, 48

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import worker.sampling.drawing
 from tests.worker.sampling.settings import PROCESSORS, WARPERS, batches
+from worker.domain.sequence import SamplingParameters, Sequence
 from worker.sampling import process, sample
 from worker.sampling.drawing import warp
-from worker.sequence import SamplingParameters, Sequence
 
 # The 99.9 % point of chi-square with 7 degrees of freedom.
 CHI_SQUARE_7 = 24.32

@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
+from worker.domain.sequence import SamplingParameters, Sequence
 from worker.sampling import inherit, process
 from worker.sampling.history import NGrams, TokenCounts
-from worker.sequence import SamplingParameters, Sequence
 
 VOCABULARY = 12
 PARAMETERS = SamplingParameters(

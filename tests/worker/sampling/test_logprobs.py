@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from worker.domain.sequence import SamplingParameters, Sequence
 from worker.sampling import TokenLogprob, sample, token_logprobs
-from worker.sequence import SamplingParameters, Sequence
 
 
 def reference(logits: list[float], token: int, top: int) -> tuple[int, list[int], list[float]]:

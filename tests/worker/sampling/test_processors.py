@@ -16,9 +16,9 @@ from tests.worker.sampling.settings import (
     processed_alone,
     same_but_for_equals,
 )
+from worker.domain.sequence import SamplingParameters, Sequence
 from worker.sampling import process
 from worker.sampling.drawing import warp
-from worker.sequence import SamplingParameters, Sequence
 
 # What a processor depends on beside its own setting.
 ALONE = {

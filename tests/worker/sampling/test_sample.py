@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.worker.sampling.settings import PROCESSORS, WARPERS, batches
+from worker.domain.sequence import SamplingParameters, Sequence
 from worker.sampling import process, sample
 from worker.sampling.drawing import warp
-from worker.sequence import SamplingParameters, Sequence
 
 MASKED = float("-inf")
 EVERY = {

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from tests.worker.sampling.settings import WARPERS, batches, same_but_for_equals
+from worker.domain.sequence import SamplingParameters, Sequence
 from worker.sampling.drawing import warp
-from worker.sequence import SamplingParameters, Sequence
 
 THEIRS: dict[str, tuple[Any, float]] = {
     "temperature": (TemperatureLogitsWarper, 1.0),

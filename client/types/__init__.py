@@ -1,0 +1,4 @@
+"""The values that the client takes and gives.
+
+They must not know gRPC nor protobuf.
+"""

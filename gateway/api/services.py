@@ -1,0 +1,215 @@
+"""GenerationService: answers as a whole, or as a stream."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+from grpc import aio
+
+from textserve.v1 import generation_pb2 as pb
+from textserve.v1 import generation_pb2_grpc
+
+from ..dispatch.dispatcher import Dispatcher
+from ..domain.errors import deadline_exceeded, invalid_request, slow_reader
+from ..domain.generation import Generation
+from ..domain.request import Call
+from ..domain.sequence import Status
+from ..domain.tenancy import TenantPolicy, read_caller
+from ..request.executor import INLINE_CHARS, Executors
+from ..request.preprocess import Admission, Arrival
+from ..scheduling.admission_control import Gate
+from . import messages, server_request_id
+from .idempotency import Answer, Deduplication, Response
+from .message_limits import list_violations, work_chars
+from .pacing import write_interval_s
+from .request_messages import read_request
+from .stream_writer import MAX_PENDING_CHARS, Delivery
+from .time_limit import time_limit
+from .transport import timeout_rounding_s
+
+logger = logging.getLogger(__name__)
+
+Context = aio.ServicerContext[pb.GenerateRequest, Any]
+TRAVEL_S = 0.05
+"""The ways of a call and of its cancel may differ by so much. Who cancels so shortly before its deadline is late."""
+PHASES = {Status.QUEUED: "queue", Status.PREFILLING: "prefill", Status.DECODING: "decode"}
+
+
+class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
+    """Runs each call as one generation.
+
+    Args:
+        admission: Makes generations of requests.
+        executors: The threads that large answers are made on.
+        dispatcher: Runs them.
+        gate: Refuses what would wait in vain, here before anything is done for it.
+        deduplication: Lets calls of one name generate once.
+        tenants: What the callers' tenants are entitled to.
+        request_timeout_s: The server's own limit on the time of a call.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        executors: Executors,
+        dispatcher: Dispatcher,
+        gate: Gate,
+        deduplication: Deduplication,
+        *,
+        tenants: TenantPolicy,
+        request_timeout_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._admission = admission
+        self._executors = executors
+        self._dispatcher = dispatcher
+        self._gate = gate
+        self._deduplication = deduplication
+        self._tenants = tenants
+        self._request_timeout_s = request_timeout_s
+        self._clock = clock
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> Response:  # type: ignore[override]  # noqa: N802
+        """Answers once everything has been generated; with the message's bytes if it is large."""
+        call = self._call(context)
+        return await self._deduplication.run(call, request, lambda: self._generate(request, call, context))
+
+    async def _generate(self, request: pb.GenerateRequest, call: Call, context: Context) -> Answer:
+        finished = asyncio.Event()
+        async with self._running(request, call, context, is_stream=False) as generation:
+            generation.on_change = lambda: finished.set() if generation.finished else None
+            self._dispatcher.submit(generation)
+            await finished.wait()
+            if generation.error is not None:
+                raise generation.error
+            # Also where what the deadline cut is not among the candidates that are returned: it was not ranked whole.
+            is_cut = any(sequence.status is Status.DEADLINE for sequence in generation.sequences)
+            chars, now = generation.answer_chars, self._clock()
+            if chars <= INLINE_CHARS:
+                return Answer(messages.response(generation, now), is_cut)
+            # It may have millions of numbers; running streams go on meanwhile.
+            work = partial(messages.response_bytes, generation, now)
+            return Answer(await self._executors.answer(work, call, chars), is_cut)
+
+    # Writes by itself instead of yielding: whoever awaits a write is told when the caller leaves.
+    async def StreamGenerate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Answers as it is generated."""
+        async with self._running(request, self._call(context), context, is_stream=True) as generation:
+            delivery = self._delivery(generation)
+            self._dispatcher.submit(generation)
+            # Any message commits the call: until its first row has begun, its caller's library may send it again.
+            await delivery.changed()
+            if generation.error is not None:
+                raise generation.error
+            await context.write(messages.started(generation))
+            for message in messages.echoes(generation):
+                await context.write(message)
+            while True:
+                ended = generation.finished
+                for message in messages.news(generation, self._clock()):
+                    await context.write(message)
+                if ended:
+                    break
+                await delivery.changed()
+            if generation.error is not None:
+                raise generation.error
+
+    def _delivery(self, generation: Generation) -> Delivery:
+        return Delivery(
+            generation,
+            interval_s=lambda: write_interval_s(self._dispatcher.running_count),
+            on_overflow=lambda: self._dispatcher.abandon(generation, slow_reader(MAX_PENDING_CHARS)),
+        )
+
+    @asynccontextmanager
+    async def _running(
+        self, message: pb.GenerateRequest, call: Call, context: Context, *, is_stream: bool
+    ) -> AsyncIterator[Generation]:
+        """Admits a request, and lets go of it however the call ends."""
+        generation: Generation | None = None
+        try:
+            async with asyncio.timeout(self._request_timeout_s):
+                self._dispatcher.check_open()
+                with self._gate.admitting(call.caller):
+                    generation = await self._admission.admit(_arrival(message, is_stream=is_stream), call)
+                ends_early = message.partial_on_deadline
+                with self._limit_time(generation), self._end_in_time(generation, call, ends_early=ends_early):
+                    yield generation
+        except TimeoutError:
+            phase = PHASES.get(generation.status, "delivery") if generation else "admission"
+            if generation is not None:
+                generation.finish(Status.DEADLINE)
+            raise deadline_exceeded(self._request_timeout_s, phase) from None
+        finally:
+            if generation is not None:
+                self._release(generation, call, context)
+
+    def _call(self, context: Context) -> Call:
+        now = self._clock()
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        remaining_s = context.time_remaining()
+        limit_s = self._request_timeout_s if remaining_s is None else min(remaining_s, self._request_timeout_s)
+        caller = read_caller(metadata, policy=self._tenants)
+        return Call(
+            caller,
+            arrived_at=now,
+            deadline_at=now + limit_s,
+            server_request_id=server_request_id.current(),
+            timeout_s=remaining_s,
+        )
+
+    def _limit_time(self, generation: Generation) -> AbstractContextManager[None]:
+        budget_s = generation.config.max_time
+        remaining_s = None if budget_s is None else generation.arrived_at + budget_s - self._clock()
+        return time_limit(remaining_s, lambda: self._end(generation, Status.TIME_LIMIT))
+
+    def _end_in_time(self, generation: Generation, call: Call, *, ends_early: bool) -> AbstractContextManager[None]:
+        if not ends_early:
+            return nullcontext()
+        limit_s = call.deadline_at - call.arrived_at
+        is_callers = call.deadline_at < call.arrived_at + self._request_timeout_s
+        early_s = self._gate.ending_s + (timeout_rounding_s(limit_s) if is_callers else 0.0)
+        remaining_s = call.deadline_at - early_s - self._clock()
+        return time_limit(remaining_s, lambda: self._end(generation, Status.DEADLINE))
+
+    def _end(self, generation: Generation, status: Status) -> None:
+        if not generation.finished:
+            self._dispatcher.end(generation, status)
+
+    def _release(self, generation: Generation, call: Call, context: Context) -> None:
+        # After its own cancel or deadline the caller hears nothing of ours: only the log has the phase.
+        phase = PHASES.get(generation.status)
+        left = why_left(context.time_remaining(), call.timeout_s)
+        self._dispatcher.release(generation, left)
+        self._gate.observe_answer(generation, self._clock())
+        logger.info(
+            "request %s: %s%s; %d prompt tokens, %d output tokens, %s",
+            generation.server_request_id,
+            generation.error.reason if generation.error else generation.status.name,
+            f" in {phase}" if phase else "",
+            len(generation.prompt_ids),
+            generation.output_token_count,
+            generation.last_worker or "no worker",
+        )
+
+
+def why_left(remaining_s: float | None, timeout_s: float | None) -> Status:
+    """Why a caller left, DEADLINE or CANCELLED, with so much left of its timeout, as the server knows both.
+
+    A caller that holds to its deadline cancels like any other, and before the server's own has passed: gRPC rounds what
+    it sends up, and the server counts from when it came.
+    """
+    if remaining_s is None or timeout_s is None:
+        return Status.CANCELLED
+    is_due = remaining_s <= timeout_rounding_s(timeout_s) + TRAVEL_S
+    return Status.DEADLINE if is_due else Status.CANCELLED
+
+
+def _arrival(message: pb.GenerateRequest, *, is_stream: bool) -> Arrival:
+    if too_long := list(list_violations(message)):
+        raise invalid_request(too_long)
+    return Arrival(message.model, lambda: read_request(message, is_stream=is_stream), work_chars(message))

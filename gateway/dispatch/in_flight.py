@@ -1,0 +1,225 @@
+"""The sequences of this gateway on one worker, for as long as one stream to it lasts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..domain.errors import generation_failed
+from ..domain.generation import Generation
+from ..domain.request import ModelFacts
+from ..domain.sequence import Sequence, Status
+from ..scheduling.placement import WorkerLoad
+from ..scheduling.preemption import makes_way
+from ..workers.outbox import Outbox
+from ..workers.protocol import Finish, PromptLogprobs, Start, Step
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A generation on the worker: how many of its sequences have not ended, and the rows that it still takes."""
+
+    generation: Generation
+    sequence_count: int
+    row_count: int
+    begun_at: float
+    is_started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    sequence: Sequence
+    run: _Run
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a worker has done."""
+
+    token_counts: dict[Generation, int] = field(default_factory=dict[Generation, int])
+    """Tokens that it has generated, by what they belong to."""
+    starts: list[tuple[Generation, float]] = field(default_factory=list[tuple[Generation, float]])
+    """The generations with a first token, and how long their prefill took in seconds."""
+    end_count: int = 0
+    """Generations that have ended, or were given up."""
+    failure_count: int = 0
+    """Generations that have failed there."""
+
+    def __bool__(self) -> bool:
+        return bool(self.token_counts or self.starts or self.end_count or self.failure_count)
+
+
+class Session:
+    """Keeps account of what is outstanding on a worker, and hands what comes from it to their sequences.
+
+    Args:
+        worker: Name of the worker.
+        outbox: Where it puts what the worker is to be told.
+        facts: What the worker said of its model and its room; None: whatever is submitted fits there.
+    """
+
+    def __init__(self, worker: str, outbox: Outbox, facts: ModelFacts | None = None) -> None:
+        self.worker = worker
+        self.facts = facts
+        self.row_limit = 0
+        """Most rows that may be outstanding, as the worker last said."""
+        self.draining = False
+        """Whether the worker takes nothing new."""
+        self._outbox = outbox
+        self._rows: dict[int, _Row] = {}
+        self._yielding: dict[Generation, _Run] = {}
+        """What makes way for interactive work, in the order of submission."""
+        self._progress = Progress()
+        self._yielding_rows = 0
+        self._outstanding = 0
+        self._served = 0
+
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether it is sure that the worker has no room, for however few rows, and that nothing can make way there."""
+        return self.draining or (self._outstanding >= self.row_limit and not self._yielding)
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether there is any to take."""
+        return bool(self._progress)
+
+    @property
+    def load(self) -> WorkerLoad:
+        """For `routing`; a worker that drains has no room."""
+        limit = 0 if self.draining else self.row_limit
+        youngest = next(reversed(self._yielding.values()), None)
+        return WorkerLoad(
+            self.worker,
+            outstanding=self._outstanding,
+            limit=limit,
+            served=self._served,
+            yielding=self._yielding_rows,
+            yielding_begun_at=youngest.begun_at if youngest else 0.0,
+            facts=self.facts,
+        )
+
+    def submit(self, generation: Generation, now: float) -> None:
+        """Sends what of a generation has not ended to the worker.
+
+        Raises ValueError if some of it is there already: a worker would not know which of the two it is told about.
+        """
+        sequences = generation.unfinished
+        if any(sequence.sequence_id in self._rows for sequence in sequences):
+            raise ValueError(f"{self.worker} runs sequence {sequences[0].sequence_id} already")
+        run = _Run(generation, len(sequences), generation.row_count, now)
+        generation.submit(self.worker, now)
+        self._rows.update((sequence.sequence_id, _Row(sequence, run)) for sequence in sequences)
+        self._outstanding += run.row_count
+        self._served += 1
+        if makes_way(generation):
+            self._yielding[generation] = run
+            self._yielding_rows += run.row_count
+        self._outbox.submit(generation)
+
+    def drop(self, generation: Generation) -> None:
+        """Lets go of what of a generation is still outstanding."""
+        if self._take_back(generation):
+            self._progress.end_count += 1
+
+    def preempt(self, row_count: int) -> list[Generation]:
+        """Takes back work that makes way, what began last first, until so many rows are free of it."""
+        preempted: list[Generation] = []
+        while row_count > 0 and self._yielding:
+            generation, run = next(reversed(self._yielding.items()))
+            row_count -= run.row_count
+            self._take_back(generation)
+            preempted.append(generation)
+        return preempted
+
+    def take_progress(self) -> Progress:
+        """Everything since the last call."""
+        progress, self._progress = self._progress, Progress()
+        return progress
+
+    def tell_demand(self, row_count: int) -> None:
+        """Tells the worker how many rows wait for any worker."""
+        self._outbox.tell_demand(row_count)
+
+    def step(self, step: Step, now: float) -> None:
+        """Takes in the outcome of engine steps. What belongs to sequences that have left is dropped."""
+        self._start(step.starts)
+        for sequence_id, token_id, logprob in step.tokens():
+            row = self._rows.get(sequence_id)
+            if row is None:
+                continue
+            row.sequence.push(token_id, now, logprob)
+            generation, counts = row.run.generation, self._progress.token_counts
+            counts[generation] = counts.get(generation, 0) + 1
+            if row.sequence.finished:
+                self._end(sequence_id)
+                self._outbox.cancel((sequence_id,))
+            generation.on_change()
+        self._finish(step.finishes)
+
+    def prompt_logprobs(self, part: PromptLogprobs) -> None:
+        """Takes in a part of a prompt's log-probabilities."""
+        if row := self._rows.get(part.sequence_id):
+            row.run.generation.add_prompt_logprobs(part.position, part.logprobs)
+            row.run.generation.on_change()
+
+    def close(self) -> list[Generation]:
+        """Takes back everything that is outstanding, without a word to the worker. Late words of it find nothing here.
+
+        Returns it in the order of submission.
+        """
+        generations = {row.run.generation: None for row in self._rows.values()}
+        self._rows.clear()
+        self._yielding.clear()
+        self._yielding_rows = 0
+        self._outstanding = 0
+        return list(generations)
+
+    def _start(self, starts: Iterable[Start]) -> None:
+        for start in starts:
+            if row := self._rows.get(start.sequence_id):
+                row.sequence.start(start.wait_s, start.prefill_s)
+                if not row.run.is_started:
+                    row.run.is_started = True
+                    self._progress.starts.append((row.run.generation, start.prefill_s))
+
+    def _finish(self, finishes: Iterable[Finish]) -> None:
+        for finish in finishes:
+            row = self._end(finish.sequence_id)
+            if row is None:
+                continue
+            generation = row.run.generation
+            if finish.status is Status.FAILED:
+                self._progress.failure_count += 1
+                generation.fail(generation_failed(finish.error))
+                self.drop(generation)
+            else:
+                row.sequence.finish(finish.status, finish.score)
+                generation.on_change()
+
+    def _end(self, sequence_id: int) -> _Row | None:
+        row = self._leave(sequence_id)
+        if row is not None and not row.run.sequence_count:
+            self._progress.end_count += 1
+        return row
+
+    def _take_back(self, generation: Generation) -> bool:
+        """False if nothing of it was outstanding."""
+        ids = [sequence.sequence_id for sequence in generation.sequences]
+        dropped = [sequence_id for sequence_id in ids if self._leave(sequence_id)]
+        if dropped:
+            self._outbox.cancel(dropped)
+        return bool(dropped)
+
+    def _leave(self, sequence_id: int) -> _Row | None:
+        """Frees the room of a sequence; beams that are more than the sequences go with the last one."""
+        row = self._rows.pop(sequence_id, None)
+        if row is not None:
+            run = row.run
+            run.sequence_count -= 1
+            freed = 1 if run.sequence_count else run.row_count
+            run.row_count -= freed
+            self._outstanding -= freed
+            if run.generation in self._yielding:
+                self._yielding_rows -= freed
+            if not run.sequence_count:
+                self._yielding.pop(run.generation, None)
+        return row

@@ -1,0 +1,197 @@
+"""One candidate on its way: its status, its tokens, and what is not delivered yet. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from .logprobs import ReportedToken, TokenLogprob
+from .timing import Timeline
+
+if TYPE_CHECKING:
+    from ..text.output_text import OutputText
+    from .request import OutputOptions
+
+
+class Status(IntEnum):
+    """Where a sequence is. Everything from END_OF_SEQUENCE on is finished, and is the reason why."""
+
+    QUEUED = 0
+    PREFILLING = 1
+    DECODING = 2
+    END_OF_SEQUENCE = 3
+    STOP_SEQUENCE = 4
+    STOP_TOKEN = 5
+    LENGTH = 6
+    TIME_LIMIT = 7
+    CANCELLED = 8
+    DEADLINE = 9
+    FAILED = 10
+
+
+WHOLE = frozenset({Status.END_OF_SEQUENCE, Status.STOP_TOKEN, Status.LENGTH, Status.TIME_LIMIT, Status.DEADLINE})
+"""Ends behind which nothing would follow: what was held back is then text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text, token ids and log-probabilities that follow what was taken before."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[ReportedToken, ...] = ()
+
+
+class Sequence:
+    """The state of one candidate. Tokens are pushed in by its worker's session, deltas are taken out by its writer.
+
+    Args:
+        sequence_id: Its name towards the workers, unique in this gateway.
+        candidate_index: Its position among the candidates of its generation, from 0.
+        seed: Seed of its random numbers, 0 to 2**63 - 1.
+        text: Makes text of its tokens; its own.
+        output: What deltas report beside the text.
+        arrived_at: When the request arrived.
+    """
+
+    def __init__(
+        self,
+        *,
+        sequence_id: int,
+        candidate_index: int,
+        seed: int,
+        text: OutputText,
+        output: OutputOptions,
+        arrived_at: float,
+    ) -> None:
+        self.sequence_id = sequence_id
+        self.candidate_index = candidate_index
+        self.seed = seed
+        self.status = Status.QUEUED
+        self.score: float | None = None
+        """What beam search ranked it by, once it has ended."""
+        self.output_token_ids: list[int] = []
+        """Everything generated so far: another worker can go on behind it."""
+        self.resumed = False
+        """Whether it was gone on with: by another submission, or behind tokens that its caller held."""
+        self.holds_echo = False
+        """Whether its caller holds what came before its first token."""
+        self.timeline = Timeline(arrived_at)
+        self._text = text
+        self._output = output
+        self._logprob_sum = 0.0
+        self._texts: list[str] = []
+        self._logprobs: list[ReportedToken] = []
+        self._taken_token_count = 0
+        self._pending_chars = 0
+        self._end_taken = False
+
+    @property
+    def finished(self) -> bool:
+        return self.status >= Status.END_OF_SEQUENCE
+
+    @property
+    def stop_sequence(self) -> str:
+        """The stop sequence that ended it, else empty."""
+        return self._text.stop_sequence or ""
+
+    @property
+    def output_token_count(self) -> int:
+        return len(self.output_token_ids)
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Mean log-probability of its tokens, if they came with any; None without a token."""
+        return self._logprob_sum / self.output_token_count if self.output_token_ids else None
+
+    @property
+    def pending_chars(self) -> int:
+        """Characters that wait to be taken; a token id, and each number beside it, counts as one."""
+        numbers = len(self._logprobs) * (1 + self._output.top_logprobs)
+        return self._pending_chars + self._pending_id_count + numbers
+
+    def submit(self, now: float) -> None:
+        """It goes to a worker, behind what there is of it."""
+        self.resumed = self.resumed or bool(self.output_token_ids)
+        self.status = Status.PREFILLING
+        self.timeline.submit(now)
+
+    def requeue(self) -> None:
+        """Its worker has not taken it, or is lost: it waits again."""
+        self.status = Status.QUEUED
+        self.timeline.requeue()
+
+    def start(self, wait_s: float, prefill_s: float) -> None:
+        """Its worker tells how long it waited there, and how long its prefill took."""
+        self.timeline.start(wait_s, prefill_s)
+
+    def replay(self, token_id: int) -> None:
+        """Takes a token that its caller holds from another call, before anything else."""
+        self.output_token_ids.append(token_id)
+        self._append(self._text.push(token_id))
+
+    def hold_as_taken(self) -> None:
+        """What was replayed, and an end that followed, was delivered with it: only what comes now is new."""
+        self.holds_echo = True
+        self.resumed = bool(self.output_token_ids)
+        self.take()
+
+    def push(self, token_id: int, now: float, logprob: TokenLogprob | None = None) -> None:
+        """Takes one generated token. Ends the sequence if it completes a stop sequence; nothing follows an end."""
+        if self.finished:
+            return
+        self.status = Status.DECODING
+        self.timeline.token(now)
+        self.output_token_ids.append(token_id)
+        if logprob is not None:
+            self._report(token_id, logprob)
+        self._append(self._text.push(token_id))
+
+    def finish(self, status: Status, score: float | None = None) -> None:
+        """Ends it, unless it has ended.
+
+        What was held back is delivered if nothing would follow (`WHOLE`); at any other end it may be the beginning of a
+        stop sequence.
+        """
+        if self.finished:
+            return
+        if status in WHOLE:
+            self._append(self._text.flush())
+        if not self.finished:
+            self.status = status
+            self.score = score
+
+    def take(self) -> Delta | None:
+        """Everything since the last call, merged; None if there is nothing."""
+        if not self._texts and not self._pending_id_count and not self._logprobs:
+            return None
+        token_ids = self.output_token_ids[self._taken_token_count :] if self._output.token_ids else ()
+        delta = Delta("".join(self._texts), tuple(token_ids), tuple(self._logprobs))
+        self._texts.clear()
+        self._logprobs.clear()
+        self._taken_token_count = self.output_token_count
+        self._pending_chars = 0
+        return delta
+
+    def take_end(self) -> bool:
+        """Whether it has ended other than by a failure, and that was not told before."""
+        is_news = self.finished and self.status is not Status.FAILED and not self._end_taken
+        self._end_taken = self._end_taken or is_news
+        return is_news
+
+    @property
+    def _pending_id_count(self) -> int:
+        return self.output_token_count - self._taken_token_count if self._output.token_ids else 0
+
+    def _report(self, token_id: int, logprob: TokenLogprob) -> None:
+        self._logprob_sum += logprob.logprob
+        if self._output.logprobs:
+            self._logprobs.append(ReportedToken(token_id, self._text.chars, logprob))
+
+    def _append(self, text: str) -> None:
+        if text:
+            self._texts.append(text)
+            self._pending_chars += len(text)
+        if self._text.stop_sequence is not None:
+            self.status = Status.STOP_SEQUENCE

@@ -1,0 +1,180 @@
+"""Checks a request against the model that is to serve it. Pure: it returns what is wrong, and all of it at once."""
+
+from collections.abc import Iterator
+
+from ..domain.errors import Violation
+from ..domain.request import ChatPrompt, GenerationConfig, ModelFacts, Request, TextPrompt, TokenPrompt
+from .config_limits import config_violations, id_list_violations, out_of_range
+from .contradictions import contradictions
+from .resumption import resumption_violations
+
+MAX_STOP_SEQUENCES = 16
+MAX_STOP_SEQUENCE_BYTES = 256
+MAX_CHAT_MESSAGES = 1024
+MAX_PROMPT_IDS = 1 << 20
+"""Ids of a prompt, or of an output that is gone on behind, whatever is cut off and however long the context is."""
+MAX_TOP_LOGPROBS = 20
+# More text than this for each token of the context is not worth tokenizing: real text has 2 to 6 bytes a token. It is
+# refused even where all but its end would be cut off.
+MAX_BYTES_PER_TOKEN = 64
+
+
+def request_violations(request: Request, facts: ModelFacts, *, has_chat_template: bool) -> list[Violation]:
+    """Everything that can be found wrong before the prompt is tokenized."""
+    return [
+        *prompt_violations(request, facts, has_chat_template=has_chat_template),
+        *(_in_config(violation) for violation in config_violations(request.config, facts.vocab_size)),
+        *_context_violations(request.config, facts),
+        *_stop_violations(request.stop_sequences),
+        *_option_violations(request),
+        *contradictions(request, facts),
+        *resumption_violations(request.resumed, request.config, facts),
+    ]
+
+
+def prompt_violations(request: Request, facts: ModelFacts, *, has_chat_template: bool) -> Iterator[Violation]:
+    """What is wrong with the prompt before its tokens are known."""
+    match request.prompt:
+        case None:
+            yield Violation("prompt", "REQUIRED", "one of text, chat and tokens must be set")
+        case TextPrompt(text):
+            yield from _text_violations(text, facts)
+        case ChatPrompt():
+            yield from _chat_violations(request.prompt, facts, has_chat_template=has_chat_template)
+        case TokenPrompt():
+            yield from _token_violations(request.prompt, request.truncate_prompt, facts)
+
+
+def length_violations(
+    prompt_token_count: int, prompt_field: str, request: Request, facts: ModelFacts
+) -> Iterator[Violation]:
+    """What is wrong with the length in tokens of the prompt that is kept, alone and with what the request asks for."""
+    limit = facts.context_length
+    if prompt_token_count < 1:
+        yield Violation(prompt_field, "REQUIRED", "the prompt gives no token")
+    elif prompt_token_count >= limit:
+        yield Violation(prompt_field, "PROMPT_TOO_LONG", _too_long(prompt_token_count, limit))
+    else:
+        yield from _output_violations(prompt_token_count, request.config, limit)
+        yield from _pool_violations(prompt_token_count, request.config, facts)
+    if request.output.prompt_logprobs and prompt_token_count > facts.prompt_logprobs_limit:
+        yield Violation(
+            "output_options.prompt_logprobs",
+            "PROMPT_TOO_LONG",
+            f"the prompt has {prompt_token_count} tokens; log-probabilities are known of prompts of at most"
+            f" {facts.prompt_logprobs_limit} tokens",
+        )
+
+
+def output_room(prompt_token_count: int, config: GenerationConfig, facts: ModelFacts) -> int:
+    """Tokens that may follow a prompt: what the context leaves, and what a worker holds of all beams at once."""
+    beams = config.num_beams or 1
+    limit = facts.context_length if beams == 1 else min(facts.context_length, facts.pool_tokens // beams)
+    return limit - prompt_token_count
+
+
+def _pool_violations(prompt_token_count: int, config: GenerationConfig, facts: ModelFacts) -> Iterator[Violation]:
+    beams, asked = config.num_beams or 1, max(config.max_new_tokens or 1, config.min_new_tokens or 1)
+    if beams > 1 and prompt_token_count + asked > facts.pool_tokens // beams:
+        yield Violation(
+            "generation_config.num_beams",
+            "POOL_EXCEEDED",
+            f"{beams} beams of {prompt_token_count + asked} tokens exceed the {facts.pool_tokens} tokens that a worker"
+            " holds at once",
+        )
+
+
+def _output_violations(prompt_token_count: int, config: GenerationConfig, limit: int) -> Iterator[Violation]:
+    for name in ("max_new_tokens", "min_new_tokens"):
+        asked: int | None = getattr(config, name)
+        if asked is not None and prompt_token_count + asked > limit:
+            yield Violation(
+                f"generation_config.{name}",
+                "CONTEXT_EXCEEDED",
+                f"the prompt's {prompt_token_count} tokens and {name} {asked} exceed the context of {limit} tokens; at"
+                f" most {limit - prompt_token_count} can be generated",
+            )
+
+
+def _in_config(violation: Violation) -> Violation:
+    return Violation(f"generation_config.{violation.field}", violation.reason, violation.description)
+
+
+def _context_violations(config: GenerationConfig, facts: ModelFacts) -> Iterator[Violation]:
+    for name in ("max_new_tokens", "min_new_tokens"):
+        asked: int | None = getattr(config, name)
+        if asked is not None and asked >= facts.context_length:
+            yield Violation(
+                f"generation_config.{name}",
+                "CONTEXT_EXCEEDED",
+                f"{name} {asked} leaves no room for a prompt in the context of {facts.context_length} tokens",
+            )
+
+
+def _text_violations(text: str, facts: ModelFacts) -> Iterator[Violation]:
+    if not text:
+        yield Violation("text", "REQUIRED", "must not be empty")
+    yield from _size_violations("text", len(text.encode()), facts)
+
+
+def _chat_violations(prompt: ChatPrompt, facts: ModelFacts, *, has_chat_template: bool) -> Iterator[Violation]:
+    if not has_chat_template:
+        yield Violation("chat", "NO_CHAT_TEMPLATE", "the model has no chat template")
+    if not 1 <= len(prompt.messages) <= MAX_CHAT_MESSAGES:
+        count = len(prompt.messages)
+        yield out_of_range("chat.messages", f"must be 1 to {MAX_CHAT_MESSAGES} messages, are {count}")
+    for index, message in enumerate(prompt.messages[:MAX_CHAT_MESSAGES]):
+        if not message.role:
+            yield Violation(f"chat.messages[{index}].role", "REQUIRED", "must not be empty")
+    size = sum(len(message.role.encode()) + len(message.content.encode()) for message in prompt.messages)
+    yield from _size_violations("chat", size, facts)
+
+
+def _token_violations(prompt: TokenPrompt, truncation: int | None, facts: ModelFacts) -> Iterator[Violation]:
+    if not prompt.ids:
+        yield Violation("tokens.ids", "REQUIRED", "must have at least one id")
+    elif (kept := kept_count(len(prompt.ids), truncation)) >= facts.context_length:
+        yield Violation("tokens.ids", "PROMPT_TOO_LONG", _too_long(kept, facts.context_length))
+    else:
+        # What is cut off is not looked at.
+        yield from id_list_violations("tokens.ids", prompt.ids, facts.vocab_size, start=len(prompt.ids) - kept)
+
+
+def kept_count(prompt_token_count: int, truncation: int | None) -> int:
+    """Tokens of a prompt that are kept. A truncation out of range, which is another violation, keeps all."""
+    return prompt_token_count if truncation is None or truncation < 1 else min(prompt_token_count, truncation)
+
+
+def _size_violations(field: str, size_bytes: int, facts: ModelFacts) -> Iterator[Violation]:
+    limit = facts.context_length * MAX_BYTES_PER_TOKEN
+    if size_bytes > limit:
+        yield Violation(
+            field,
+            "PROMPT_TOO_LONG",
+            f"the prompt has {size_bytes} bytes; more than {limit} are not taken for a context of"
+            f" {facts.context_length} tokens",
+        )
+
+
+def _stop_violations(stop_sequences: tuple[str, ...]) -> Iterator[Violation]:
+    if len(stop_sequences) > MAX_STOP_SEQUENCES:
+        yield out_of_range("stop_sequences", f"must be at most {MAX_STOP_SEQUENCES}, are {len(stop_sequences)}")
+    for index, text in enumerate(stop_sequences[:MAX_STOP_SEQUENCES]):
+        size = len(text.encode())
+        if not 1 <= size <= MAX_STOP_SEQUENCE_BYTES:
+            yield out_of_range(
+                f"stop_sequences[{index}]", f"must have 1 to {MAX_STOP_SEQUENCE_BYTES} bytes, has {size}"
+            )
+
+
+def _option_violations(request: Request) -> Iterator[Violation]:
+    if not 0 <= request.output.top_logprobs <= MAX_TOP_LOGPROBS:
+        yield out_of_range(
+            "output_options.top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}, is {request.output.top_logprobs}"
+        )
+    if request.truncate_prompt is not None and request.truncate_prompt < 1:
+        yield out_of_range("truncate_prompt", f"must be at least 1, is {request.truncate_prompt}")
+
+
+def _too_long(count: int, limit: int) -> str:
+    return f"the prompt has {count} tokens; the context of {limit} tokens must hold it and at least one token more"

@@ -1,0 +1,82 @@
+"""Models whose decode steps wait for the device are not captured, and a warning says why."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.worker.tiny_models import tiny_llama
+from worker import assembly
+from worker.domain.config import Config
+from worker.loading.bitsandbytes_offline import bnb
+from worker.runners.cuda.assembly import cuda_runner
+from worker.runners.cuda.obstacle import obstacle
+from worker.runners.model_runner import ModelRunner
+
+CUDA = torch.device("cuda", 0)
+
+
+def with_rope(kind: str) -> Any:
+    model = tiny_llama()
+    model.model.rotary_emb.rope_type = kind
+    return model
+
+
+def with_ropes_by_layer() -> Any:
+    model = tiny_llama()
+    model.model.rotary_emb.rope_type = {"sliding_attention": "default", "full_attention": "longrope"}
+    return model
+
+
+def with_int8(threshold: float) -> Any:
+    model: Any = tiny_llama()
+    plain = model.model.layers[0].mlp.down_proj
+    model.model.layers[0].mlp.down_proj = bnb.nn.Linear8bitLt(
+        plain.in_features, plain.out_features, bias=False, has_fp16_weights=False, threshold=threshold
+    )
+    return model
+
+
+def offloaded() -> Any:
+    model = tiny_llama()
+    head = model.lm_head
+    head.weight = nn.Parameter(head.weight.to("meta"), requires_grad=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (lambda: with_rope("dynamic"), "its rotary frequencies depend on the longest row"),
+        (lambda: with_rope("longrope"), "its rotary frequencies depend on the longest row"),
+        (with_ropes_by_layer, "its rotary frequencies depend on the longest row"),
+        (lambda: with_int8(6.0), "LLM.int8 looks for outliers"),
+        (offloaded, "the model is not on one GPU alone"),
+    ],
+    ids=["dynamic", "longrope", "longrope in some layers", "outliers", "offloaded"],
+)
+def test_a_model_that_cannot_be_captured_is_not_and_the_log_says_why(
+    build: Callable[[], Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert cuda_runner(build(), CUDA) is None
+    assert f"decode steps are not captured: {reason}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "build", [tiny_llama, lambda: with_rope("yarn"), lambda: with_int8(0.0)], ids=["llama", "yarn", "no outliers"]
+)
+def test_nothing_is_in_the_way_of_others(build: Callable[[], Any]) -> None:
+    assert obstacle(build()) == ""
+
+
+def test_no_graphs_are_captured_where_the_config_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(assembly, "cuda_runner", lambda model, device: asked.append(device))
+    model = tiny_llama()
+    loaded: Any = SimpleNamespace(model=model, input_device=torch.device("cpu"), activations="exact")
+    for config in (Config(), Config(cuda_graphs=False)):
+        assert isinstance(assembly._runner(loaded, config), ModelRunner)
+        assert len(asked) == 1

@@ -1,0 +1,132 @@
+"""Tiny models like Llama, each once as the worker runs it and once in float32 with exactly the same weights."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from tests.worker.families import WINDOW
+from tests.worker.runners.native.matrices import quantized
+from tests.worker.tiny_models import BOS, EOS, VOCAB_SIZE
+from worker.loading.bitsandbytes_offline import bnb
+
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model that the C code can run."""
+
+    name: str
+    config_class: str = "LlamaConfig"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _scaled(rope_type: str, **parameters: float) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 10000.0, "factor": 4.0, **parameters}}
+
+
+SLIDING = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
+LLAMA3 = _scaled("llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+
+CASES = (
+    Case("Llama"),
+    Case("a head of its own for each query", settings={"num_key_value_heads": 4}),
+    Case("one head for all queries", settings={"num_key_value_heads": 1}),
+    Case(
+        "biases everywhere, a large epsilon", settings={"attention_bias": True, "mlp_bias": True, "rms_norm_eps": 0.5}
+    ),
+    Case("heads of 64, embeddings tied", settings={"head_dim": 64, "tie_word_embeddings": True}),
+    Case("heads of 96, an odd head", settings={"head_dim": 96, "vocab_size": 311}),
+    Case("heads of 128", settings={"head_dim": 128}),
+    Case("heads of 160", settings={"head_dim": 160, "num_attention_heads": 2}),
+    Case("llama3 rope", settings=LLAMA3),
+    Case("linear rope", settings=_scaled("linear")),
+    Case("yarn rope", settings=_scaled("yarn", original_max_position_embeddings=32)),
+    Case("Mistral, sliding", "MistralConfig", {"sliding_window": WINDOW}),
+    Case("Mistral, not sliding", "MistralConfig", {"sliding_window": None}),
+    Case("Qwen2", "Qwen2Config", {"head_dim": None, "hidden_size": 128}),
+    Case("Qwen2, sliding from the second layer on", "Qwen2Config", {"head_dim": None, "hidden_size": 128, **SLIDING}),
+    Case("Qwen3, a large epsilon", "Qwen3Config", {"rms_norm_eps": 0.5}),
+    Case(
+        "Qwen3, sliding but in the middle",
+        "Qwen3Config",
+        {**SLIDING, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+)
+
+
+def bfloat16_model(case: Case) -> Any:
+    """Returns a model with wide weights, and norms and biases that show."""
+    settings = {name: value for name, value in (COMMON | case.settings).items() if value is not None}
+    if case.settings.get("sliding_window", WINDOW) is None:
+        settings["sliding_window"] = None
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(getattr(transformers, case.config_class)(**settings))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("norm.weight", "bias")):
+                parameter.uniform_(0.5, 1.5) if name.endswith("norm.weight") else parameter.normal_(std=0.3)
+    return model.bfloat16().eval().requires_grad_(requires_grad=False)
+
+
+def quantize(model: Any, *, kind: str = "nf4") -> Any:
+    """Puts 4-bit layers into the place of all linear layers but the head. Returns the model."""
+    layers = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear]
+    for name, layer in layers:
+        if name == "lm_head":
+            continue
+        replacement = quantized(layer.weight.float(), kind=kind, double=True)
+        replacement.bias = layer.bias
+        model.set_submodule(name, replacement)
+    return model
+
+
+def exact_copy(model: Any) -> Any:
+    """Returns the model in float32; the weights are those that the CPU's 4-bit kernels compute with.
+
+    Those round the scales and the table of codes to bfloat16. The 4-bit layers must not be packed yet.
+    """
+    plain = copy.deepcopy(model)
+    for name, layer in model.named_modules():
+        if isinstance(layer, bnb.nn.Linear4bit):
+            plain.set_submodule(name, _dequantized(layer))
+    return plain.float().eval()
+
+
+def _dequantized(layer: Any) -> nn.Linear:
+    state = copy.deepcopy(layer.weight.quant_state)
+    if state.nested:
+        scales = bnb.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+        state.absmax, state.nested = scales.float(), False
+    state.absmax = state.absmax.bfloat16().float()
+    state.code = state.code.bfloat16().float()
+    state.dtype = torch.float32
+    codes = layer.weight.data.flatten().long()
+    table = state.code[torch.stack((codes >> 4, codes & 15), dim=1).flatten()]
+    weights = table.view(-1, state.blocksize) * state.absmax[:, None]
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    plain.weight = nn.Parameter(weights.view(layer.out_features, layer.in_features), requires_grad=False)
+    plain.bias = copy.deepcopy(layer.bias)
+    return plain

@@ -1,0 +1,132 @@
+"""Loads a causal language model and its tokenizer with transformers, the way the tutorial on generation teaches.
+
+Safetensors only, no code from the model's folder, 4-bit unless told otherwise, placed by `device_map`, compute type
+always explicit, tokenizer padded on the left, pad token = end of sequence where none is set.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..domain.config import LEAST_CONTEXT, Activations, Config
+from ..domain.refusal import Refusal, doing
+from ..runners.native import cpu_multiplies_int8
+from .dispatch import execution_devices, input_device, offload_places
+from .facts import ModelFacts, context_length
+from .fingerprint import fingerprint
+from .generation_defaults import eos_token_ids, read_generation_config
+from .hub import Files
+from .load_cost import LoadCost
+from .load_report import log_report, log_tokens_beyond
+from .preflight import check_checkpoint, in_plain_words
+from .quantized_layers import QuantizationReport
+from .tokenizer_files import TokenizerFiles, tokenizer_files
+from .weights import compute_dtype, load_weights, read_config, read_tokenizer, runs_on_cpu
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to run."""
+
+    model: Any
+    """The transformers model."""
+    facts: ModelFacts
+    tokenizer: TokenizerFiles
+    pad_token_id: int
+    input_device: torch.device
+    """Where token ids go."""
+    activations: Activations = "exact"
+    """What 4-bit layers are to multiply with; the fingerprint tells the two ways apart."""
+
+
+def load(config: Config) -> LoadedModel:
+    """Loads the model of a config.
+
+    Raises:
+        Refusal: it cannot be served; the message says why.
+        ValueError: activations are to be int8, and the model does not compute on a CPU that multiplies them.
+        Exception: transformers, or a library under it, could not load it; its notes say what was being done.
+    """
+    _check_activations(config)
+    cost = LoadCost()
+    files = Files(config)
+    settings = check_checkpoint(files)
+    with doing("reading config.json"), in_plain_words(settings):
+        model_config = read_config(config)
+    ids = getattr(model_config.get_text_config(), "vocab_size", None)
+    defaults, generation_config = read_generation_config(files, vocab_size=ids)
+    with doing("reading the tokenizer"):
+        tokenizer = read_tokenizer(config, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    length = _context_length(config, model_config, tokenizer)
+    cost.end("tokenizer")
+    dtype = compute_dtype(config)
+    with doing("loading the weights"), in_plain_words(settings):
+        model, report = load_weights(config, model_config, dtype)
+    cost.end("weights")
+    facts = ModelFacts(
+        name=config.name or _own_name(config.model),
+        architecture=type(model).__name__,
+        context_length=length,
+        vocab_size=_vocab_size(model),
+        quantization=report.quantization,
+        quantized_share=report.share,
+        fingerprint=fingerprint(model, _arithmetic(report, config.activations), dtype),
+        defaults=defaults,
+        eos_token_ids=eos_token_ids(generation_config, tokenizer),
+        devices=(*(str(device) for device in execution_devices(model)), *offload_places(model)),
+    )
+    cost.end("fingerprint")
+    log_report(facts, report, model, cost)
+    log_tokens_beyond(tokenizer, facts.vocab_size)
+    return LoadedModel(
+        model=model,
+        facts=facts,
+        tokenizer=tokenizer_files(tokenizer),
+        pad_token_id=_pad_token_id(tokenizer, facts),
+        input_device=input_device(model),
+        activations=config.activations,
+    )
+
+
+def _check_activations(config: Config) -> None:
+    if config.activations == "int8" and not (runs_on_cpu(config) and cpu_multiplies_int8()):
+        raise ValueError("--activations int8 is for models on a CPU with AVX512-BF16 and AVX512-VNNI alone")
+
+
+def _context_length(config: Config, model_config: Any, tokenizer: Any) -> int:  # noqa: ANN401 - transformers' objects
+    length = context_length(model_config, tokenizer, asked=config.context_length)
+    if length < LEAST_CONTEXT:
+        raise Refusal(
+            f"config.json names a context of {length} tokens, which has no room for a prompt and its answer: it takes "
+            f"{LEAST_CONTEXT} at least"
+        )
+    return length
+
+
+def _arithmetic(report: QuantizationReport, activations: Activations) -> str:
+    """Returns what changes results, beside the weights and the compute type."""
+    return report.arithmetic if activations == "exact" else f"{report.arithmetic} {activations} activations"
+
+
+def _own_name(model: str) -> str:
+    """Returns a folder's last part, or a hub name as it is."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def _vocab_size(model: Any) -> int:  # noqa: ANN401 - transformers models share no useful static type
+    """Returns the number of ids that can be read and written. A quantized head's weight does not tell: it is packed."""
+    head, rows = model.get_output_embeddings(), model.get_input_embeddings().weight.shape[0]
+    columns = getattr(head, "out_features", None) or head.weight.shape[0]
+    if columns > rows:
+        raise ValueError(f"its head writes {columns} token ids, and its embeddings read only {rows}")
+    return int(columns)
+
+
+def _pad_token_id(tokenizer: Any, facts: ModelFacts) -> int:  # noqa: ANN401 - transformers' tokenizers are untyped here
+    if tokenizer.pad_token_id is not None and 0 <= tokenizer.pad_token_id < facts.vocab_size:
+        return int(tokenizer.pad_token_id)
+    return next((token_id for token_id in facts.eos_token_ids if 0 <= token_id < facts.vocab_size), 0)

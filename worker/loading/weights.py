@@ -1,0 +1,179 @@
+"""Reads a checkpoint with transformers: safetensors only, no code from its folder, quantized and placed as told."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from ..domain.config import Config
+from ..domain.refusal import Refusal
+from . import four_bit, placement, quantization, quantized_layers
+from .checkpoint_files import files_opened
+from .checkpoint_headers import compared_with
+from .heap import gives_back_at_once
+from .hub import Files, source
+from .preflight import check_vocabulary
+from .quantized_layers import QuantizationReport
+
+logger = logging.getLogger(__name__)
+disable_progress_bar()
+
+
+@contextmanager
+def no_code_from_the_model() -> Iterator[None]:
+    """Says why a model is refused that brings its own code; transformers advises to let the code run."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        reason = "it brings its own Python code, and textserve runs no code from model folders"
+        raise ValueError(reason) from error
+
+
+def read_config(config: Config) -> Any:  # noqa: ANN401 - each family has its own config class
+    """Returns the model's config.json, without what it says of where the model was made.
+
+    Raises:
+        OSError: there is none.
+        ValueError: transformers does not know such a model, or it needs code of its own.
+    """
+    with no_code_from_the_model():
+        model_config = AutoConfig.from_pretrained(config.model, **source(config))
+    _forget_other_places(model_config)
+    return model_config
+
+
+def _forget_other_places(model_config: Any) -> None:  # noqa: ANN401 - as above
+    """Drops a way to attend that the model's maker had installed, and a pad token that no layer has a row for."""
+    attention = model_config._attn_implementation  # noqa: SLF001 - there is no other name for it
+    if attention not in {None, "eager", "sdpa"}:
+        logger.warning("config.json: attn_implementation %s is ignored: textserve has its own ways", attention)
+        model_config._attn_implementation = None  # noqa: SLF001 - the same
+    for part in (model_config, model_config.get_text_config()):
+        pad, size = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
+        if isinstance(pad, int) and isinstance(size, int) and pad >= size:
+            logger.warning("config.json: pad_token_id %d is ignored: it is beyond the vocabulary of %d", pad, size)
+            part.pad_token_id = None
+
+
+def read_tokenizer(config: Config, **settings: str) -> Any:  # noqa: ANN401 - transformers' tokenizers are untyped here
+    """Returns the model's tokenizer; raises as read_config, and Refusal for one that was made from no file."""
+    try:
+        with no_code_from_the_model():
+            tokenizer = AutoTokenizer.from_pretrained(config.model, **settings, **source(config))
+    except Exception as error:
+        if type(error) is not Exception:  # what the tokenizers library raises, and nobody else
+            raise
+        reason = f"tokenizer.json cannot be read by tokenizers {version('tokenizers')} ({error}): a newer one may"
+        raise Refusal(reason) from error
+    check_vocabulary(Files(config), tokenizer)
+    return tokenizer
+
+
+def compute_dtype(config: Config) -> torch.dtype:
+    """Returns the type to compute in: what the config says, else bfloat16 where the device has it, else float32."""
+    if config.compute_dtype != "auto":
+        dtype: torch.dtype = getattr(torch, config.compute_dtype)
+        return dtype
+    has_bfloat16 = quantization.cpu_has_4bit_kernel() if runs_on_cpu(config) else torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def runs_on_cpu(config: Config) -> bool:
+    """Returns whether the model computes on the CPU."""
+    return not torch.cuda.is_available() or placement.is_cpu_alone(placement.parse_device_map(config.device_map))
+
+
+def load_weights(
+    config: Config,
+    model_config: Any,  # noqa: ANN401 - each family has its own config class
+    dtype: torch.dtype,
+) -> tuple[Any, QuantizationReport]:
+    """Returns the model, ready for its first forward pass, and what became of its weights.
+
+    Raises:
+        OSError: there are no safetensors.
+        ValueError: the checkpoint is damaged, incomplete, not of the model that config.json describes, not finite, or
+            quantized with something else than bitsandbytes; modules or devices are named that do not exist; or
+            quantized weights do not fit on the devices that compute.
+    """
+    is_quantized = quantization.is_quantized(model_config)
+    with no_code_from_the_model():
+        skeleton = quantization.skeleton(model_config)
+    settings = _placement(config, skeleton)
+    left_out: tuple[str, ...] = ()
+    uses_cpu_kernel = runs_on_cpu(config) and quantization.cpu_has_4bit_kernel()
+    if is_quantized and config.skip_modules:
+        logger.warning("--skip-modules has no effect: the checkpoint is quantized already")
+    if config.quantization != "none" and not is_quantized:
+        settings["quantization_config"], left_out = quantization.quantization_config(
+            config, skeleton, dtype=dtype, uses_cpu_kernel=uses_cpu_kernel
+        )
+    becomes_quantized = is_quantized or config.quantization != "none"
+    four_bit.register()
+    with gives_back_at_once(), files_opened(mapped=not becomes_quantized), compared_with(skeleton):
+        model = _from_pretrained(config.model, config=model_config, dtype=dtype, **settings, **source(config))
+        quantized_layers.dequantize(model, quantization.layers_read_directly(model), dtype)
+        if uses_cpu_kernel:
+            left_out += quantized_layers.dequantize_awkward_layers(model, dtype)
+        quantized_layers.set_compute_dtype(model, dtype)
+    return model, quantized_layers.report(model, left_out, was_to_be_quantized=becomes_quantized)
+
+
+def _placement(config: Config, skeleton: torch.nn.Module) -> dict[str, Any]:
+    """Returns what to tell from_pretrained about where the model goes."""
+    device_map = placement.parse_device_map(config.device_map)
+    memory = placement.parse_max_memory(config.max_memory)
+    placement.check_accelerators(device_map, memory, torch.accelerator.device_count())
+    if isinstance(device_map, dict):
+        _check_modules(skeleton, device_map)
+    offload = {"offload_folder": config.offload_folder} if config.offload_folder else {}
+    return {"device_map": device_map, "max_memory": memory, **offload}
+
+
+def _check_modules(skeleton: torch.nn.Module, device_map: dict[str, placement.Device]) -> None:
+    names = {name for name, _ in skeleton.named_modules()} | {name for name, _ in skeleton.named_parameters()}
+    if unknown := sorted(device_map.keys() - names):
+        raise ValueError(f"--device-map names {unknown[0]}, and the model has no such module")
+    homeless = [name for name, _ in skeleton.named_parameters() if not _covers(device_map, name)]
+    if homeless:
+        raise ValueError(f"--device-map gives no device for {len(homeless)} weights, such as {homeless[0]}")
+
+
+def _covers(device_map: dict[str, placement.Device], name: str) -> bool:
+    return any(not module or name == module or name.startswith(module + ".") for module in device_map)
+
+
+def _from_pretrained(name: str, **settings: Any) -> Any:  # noqa: ANN401 - passed through
+    """Returns a model, and raises ValueError for what of transformers' errors a restart would not mend."""
+    try:
+        with no_code_from_the_model():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **settings)
+    except torch.OutOfMemoryError:  # a RuntimeError that a restart may mend
+        raise
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"its weights cannot be loaded: {error}") from error
+    except ValueError as error:
+        if reason := _placement_problem(str(error)):
+            raise ValueError(reason) from error
+        raise
+    return loaded.eval()
+
+
+def _placement_problem(error: str) -> str:
+    """Returns in our flags' words what transformers says of devices; empty if it speaks of something else."""
+    if "dispatched on the CPU or the disk" in error:
+        return (
+            "quantized weights cannot be offloaded, and not all of them go where they would be computed with: change "
+            "--device-map or --max-memory, take more memory, or give --quantization none"
+        )
+    if "offload_folder" in error:
+        return "weights of this model are converted when they are offloaded to disk: give --offload-folder"
+    return ""

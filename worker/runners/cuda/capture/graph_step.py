@@ -1,0 +1,119 @@
+"""Runs decode steps as CUDA graphs: one for each bucket of rows, captured at its first use and checked there.
+
+A graph knows neither the view of the pool nor the window nor which rows are live: all of that is in its static input.
+So a slide, a new view, a join or a leave changes nothing but what is copied into that, and nothing is captured twice.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....memory.batch import Batch
+from ....memory.storage import Storage
+from ..kernels.self_check import difference, eager_logits, newest_column, tolerance
+from ..llama.forward import Forward
+from .buckets import row_bucket
+from .capture import Capture, Work
+from .static_input import StaticInput
+
+logger = logging.getLogger(__name__)
+
+MakeForward = Callable[[Storage], Forward]
+"""Returns the forward pass over a storage's pools; raises if the model has none that can be captured."""
+
+
+@dataclass(frozen=True)
+class _Captured:
+    given: StaticInput
+    replay: Work
+
+
+class GraphStep:
+    """Implements `runner.DecodeStep`. Once something is found wrong, it declines all batches for good."""
+
+    def __init__(self, model: Any, make_forward: MakeForward, capture: Capture) -> None:  # noqa: ANN401 - no static type
+        self.model = model
+        self.is_trusted = True
+        """Whether batches are run. False after a mismatch, or if the model cannot be captured."""
+        self._make_forward = make_forward
+        self._capture = capture
+        self._storage: Storage | None = None
+        self._forward: Forward | None = None
+        self._captured: dict[int, _Captured] = {}
+        self._declined: set[int] = set()
+
+    @property
+    def buckets(self) -> list[int]:
+        """Returns for how many rows there are graphs."""
+        return sorted(self._captured)
+
+    def __call__(self, batch: Batch, tokens: list[int]) -> Tensor | None:
+        """Feeds each row its newest token. The window must have a free column at its end.
+
+        Returns logits, [rows, vocabulary], which are overwritten by the next call; None if it cannot run the batch.
+        """
+        rows = row_bucket(len(tokens))
+        if not self.is_trusted or rows in self._declined:
+            return None
+        captured = self._captured.get(rows)
+        if captured is None or batch.slab.storage is not self._storage:
+            return self._begin(rows, batch, tokens)
+        captured.given.fill(batch, tokens)
+        return captured.replay()[: len(tokens)]
+
+    def _begin(self, rows: int, batch: Batch, tokens: list[int]) -> Tensor | None:
+        """Captures a bucket, and compares its first step with the model's own, which counts. None if that fails."""
+        try:
+            captured, ours = self._first_step(rows, batch, tokens)
+        except torch.OutOfMemoryError:
+            logger.warning("no memory for a graph of %s rows; such steps run without one", rows)
+            self._declined.add(rows)
+            return None
+        except Exception as error:
+            # Whatever a model does that a capture does not allow, its own forward pass can do.
+            logger.warning("a decode step could not be captured", exc_info=True)
+            self._give_up("decode steps are not captured: %s", error)
+            return None
+        written = newest_column(batch)
+        theirs = eager_logits(self.model, batch, tokens)
+        if not theirs.isfinite().all(dim=1).any():
+            return theirs  # there is nothing to compare with: the next step tries again
+        errors = difference(ours, theirs), difference(written, newest_column(batch))
+        if max(errors) > tolerance(theirs.dtype):
+            self._give_up(
+                "a captured decode step of %s rows differs from the model's by %.3g in its logits and %.3g in its keys "
+                "and values, more than %.3g: decode steps are not captured",
+                len(tokens),
+                *errors,
+                tolerance(theirs.dtype),
+            )
+        else:
+            self._captured[rows] = captured
+            logger.info("decode steps of up to %s rows captured; they differ by %.2g and %.2g", rows, *errors)
+        return theirs
+
+    def _first_step(self, rows: int, batch: Batch, tokens: list[int]) -> tuple[_Captured, Tensor]:
+        """Captures a bucket and runs it once. Returns a copy of its logits, too."""
+        forward = self._bind(batch.slab.storage)
+        given = StaticInput(rows, batch.device)
+        given.fill(batch, tokens)
+        captured = _Captured(given, self._capture(lambda: forward(given)))
+        return captured, captured.replay()[: len(tokens)].clone()
+
+    def _bind(self, storage: Storage) -> Forward:
+        """Returns the forward pass over a storage. Graphs over another one are let go."""
+        if self._forward is None or storage is not self._storage:
+            self._captured.clear()
+            self._forward = self._make_forward(storage)
+            self._storage = storage
+        return self._forward
+
+    def _give_up(self, message: str, *values: object) -> None:
+        logger.warning(message, *values)
+        self.is_trusted = False
+        self._captured.clear()
+        self._forward = self._storage = None  # copies of matrices go with it

@@ -1,0 +1,46 @@
+"""What a captured step reads: tensors that stay where they are, filled anew for each step with one copy."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ....memory.batch import Batch
+
+ABSENT = -1
+"""The length of a row of the bucket that the batch does not have. Nothing is read or written for it."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where the rows' tokens are in the pool, known to the device alone: a captured step bakes in none of it."""
+
+    lengths: Tensor
+    """[rows], int64: tokens of each row that are in the pool; ABSENT where there is no row."""
+    end: Tensor
+    """[], int64: the column that the step writes; row r's tokens are in columns [end - lengths[r], end)."""
+    columns: Tensor
+    """[], int64: columns of the view of the pool, as [rows, heads, columns, dimension]."""
+
+
+class StaticInput:
+    """Tokens and bounds of a step of `rows` rows, some of which may be absent."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.rows = rows
+        self._buffer = torch.zeros(2 * rows + 2, dtype=torch.int64, device=device)
+        self.tokens = self._buffer[:rows]
+        """[rows], int64: each row's newest token; 0 where there is no row."""
+        self.bounds = Bounds(self._buffer[rows : 2 * rows], self._buffer[-2], self._buffer[-1])
+
+    def positions(self) -> Tensor:
+        """Returns [rows]: the positions of the tokens, counted without padding; 0 where there is no row."""
+        return self.bounds.lengths.clamp(min=0)
+
+    def fill(self, batch: Batch, tokens: list[int]) -> None:
+        """Takes over a batch and its newest tokens. It must have a free column at the window's end."""
+        absent = self.rows - len(tokens)
+        slab = batch.slab
+        lengths = [*batch.lengths, *[ABSENT] * absent]
+        # From ordinary memory, so that the copy has left it when the call returns.
+        self._buffer.copy_(torch.tensor([*tokens, *[0] * absent, *lengths, slab.window.end, slab.columns]))

@@ -1,0 +1,105 @@
+"""Linear layers as the C code takes them, and in place of bitsandbytes' forward pass."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...loading.bitsandbytes_offline import bnb
+from ...loading.quantization import fits_cpu_kernel
+from .levels import LEVEL_BLOCK, levels
+from .library import Library
+from .structures import Linear
+
+logger = logging.getLogger(__name__)
+
+_UNROLLED_INPUTS = 8
+"""A block of weights is walked through in steps of so many inputs."""
+_PANEL_INPUTS = 1024
+"""PANEL_INPUTS in linear.h: blocks are not longer."""
+
+
+def pack(layer: Any) -> None:  # noqa: ANN401 - bitsandbytes ships no types
+    """Brings a 4-bit layer into the layout for CPUs, as its first forward pass would."""
+    state = layer.weight.quant_state
+    if not getattr(state, "packing_format_for_cpu", False):
+        layer.weight.data, layer.weight.quant_state = bnb.functional._convert_weight_packed_for_cpu(  # noqa: SLF001 - what Linear4bit.forward calls; there is no public name
+            layer.weight.data, state
+        )
+
+
+class NativeLinear:
+    """A layer's weights for the C code. The tensors are the layer's own."""
+
+    def __init__(self, layer: Any, *, int8: bool = False) -> None:  # noqa: ANN401 - bitsandbytes ships no types
+        """Takes a packed 4-bit layer, or an nn.Linear in bfloat16; int8: whether to do what `rounds_int8` allows."""
+        self.outputs, self.inputs = layer.out_features, layer.in_features
+        bias = layer.bias
+        if bias is not None:
+            bias = bias.to(torch.bfloat16)
+        if isinstance(layer, bnb.nn.Linear4bit):
+            state = layer.weight.quant_state
+            # Kept here: the structure holds addresses alone.
+            self._tensors = (layer.weight.data, state.absmax, state.code.to(torch.bfloat16), None, bias)
+            block = state.blocksize
+        else:
+            self._tensors = (None, None, None, layer.weight.data, bias)
+            block = 0
+        addresses = (None if tensor is None else tensor.data_ptr() for tensor in self._tensors)
+        self.structure = Linear(*addresses, self.outputs, self.inputs, block)
+        if int8 and rounds_int8(layer):
+            self._levels, self.structure.level_step = levels(layer.weight.quant_state.code.float())
+            self.structure.levels = self._levels.data_ptr()
+
+
+def takes_4bit(layer: Any) -> bool:  # noqa: ANN401 - bitsandbytes ships no types
+    """Returns whether the C code computes with a 4-bit layer."""
+    if not isinstance(layer, bnb.nn.Linear4bit) or layer.weight.device.type != "cpu":
+        return False
+    blocksize = layer.weight.quant_state.blocksize
+    in_blocks = layer.in_features % blocksize == 0 and blocksize % _UNROLLED_INPUTS == 0 and blocksize <= _PANEL_INPUTS
+    return bool(in_blocks and fits_cpu_kernel(layer.in_features, layer.out_features))
+
+
+def rounds_int8(layer: nn.Module) -> bool:
+    """Returns whether the C code can compute with a layer in int8: 4-bit weights, in blocks of 64 or a multiple."""
+    return takes_4bit(layer) and cast(Any, layer).weight.quant_state.blocksize % LEVEL_BLOCK == 0
+
+
+def takes_dense(layer: nn.Module) -> bool:
+    """Returns whether the C code computes with a plain layer."""
+    weight = layer.weight if type(layer) is nn.Linear else None
+    return (
+        weight is not None and weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.is_contiguous()
+    )
+
+
+def native_layers(model: nn.Module) -> list[nn.Module]:
+    """Returns the 4-bit layers of any model that can call the C code."""
+    return [layer for layer in model.modules() if takes_4bit(layer) and not hasattr(layer, "_hf_hook")]
+
+
+def take_over_linear_layers(model: nn.Module, library: Library, *, int8: bool = False) -> int:
+    """Makes the 4-bit layers of any model call the C code. Returns how many do.
+
+    Results are those of bitsandbytes' kernel, which computes in bfloat16 whatever it is given; less exact with int8.
+    """
+    layers = native_layers(model)
+    for layer in layers:
+        pack(layer)
+        layer.forward = _forward(NativeLinear(layer, int8=int8), library)
+    return len(layers)
+
+
+def _forward(layer: NativeLinear, library: Library) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        if x.shape[-1] != layer.inputs:
+            raise ValueError(f"the layer takes {layer.inputs} inputs, not {x.shape[-1]}")
+        given = x.to(torch.bfloat16).contiguous()
+        product = torch.empty(*x.shape[:-1], layer.outputs, dtype=torch.bfloat16)
+        library.linear(layer.structure, given.data_ptr(), given.numel() // layer.inputs, product.data_ptr())
+        return product.to(x.dtype)
+
+    return forward
