@@ -11,7 +11,7 @@ Activations = Literal["exact", "int8"]
 LEAST_CONTEXT = 16
 """Tokens: with fewer, a prompt and its answer have hardly any room."""
 
-TUTOR = Path(__file__).parent / "models" / "tutor"
+TUTOR = Path(__file__).parents[1] / "models" / "tutor"
 """The bundled model."""
 
 
