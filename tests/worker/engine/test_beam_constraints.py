@@ -80,7 +80,7 @@ class Search:
     def run(self) -> list[Hypothesis]:
         """Returns what the engine finds."""
         beams = Beams(self.num_beams, self.length_penalty, self.early_stopping, self.candidates)
-        with patch.object(worker.engine, "resort", self._resort):
+        with patch.object(worker.engine.engine, "resort", self._resort):
             run(engine_over(MODEL), [Root(self.prompt, beams.rows())])
         return [Hypothesis(each.output, each.score or 0.0) for each in self.candidates]
 
