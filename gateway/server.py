@@ -17,15 +17,13 @@ from textserve.v1 import generation_pb2_grpc, model_pb2_grpc
 from .api.health import HEALTH, SERVICES, Health
 from .api.idempotency import Deduplication
 from .api.interceptors import DecodeGuard, ErrorMapping, LoadReports
-from .api.model_servicer import ModelServicer
-from .api.services import GenerationServicer
-from .api.transport import server_options
+from .api.server_options import server_options
+from .api.services import GenerationServicer, ModelServicer
 from .config import Config
 from .dispatch.dispatcher import Dispatcher
 from .domain.served_model import Models
 from .request.executor import Executors
-from .request.preprocess import Admission
-from .request.seeds import SEED_LIMIT
+from .request.preprocess import SEED_LIMIT, Preprocessor
 from .scheduling.admission_control import Gate
 from .scheduling.estimate import Speed
 from .scheduling.outliers import Ejection
@@ -74,7 +72,7 @@ class Gateway:
         )
         self._executors = Executors(config.tenants, clock)
         self.generation = GenerationServicer(
-            Admission(
+            Preprocessor(
                 self.models,
                 self._executors,
                 new_seed=lambda: random.randrange(SEED_LIMIT),  # noqa: S311 - no secret

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.request import GenerationConfig
-from gateway.request.config_limits import valid_part
+from gateway.domain.generation_config import GenerationConfig, valid_part
 from gateway.request.defaults import MODELS_OWN, resolve
 from gateway.workers.config_messages import write_config
 from gateway.workers.protocol import read_description

@@ -6,6 +6,11 @@ From the outside in: every exception gets a status, every call's end a load repo
 from __future__ import annotations
 
 import logging
+import math
+import random
+import struct
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -25,24 +30,31 @@ from ..domain.errors import (
     undecodable,
     unknown_method,
 )
-from . import server_request_id
-from .load_report import TRAILER, LoadReport, Rate
-from .message_limits import LISTS
+from .codec import LISTS
 from .rich_status import abort
 from .wire import Walk
 
-logger = logging.getLogger(__name__)
-
-SERVICES = "/textserve."
-"""What the names of our methods begin with."""
-WALKED_BYTES = 64 * 1024
-"""A request with more bytes is looked through before it is parsed; one with fewer is parsed in a millisecond."""
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+logger = logging.getLogger(__name__)
+
+
+SERVICES = "/textserve."
+"""What the names of our methods begin with."""
+
+
+WALKED_BYTES = 64 * 1024
+"""A request with more bytes is looked through before it is parsed; one with fewer is parsed in a millisecond."""
+
+
+Request = TypeVar("Request")
+
+
+Response = TypeVar("Response")
+
+
+if TYPE_CHECKING:
     Context = aio.ServicerContext[Any, Any]
     Behavior = Callable[[Any, Context], Awaitable[Any]]
     Deserializer = Callable[[bytes], Any]
@@ -186,7 +198,7 @@ def _refusing(behavior: Behavior) -> Behavior:
 
 def _answering(behavior: Behavior, method: str) -> Behavior:
     async def answering(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
-        name = server_request_id.begin()
+        name = begin_request()
         try:
             return await behavior(request, context)
         except ServiceError as error:
@@ -210,7 +222,7 @@ def _no_method(method: str) -> Handler[Request, Response]:
     """Refuses calls of any kind, unread."""
 
     async def refusing(_requests: Any, context: Context) -> None:  # noqa: ANN401 - any messages
-        await abort(context, unknown_method(method), server_request_id.begin())
+        await abort(context, unknown_method(method), begin_request())
 
     return grpc.stream_stream_rpc_method_handler(refusing)
 
@@ -238,3 +250,82 @@ def _written(serialize: Serializer | None) -> Serializer | None:
     if serialize is None:
         return None
     return lambda response: response if isinstance(response, bytes) else serialize(response)
+
+
+TRAILER = "endpoint-load-metrics-bin"
+
+
+# Field numbers of OrcaLoadReport, each behind it the wire type of a double.
+_RPS_FRACTIONAL = 6 << 3 | 1
+
+
+_EPS = 7 << 3 | 1
+
+
+_APPLICATION_UTILIZATION = 9 << 3 | 1
+
+
+_RATE_WINDOW_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """How much a gateway does, in what a load balancer weighs it by; each at least 0."""
+
+    utilization: float
+    """Rows that run and wait, relative to those that there are; above 1 while work waits."""
+
+    calls_per_s: float
+    errors_per_s: float
+
+    def encode(self) -> bytes:
+        """The bytes of the message."""
+        return struct.pack(
+            "<BdBdBd",
+            _RPS_FRACTIONAL,
+            self.calls_per_s,
+            _EPS,
+            self.errors_per_s,
+            _APPLICATION_UTILIZATION,
+            self.utilization,
+        )
+
+
+class Rate:
+    """Events a second over the last seconds, older ones counting ever less.
+
+    Args:
+        now: When it begins to count, in seconds.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._began_at = self._counted_at = now
+        self._count = 0.0
+
+    def observe(self, now: float) -> None:
+        """An event."""
+        self._count = self._faded(now) + 1.0
+        self._counted_at = now
+
+    def value(self, now: float) -> float:
+        """Events a second; 0 in the instant that it begins in."""
+        seconds = _RATE_WINDOW_S * -math.expm1((self._began_at - now) / _RATE_WINDOW_S)
+        return self._faded(now) / seconds if seconds > 0 else 0.0
+
+    def _faded(self, now: float) -> float:
+        return self._count * math.exp((self._counted_at - now) / _RATE_WINDOW_S)
+
+
+_request_id: ContextVar[str] = ContextVar("server_request_id")
+
+
+def begin_request() -> str:
+    """Names the call that the running task answers, anew: 16 hexadecimal digits."""
+    name = f"{random.getrandbits(64):016x}"
+    _request_id.set(name)
+    return name
+
+
+def current_request_id() -> str:
+    """The name of the call that the running task answers."""
+    return _request_id.get(None) or begin_request()

@@ -1,40 +1,44 @@
-"""GenerationService: answers as a whole, or as a stream."""
+"""The services of callers: GenerationService, which answers as a whole or as a stream, and ModelService."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 from grpc import aio
 
 from textserve.v1 import generation_pb2 as pb
-from textserve.v1 import generation_pb2_grpc
+from textserve.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc
 
 from ..dispatch.dispatcher import Dispatcher
 from ..domain.errors import deadline_exceeded, invalid_request, slow_reader
 from ..domain.generation import Generation
 from ..domain.request import Call
 from ..domain.sequence import Status
+from ..domain.served_model import Models
 from ..domain.tenancy import TenantPolicy, read_caller
 from ..request.executor import INLINE_CHARS, Executors
-from ..request.preprocess import Admission, Arrival
+from ..request.preprocess import Arrival, Preprocessor
 from ..scheduling.admission_control import Gate
-from . import messages, server_request_id
+from . import codec
+from .codec import list_violations, read_request, work_chars, write_model
 from .idempotency import Answer, Deduplication, Response
-from .message_limits import list_violations, work_chars
-from .pacing import write_interval_s
-from .request_messages import read_request
-from .stream_writer import MAX_PENDING_CHARS, Delivery
-from .time_limit import time_limit
-from .transport import timeout_rounding_s
+from .interceptors import current_request_id
+from .stream_writer import MAX_PENDING_CHARS, StreamWriter, write_interval_s
 
 logger = logging.getLogger(__name__)
 
-Context = aio.ServicerContext[pb.GenerateRequest, Any]
+
+Context = aio.ServicerContext[Any, Any]
+
+
 TRAVEL_S = 0.05
 """The ways of a call and of its cancel may differ by so much. Who cancels so shortly before its deadline is late."""
+
+
 PHASES = {Status.QUEUED: "queue", Status.PREFILLING: "prefill", Status.DECODING: "decode"}
 
 
@@ -42,7 +46,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """Runs each call as one generation.
 
     Args:
-        admission: Makes generations of requests.
+        preprocessor: Makes generations of requests.
         executors: The threads that large answers are made on.
         dispatcher: Runs them.
         gate: Refuses what would wait in vain, here before anything is done for it.
@@ -54,7 +58,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def __init__(
         self,
-        admission: Admission,
+        preprocessor: Preprocessor,
         executors: Executors,
         dispatcher: Dispatcher,
         gate: Gate,
@@ -64,7 +68,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         request_timeout_s: float,
         clock: Callable[[], float],
     ) -> None:
-        self._admission = admission
+        self._preprocessor = preprocessor
         self._executors = executors
         self._dispatcher = dispatcher
         self._gate = gate
@@ -90,36 +94,36 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             is_cut = any(sequence.status is Status.DEADLINE for sequence in generation.sequences)
             chars, now = generation.answer_chars, self._clock()
             if chars <= INLINE_CHARS:
-                return Answer(messages.response(generation, now), is_cut)
+                return Answer(codec.response(generation, now), is_cut)
             # It may have millions of numbers; running streams go on meanwhile.
-            work = partial(messages.response_bytes, generation, now)
+            work = partial(codec.response_bytes, generation, now)
             return Answer(await self._executors.answer(work, call, chars), is_cut)
 
     # Writes by itself instead of yielding: whoever awaits a write is told when the caller leaves.
     async def StreamGenerate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Answers as it is generated."""
         async with self._running(request, self._call(context), context, is_stream=True) as generation:
-            delivery = self._delivery(generation)
+            writer = self._writer(generation)
             self._dispatcher.submit(generation)
             # Any message commits the call: until its first row has begun, its caller's library may send it again.
-            await delivery.changed()
+            await writer.changed()
             if generation.error is not None:
                 raise generation.error
-            await context.write(messages.started(generation))
-            for message in messages.echoes(generation):
+            await context.write(codec.started(generation))
+            for message in codec.echoes(generation):
                 await context.write(message)
             while True:
                 ended = generation.finished
-                for message in messages.news(generation, self._clock()):
+                for message in codec.news(generation, self._clock()):
                     await context.write(message)
                 if ended:
                     break
-                await delivery.changed()
+                await writer.changed()
             if generation.error is not None:
                 raise generation.error
 
-    def _delivery(self, generation: Generation) -> Delivery:
-        return Delivery(
+    def _writer(self, generation: Generation) -> StreamWriter:
+        return StreamWriter(
             generation,
             interval_s=lambda: write_interval_s(self._dispatcher.running_count),
             on_overflow=lambda: self._dispatcher.abandon(generation, slow_reader(MAX_PENDING_CHARS)),
@@ -135,7 +139,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             async with asyncio.timeout(self._request_timeout_s):
                 self._dispatcher.check_open()
                 with self._gate.admitting(call.caller):
-                    generation = await self._admission.admit(_arrival(message, is_stream=is_stream), call)
+                    generation = await self._preprocessor.prepare(_arrival(message, is_stream=is_stream), call)
                 ends_early = message.partial_on_deadline
                 with self._limit_time(generation), self._end_in_time(generation, call, ends_early=ends_early):
                     yield generation
@@ -158,7 +162,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             caller,
             arrived_at=now,
             deadline_at=now + limit_s,
-            server_request_id=server_request_id.current(),
+            server_request_id=current_request_id(),
             timeout_s=remaining_s,
         )
 
@@ -213,3 +217,42 @@ def _arrival(message: pb.GenerateRequest, *, is_stream: bool) -> Arrival:
     if too_long := list(list_violations(message)):
         raise invalid_request(too_long)
     return Arrival(message.model, lambda: read_request(message, is_stream=is_stream), work_chars(message))
+
+
+class ModelServicer(model_pb2_grpc.ModelServiceServicer):
+    """Lists the model of the pool, once a worker has told it."""
+
+    def __init__(self, models: Models, dispatcher: Dispatcher) -> None:
+        self._models = models
+        self._dispatcher = dispatcher
+
+    async def ListModels(  # noqa: N802 - gRPC's name
+        self,
+        request: model_pb2.ListModelsRequest,  # noqa: ARG002 - gRPC's signature
+        context: Context,  # noqa: ARG002 - gRPC's signature
+    ) -> model_pb2.ListModelsResponse:
+        """Lists what is served; empty until a worker has been ready."""
+        model = self._models.current
+        models = [write_model(model, self._dispatcher.worker_count)] if model else []
+        return model_pb2.ListModelsResponse(models=models)
+
+
+@contextmanager
+def time_limit(remaining_s: float | None, on_over: Callable[[], None]) -> Iterator[None]:
+    """Calls `on_over` once, from the event loop, if the block takes longer than `remaining_s`; None is no limit."""
+    if remaining_s is None:
+        yield
+        return
+    timer = asyncio.get_running_loop().call_later(remaining_s, on_over)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def timeout_rounding_s(timeout_s: float) -> float:
+    """By how much a timeout that has come may exceed the one that its caller holds to, in seconds.
+
+    gRPC's C core sends three digits, rounded up, and no less than milliseconds: of 10.01 s it makes 10.1 s.
+    """
+    return max(0.001, 10.0 ** (math.ceil(math.log10(timeout_s)) - 3)) if timeout_s > 0 else 0.0

@@ -10,7 +10,7 @@ from ..domain.generation import Generation
 MAX_PENDING_CHARS = 1 << 20
 
 
-class Delivery:
+class StreamWriter:
     """Stands between a generation, which changes at any time, and its writer, which may be slow.
 
     Args:
@@ -69,3 +69,14 @@ class Delivery:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+SECONDS_PER_MESSAGE = 0.0003
+
+
+MAX_INTERVAL_S = 0.04
+
+
+def write_interval_s(stream_count: int) -> float:
+    """Least time between two messages of one stream while `stream_count` streams are open."""
+    return min(stream_count * SECONDS_PER_MESSAGE, MAX_INTERVAL_S)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from ..request.config_limits import out_of_range
-from .message_limits import too_many
+from ..domain.errors import out_of_range
+from .codec import too_many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
 
     from ..domain.errors import Violation
-    from .message_limits import ListLimit
+    from .codec import ListLimit
 
 MAX_TAGS = 12_288
 """Most tags in a message, all that it contains included: more than all lists together have at their limits."""

@@ -30,7 +30,11 @@ from enum import IntEnum
 
 # Details travel in the trailing metadata, of which gRPC takes 8 KiB by default.
 MAX_VIOLATIONS = 20
+
+
 MAX_QUOTED_CHARS = 100
+
+
 MAX_FOREIGN_CHARS = 200
 """Of a text that is not ours, such as what a model's chat template says. Up to 12 bytes each as gRPC sends them."""
 
@@ -270,3 +274,8 @@ def quoted(text: str) -> str:
 def shortened(text: str, limit: int = MAX_FOREIGN_CHARS) -> str:
     """`text`, cut to what fits into a message."""
     return text if len(text) <= limit else text[:limit] + "..."
+
+
+def out_of_range(field: str, description: str) -> Violation:
+    """A value outside the range that the proto names."""
+    return Violation(field, "OUT_OF_RANGE", description)

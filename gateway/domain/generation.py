@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .logprobs import PromptPart, ReportedToken, TokenLogprob
-from .ranking import best
-from .sequence import Sequence, Status
+from .sequence import PromptPart, ReportedToken, Sequence, Status, TokenLogprob
 from .tenancy import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ..request.defaults import EffectiveConfig
     from .errors import ServiceError
+    from .generation_config import EffectiveConfig
     from .request import ModelFacts, OutputOptions
-    from .timing import Timing
-
+    from .sequence import Timing
 
 HORIZON_S = 60.0
 """A deadline that is further off than this, from the arrival on, is no more urgent than this."""
+
 
 NEW_NAMES = 1 << 40
 """Added to the sequence ids of what goes on under new ones: even, as `sequence_ids` wants it, and never reached."""
@@ -239,3 +239,16 @@ class Generation:
     @property
     def _prompt_logprob_count(self) -> int:
         return self._prompt_logprobs_taken + len(self._prompt_logprobs)
+
+
+def best(sequences: Iterable[Sequence], count: int) -> list[Sequence]:
+    """The `count` sequences with the highest mean log-probability of their tokens, best first.
+
+    Of equals the one with the lower index goes first; one without any token goes last.
+    """
+    return sorted(sequences, key=_badness)[:count]
+
+
+def _badness(sequence: Sequence) -> tuple[float, int]:
+    mean = sequence.mean_logprob
+    return (math.inf if mean is None else -mean, sequence.candidate_index)

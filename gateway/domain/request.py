@@ -1,9 +1,9 @@
-"""What a caller asks for, and what a model is, as plain values of the text domain."""
+"""What a caller asks for, and what a model is, as plain values. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 
+from .generation_config import GenerationConfig
 from .tenancy import Caller
 
 
@@ -37,64 +37,6 @@ class TokenPrompt:
 
 
 Prompt = TextPrompt | ChatPrompt | TokenPrompt
-
-
-class EarlyStopping(IntEnum):
-    """When beam search ends, once there are num_beams finished candidates; numbered as in the proto."""
-
-    HEURISTIC = 1
-    FIRST = 2
-    NEVER = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ExponentialDecay:
-    """Makes the end of a sequence ever likelier once the output is longer than start_index."""
-
-    start_index: int
-    factor: float
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationConfig:
-    """Parameters as a request or a model sets them; None, or empty, where it does not. Ranges: see the proto."""
-
-    max_new_tokens: int | None = None
-    min_new_tokens: int | None = None
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool | None = None
-    max_time: float | None = None
-
-    do_sample: bool | None = None
-    seed: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    epsilon_cutoff: float | None = None
-
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    no_repeat_ngram_size: int | None = None
-    exponential_decay_length_penalty: ExponentialDecay | None = None
-
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    bad_words_ids: tuple[tuple[int, ...], ...] = ()
-    allowed_token_ids: tuple[int, ...] = ()
-    suppress_tokens: tuple[int, ...] = ()
-    begin_suppress_tokens: tuple[int, ...] = ()
-    forced_bos_token_id: int | None = None
-    forced_eos_token_id: int | None = None
-
-    num_beams: int | None = None
-    length_penalty: float | None = None
-    early_stopping: int | None = None
-    """An EarlyStopping, once it has been checked."""
-
-    num_return_sequences: int | None = None
-    best_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

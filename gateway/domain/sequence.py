@@ -1,17 +1,121 @@
-"""One candidate on its way: its status, its tokens, and what is not delivered yet. Pure."""
+"""One candidate on its way: its status, its tokens and their log-probabilities, its times, its names. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import count
 from typing import TYPE_CHECKING
-
-from .logprobs import ReportedToken, TokenLogprob
-from .timing import Timeline
 
 if TYPE_CHECKING:
     from ..text.output_text import OutputText
     from .request import OutputOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """What a worker says about one token.
+
+    Logarithms are natural, of the softmax of the model's unmodified logits; ranks count from 1; `top` has the likeliest
+    tokens with their log-probabilities, likeliest first.
+    """
+
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedToken:
+    """A token with its log-probability, as the answer reports it.
+
+    text_offset counts the characters of the candidate's text that were complete before the token. Behind a stop
+    sequence's beginning it counts on, so it may lie behind the end of the text that is delivered.
+    """
+
+    token_id: int
+    text_offset: int
+    logprob: TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPart:
+    """Consecutive tokens of a prompt; `position` is that of the first one, from 1."""
+
+    position: int
+    tokens: tuple[ReportedToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Durations in seconds, as the answer reports them."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    time_to_first_token_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Timeline:
+    """The instants of a sequence, as they become known."""
+
+    arrived_at: float
+    submitted_at: float | None = None
+    worker_wait_s: float = 0.0
+    prefill_s: float = 0.0
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+
+    def submit(self, now: float) -> None:
+        """It goes to a worker at `now`. What comes after the first token is not counted: it has been served."""
+        if self.first_token_at is None:
+            self.submitted_at = now
+
+    def requeue(self) -> None:
+        """It waits for another worker."""
+        if self.first_token_at is None:
+            self.submitted_at = None
+
+    def start(self, wait_s: float, prefill_s: float) -> None:
+        """Its worker's account of the time before the first token, in seconds."""
+        if self.first_token_at is None:
+            self.worker_wait_s, self.prefill_s = wait_s, prefill_s
+
+    def token(self, now: float) -> None:
+        """A token came at `now`."""
+        if self.first_token_at is None:
+            self.first_token_at = now
+        self.last_token_at = now
+
+    def timing(self, now: float) -> Timing:
+        """The durations, for a sequence that ends, or is looked at, at `now`."""
+        submitted_at = now if self.submitted_at is None else self.submitted_at
+        queue_s = submitted_at - self.arrived_at + self.worker_wait_s
+        if self.first_token_at is None or self.last_token_at is None:
+            return Timing(queue_s=queue_s, prefill_s=self.prefill_s)
+        return Timing(
+            queue_s=queue_s,
+            prefill_s=self.prefill_s,
+            decode_s=self.last_token_at - self.first_token_at,
+            time_to_first_token_s=self.first_token_at - self.arrived_at,
+        )
+
+
+class SequenceIds:
+    """Gives out ids, each once, to whatever thread."""
+
+    def __init__(self) -> None:
+        self._counts = count(1)
+
+    def next(self, *, has_logprobs: bool) -> int:
+        """An id for a sequence whose tokens come with, or without, log-probabilities. At least 2."""
+        return 2 * next(self._counts) + has_logprobs
+
+
+def has_logprobs(sequence_id: int) -> bool:
+    """Whether a sequence's tokens come with log-probabilities."""
+    return sequence_id % 2 == 1
 
 
 class Status(IntEnum):

@@ -8,94 +8,14 @@ What a model sets never makes a request invalid. Where it contradicts what a req
 - the tokens that it suppresses, alone or as a bad word of one token, to a request's allowed_token_ids.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
-from ..domain.request import EarlyStopping, ExponentialDecay, GenerationConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EffectiveConfig:
-    """The parameters that a generation runs with; their defaults are the server's.
-
-    Greedy ones have the defaults of those that are for sampling.
-    """
-
-    seed: int
-    """That of the first candidate."""
-
-    max_new_tokens: int = 256
-    min_new_tokens: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    max_time: float | None = None
-
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    epsilon_cutoff: float = 0.0
-
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    no_repeat_ngram_size: int = 0
-    exponential_decay_length_penalty: ExponentialDecay | None = None
-
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    bad_words_ids: tuple[tuple[int, ...], ...] = ()
-    allowed_token_ids: tuple[int, ...] = ()
-    suppress_tokens: tuple[int, ...] = ()
-    begin_suppress_tokens: tuple[int, ...] = ()
-    forced_bos_token_id: int | None = None
-    forced_eos_token_id: int | None = None
-
-    num_beams: int = 1
-    length_penalty: float = 1.0
-    early_stopping: int = EarlyStopping.HEURISTIC
-
-    num_return_sequences: int = 1
-    best_of: int | None = None
-    """How many candidates to generate; None with beam search."""
-
-    @property
-    def searches_beams(self) -> bool:
-        return self.num_beams > 1
-
-    @property
-    def is_ranked(self) -> bool:
-        """Whether more candidates are generated than are returned."""
-        return (self.best_of or 0) > self.num_return_sequences
-
-    @property
-    def sequence_count(self) -> int:
-        """How many candidates to generate."""
-        return self.best_of or self.num_return_sequences
-
+from ..domain.generation_config import _NAMES, CALLERS_OWN, EffectiveConfig, GenerationConfig, set_fields
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff")
 """What has an effect with sampling only, and asks for it."""
 
-CALLERS_OWN = frozenset(
-    {
-        "seed",
-        "stop_token_ids",
-        "ignore_eos",
-        "max_time",
-        "presence_penalty",
-        "frequency_penalty",
-        "allowed_token_ids",
-        "num_beams",
-        "num_return_sequences",
-        "best_of",
-    }
-)
-"""What no model has a say in: a default must not turn streams into beam searches, nor multiply what a call costs."""
-
-_NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in (GenerationConfig, EffectiveConfig)}
 
 MODELS_OWN = frozenset(_NAMES[GenerationConfig]) - CALLERS_OWN
 """What a model's generation config has a say in: all the rest."""
@@ -142,12 +62,6 @@ def samples(requested: GenerationConfig, model: GenerationConfig) -> bool:
     if any(getattr(requested, name) is not None for name in SAMPLING):
         return True
     return bool(model.do_sample) and model.temperature != 0
-
-
-def set_fields(config: GenerationConfig | EffectiveConfig, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """The values of a config that are set, of some of its fields or of all: neither None nor an empty list."""
-    chosen = _NAMES[type(config)] if names is None else names
-    return {name: value for name in chosen if (value := getattr(config, name)) is not None and value != ()}
 
 
 def _giving_way(model: GenerationConfig, requested: GenerationConfig) -> GenerationConfig:

@@ -1,25 +1,40 @@
 """Turns a request into a generation: checked, tokenized and with every parameter known."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count as count_from
+from typing import TYPE_CHECKING
 
 from ..domain.errors import Violation, invalid_request, model_not_found, no_worker, shortened
 from ..domain.generation import Generation
+from ..domain.generation_config import PIECE, EffectiveConfig
 from ..domain.request import Call, ChatPrompt, OutputOptions, Prompt, Request, TextPrompt, TokenPrompt
-from ..domain.sequence import Sequence
+from ..domain.sequence import Sequence, SequenceIds, Status
 from ..domain.served_model import Models, ServedModel
 from ..text.chat_template import ChatTurn, TemplateError
 from ..text.detokenizer import Detokenizer
 from ..text.output_text import OutputText, Stopping
 from ..text.tokenizer import Tokenizer
-from .config_limits import PIECE
-from .defaults import EffectiveConfig, effective_stops, resolve
+from .defaults import effective_stops, resolve
 from .executor import INLINE_CHARS, Executors
-from .resumption import fit_violations, held_count, remaining_output, resume
-from .seeds import candidate_seeds
-from .sequence_ids import SequenceIds
-from .validation import kept_count, length_violations, output_room, request_violations
+from .validation import (
+    RESUMED_FIELD,
+    fit_violations,
+    held_count,
+    kept_count,
+    length_violations,
+    output_room,
+    request_violations,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Sequence as Many
+
+    from ..domain.request import ModelFacts, ResumedCandidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +49,7 @@ class Arrival:
     chars: int
 
 
-class Admission:
+class Preprocessor:
     """Makes generations of requests.
 
     Args:
@@ -49,7 +64,7 @@ class Admission:
         self._new_seed = new_seed
         self._sequence_ids = SequenceIds()
 
-    async def admit(self, arrival: Arrival, call: Call) -> Generation:
+    async def prepare(self, arrival: Arrival, call: Call) -> Generation:
         """The generation that a request asks for, with what is known of its call.
 
         Everything that grows with the request is done on a thread if it is large, so that running streams go on.
@@ -192,3 +207,79 @@ def _field(prompt: Prompt) -> str:
             return "tokens.ids"
         case ChatPrompt():
             return "chat"
+
+
+def remaining_output(output: OutputOptions, resumed: Iterable[ResumedCandidate]) -> OutputOptions:
+    """What is still to be delivered: the prompt's log-probabilities came before the first token."""
+    return replace(output, prompt_logprobs=False) if held_count(resumed) else output
+
+
+def resume(
+    sequences: Many[Sequence], resumed: Iterable[ResumedCandidate], config: EffectiveConfig, facts: ModelFacts
+) -> Iterator[Violation]:
+    """Gives each sequence its tokens, before anything else. A candidate whose tokens are its whole output ends.
+
+    One without tokens is given that its caller holds the echo: that came first, and may have been all that came.
+
+    Takes time linear in the tokens. Yields a violation for tokens behind an end; the sequences are then of no use.
+    """
+    eos_token_ids = frozenset() if config.ignore_eos else frozenset(facts.eos_token_ids)
+    for place, candidate in enumerate(resumed):
+        sequence = sequences[candidate.candidate_index]
+        taken = _replay(sequence, candidate.token_ids, config, eos_token_ids)
+        if taken < len(candidate.token_ids):
+            reason = f"ends with the token at {taken - 1}: {sequence.status.name}"
+            yield Violation(f"{RESUMED_FIELD}[{place}].token_ids[{taken}]", "BEHIND_THE_END", f"the output {reason}")
+
+
+def _replay(sequence: Sequence, token_ids: Many[int], config: EffectiveConfig, eos_token_ids: frozenset[int]) -> int:
+    """Returns how many of the tokens were taken until the sequence ended, if it did."""
+    for count, token_id in enumerate(token_ids, start=1):
+        sequence.replay(token_id)
+        if (end := _end(token_id, count, config, eos_token_ids)) is not None:
+            sequence.finish(end)
+        if sequence.finished:
+            break
+    sequence.hold_as_taken()
+    return sequence.output_token_count
+
+
+def _end(token_id: int, count: int, config: EffectiveConfig, eos_token_ids: frozenset[int]) -> Status | None:
+    """How a worker ends a sequence with this token, the count-th; None if it goes on."""
+    if token_id in eos_token_ids:
+        return Status.END_OF_SEQUENCE
+    if token_id in config.stop_token_ids:
+        return Status.STOP_TOKEN
+    return Status.LENGTH if count == config.max_new_tokens else None
+
+
+SEED_LIMIT = 2**53
+"""JavaScript and JSON readers keep integers exact below this."""
+
+
+_MASK = SEED_LIMIT - 1
+
+
+def candidate_seeds(seed: int, count: int) -> list[int]:
+    """Distinct seeds for `count` candidates: first `seed` itself, then derived ones below SEED_LIMIT.
+
+    The seed of a candidate depends on `seed` and its index alone, not on how many there are.
+    """
+    seeds = [seed]
+    start = _mix(seed ^ (seed >> 53))
+    for index in count_from(1):
+        if len(seeds) == count:
+            break
+        # A permutation of different numbers: the only one that can come twice is the request's own.
+        derived = _mix(start + index)
+        if derived != seed:
+            seeds.append(derived)
+    return seeds
+
+
+def _mix(value: int) -> int:
+    """A permutation of the numbers below SEED_LIMIT: the finalizer of MurmurHash3 (fmix64), cut to 53 bits."""
+    value &= _MASK
+    value = ((value ^ (value >> 27)) * 0xFF51AFD7ED558CCD) & _MASK
+    value = ((value ^ (value >> 27)) * 0xC4CEB9FE1A85EC53) & _MASK
+    return value ^ (value >> 27)

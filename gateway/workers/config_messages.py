@@ -5,8 +5,7 @@ from typing import Any
 
 from textserve.v1 import generation_pb2 as pb
 
-from ..domain.request import ExponentialDecay, GenerationConfig
-from ..request.defaults import EffectiveConfig, set_fields
+from ..domain.generation_config import EffectiveConfig, ExponentialDecay, GenerationConfig, set_fields
 
 _ID_LISTS = ("stop_token_ids", "allowed_token_ids", "suppress_tokens", "begin_suppress_tokens")
 _SPECIAL = frozenset({*_ID_LISTS, "logit_bias", "bad_words_ids", "early_stopping", "exponential_decay_length_penalty"})

@@ -17,7 +17,7 @@ from ..api.transport import worker_channel_options
 from ..domain.served_model import ModelMismatchError
 from .handshake import HandshakeError, shake_hands, why_unreachable
 from .liveness import FaultKind, Liveness
-from .pool.backoff import Backoff, BackoffPolicy
+from .pool.supervisor import Backoff, BackoffPolicy
 from .run_stream import Ending, WorkerStream
 from .unread import has_unread
 

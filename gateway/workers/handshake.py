@@ -11,9 +11,9 @@ from grpc import ChannelConnectivity, StatusCode, aio
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.internal.v1.worker_pb2_grpc import WorkerServiceStub
 
+from ..domain.generation_config import valid_part
 from ..domain.request import ModelFacts
 from ..domain.served_model import Models, ServedModel
-from ..request.config_limits import valid_part
 from ..text.tokenizer import Tokenizer, TokenizerFacts
 from .protocol import Description, read_description
 

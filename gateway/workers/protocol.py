@@ -9,11 +9,9 @@ from google.protobuf import duration_pb2
 from textserve.internal.v1 import worker_pb2 as pb
 
 from ..domain.generation import Generation
-from ..domain.logprobs import TokenLogprob
 from ..domain.request import ModelFacts
-from ..domain.sequence import Status
+from ..domain.sequence import Status, TokenLogprob, has_logprobs
 from ..domain.tenancy import Priority
-from ..request.sequence_ids import has_logprobs
 from .config_messages import read_config, write_config
 from .liveness import Heartbeat
 

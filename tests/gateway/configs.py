@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from gateway.domain.request import EarlyStopping, ExponentialDecay, GenerationConfig
+from gateway.domain.generation_config import EarlyStopping, ExponentialDecay, GenerationConfig
 
 EVERYTHING = GenerationConfig(
     max_new_tokens=40,

@@ -3,7 +3,8 @@
 import itertools
 
 from gateway.domain.generation import Generation
-from gateway.domain.request import GenerationConfig, ModelFacts, OutputOptions
+from gateway.domain.generation_config import GenerationConfig
+from gateway.domain.request import ModelFacts, OutputOptions
 from gateway.domain.sequence import Sequence
 from gateway.request.defaults import resolve
 from gateway.text.detokenizer import Detokenizer

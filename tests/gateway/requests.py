@@ -1,6 +1,7 @@
 """Requests of the domain, for tests of what is checked in them."""
 
-from gateway.domain.request import GenerationConfig, ModelFacts, Request, TextPrompt
+from gateway.domain.generation_config import GenerationConfig
+from gateway.domain.request import ModelFacts, Request, TextPrompt
 from gateway.request.validation import request_violations
 
 FACTS = ModelFacts(

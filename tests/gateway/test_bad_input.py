@@ -235,7 +235,7 @@ async def test_the_text_of_a_special_token_in_a_prompt_does_no_harm() -> None:
 async def test_a_bug_is_internal_without_internals(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gateway.api.messages.response", _broken)
+    monkeypatch.setattr("gateway.api.codec.response", _broken)
     async with serving(FakeWorker(runs_freely=True)) as served:
         failure = await failing(served.caller.generate(request(max_new_tokens=1)))
         await served.nothing_runs()

@@ -7,7 +7,7 @@ from grpc import StatusCode, aio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.transport import timeout_rounding_s
+from gateway.api.services import timeout_rounding_s
 from gateway.config import Config
 from tests.fakes import FakeWorker, says
 from tests.gateway.serving import Served, candidates_of, failing, request, serving, until_tokens

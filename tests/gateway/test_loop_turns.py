@@ -10,8 +10,8 @@ from pathlib import Path
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from grpc import StatusCode, aio
 
+from gateway.api.codec import LISTS
 from gateway.api.idempotency import MAX_REQUEST_ID_BYTES
-from gateway.api.message_limits import LISTS
 from gateway.request.validation import MAX_STOP_SEQUENCE_BYTES
 from tests.fakes import EOS, FakeWorker, Stream
 from tests.gateway.watched_gateway import MAX_MESSAGE_BYTES

@@ -16,7 +16,7 @@ from typing import Any
 from gateway.api.interceptors import DecodeGuard
 from gateway.api.wire import Walk
 from gateway.config import Config
-from gateway.request import preprocess as admission
+from gateway.request import preprocess
 from gateway.server import Gateway
 from gateway.workers.pool.static import StaticPool
 
@@ -93,7 +93,7 @@ def main() -> None:
 
     DecodeGuard._guarded = timed  # type: ignore[method-assign, assignment]
     if "--planted" in sys.argv:
-        admission.__dict__["INLINE_CHARS"] = sys.maxsize
+        preprocess.__dict__["INLINE_CHARS"] = sys.maxsize
     with asyncio.Runner(loop_factory=lambda: WatchedLoop(watch)) as runner:
         runner.run(serve(sys.argv[1], watch))
 

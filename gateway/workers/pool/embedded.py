@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import PoolFailed, PoolListener, WorkerAddress
-from .backoff import BackoffPolicy
-from .devices import cpu_count, visible_gpus
-from .placement import Placement, deal
-from .supervisor import Readiness, Supervisor, SupervisorPolicy
+from .machine import Placement, cpu_count, deal, visible_gpus
+from .supervisor import BackoffPolicy, Readiness, Supervisor, SupervisorPolicy
 
 _LONGEST_FOLDER = 103 - len("/worker-123-123456.sock")  # bytes: macOS takes 103 for the path of a socket, Linux 107
 

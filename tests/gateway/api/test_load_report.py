@@ -8,7 +8,7 @@ from grpc import aio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.load_report import TRAILER, LoadReport, Rate
+from gateway.api.interceptors import TRAILER, LoadReport, Rate
 from gateway.config import Config
 from gateway.domain import errors
 from tests.fakes import FakeWorker, says

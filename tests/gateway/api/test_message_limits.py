@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.api.message_limits import list_violations
-from gateway.request.config_limits import MAX_BAD_WORDS, MAX_LOGIT_BIASES
-from gateway.request.resumption import MAX_RESUMED_CANDIDATES
-from gateway.request.validation import MAX_CHAT_MESSAGES
+from gateway.api.codec import list_violations
+from gateway.domain.generation_config import MAX_BAD_WORDS, MAX_LOGIT_BIASES
+from gateway.request.validation import MAX_CHAT_MESSAGES, MAX_RESUMED_CANDIDATES
 from tests.fakes import FakeWorker
 from tests.gateway.serving import failing, serving
 from textserve.v1 import generation_pb2 as pb

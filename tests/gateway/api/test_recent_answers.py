@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.recent_answers import OVERHEAD_BYTES, CallKey, RecentAnswers
+from gateway.api.idempotency import OVERHEAD_BYTES, CallKey, RecentAnswers
 
 KEY = CallKey("tenant", "request")
 ENTRY = OVERHEAD_BYTES + 13

@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.api.pacing import MAX_INTERVAL_S, write_interval_s
-from gateway.api.stream_writer import Delivery
+from gateway.api.stream_writer import MAX_INTERVAL_S, StreamWriter, write_interval_s
 from gateway.domain.generation import Generation
 from gateway.domain.sequence import Status
 from tests.fakes import ids
@@ -14,10 +13,10 @@ from tests.gateway.generations import generation
 NEVER_S = 3600.0
 
 
-def deliver(one: Generation, *, interval_s: float) -> tuple[Delivery, list[str]]:
+def deliver(one: Generation, *, interval_s: float) -> tuple[StreamWriter, list[str]]:
     overflows: list[str] = []
-    delivery = Delivery(one, interval_s=lambda: interval_s, on_overflow=lambda: overflows.append("overflow"))
-    return delivery, overflows
+    writer = StreamWriter(one, interval_s=lambda: interval_s, on_overflow=lambda: overflows.append("overflow"))
+    return writer, overflows
 
 
 def push(one: Generation, text: str) -> None:
@@ -33,8 +32,8 @@ def taken(one: Generation) -> str:
 
 async def test_the_first_token_wakes_the_writer_at_once() -> None:
     one = generation()
-    delivery, _ = deliver(one, interval_s=NEVER_S)
-    waiting = asyncio.create_task(delivery.changed())
+    writer, _ = deliver(one, interval_s=NEVER_S)
+    waiting = asyncio.create_task(writer.changed())
     await asyncio.sleep(0)
 
     push(one, "a")
@@ -45,14 +44,14 @@ async def test_the_first_token_wakes_the_writer_at_once() -> None:
 
 async def test_what_comes_within_the_interval_waits_and_is_merged() -> None:
     one = generation()
-    delivery, _ = deliver(one, interval_s=0.01)
+    writer, _ = deliver(one, interval_s=0.01)
     push(one, "a")
-    await delivery.changed()
+    await writer.changed()
     taken(one)
     started_at = asyncio.get_running_loop().time()
 
     push(one, "bcd")
-    await delivery.changed()
+    await writer.changed()
 
     assert asyncio.get_running_loop().time() - started_at >= 0.009
     assert taken(one) == "bcd"
@@ -60,10 +59,10 @@ async def test_what_comes_within_the_interval_waits_and_is_merged() -> None:
 
 async def test_the_end_does_not_wait_for_the_interval() -> None:
     one = generation()
-    delivery, _ = deliver(one, interval_s=NEVER_S)
+    writer, _ = deliver(one, interval_s=NEVER_S)
     push(one, "a")
-    await delivery.changed()
-    waiting = asyncio.create_task(delivery.changed())
+    await writer.changed()
+    waiting = asyncio.create_task(writer.changed())
     await asyncio.sleep(0)
 
     push(one, "b")
@@ -76,12 +75,12 @@ async def test_the_end_does_not_wait_for_the_interval() -> None:
 
 async def test_a_change_while_the_writer_was_busy_is_not_missed() -> None:
     one = generation()
-    delivery, _ = deliver(one, interval_s=0.0)
+    writer, _ = deliver(one, interval_s=0.0)
     push(one, "a")
 
-    await delivery.changed()
+    await writer.changed()
     push(one, "b")
-    await delivery.changed()
+    await writer.changed()
 
     assert taken(one) == "ab"
 
@@ -101,8 +100,8 @@ async def test_too_much_before_a_busy_writer_overflows(monkeypatch: pytest.Monke
 async def test_what_waits_for_a_writer_that_is_not_busy_does_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.api.stream_writer.MAX_PENDING_CHARS", 3)
     one = generation()
-    delivery, overflows = deliver(one, interval_s=0.0)
-    waiting = asyncio.create_task(delivery.changed())
+    writer, overflows = deliver(one, interval_s=0.0)
+    waiting = asyncio.create_task(writer.changed())
     await asyncio.sleep(0)
 
     push(one, "abcde")
@@ -113,10 +112,10 @@ async def test_what_waits_for_a_writer_that_is_not_busy_does_not_overflow(monkey
 
 async def test_a_writer_that_leaves_takes_its_timer_along() -> None:
     one = generation()
-    delivery, _ = deliver(one, interval_s=NEVER_S)
+    writer, _ = deliver(one, interval_s=NEVER_S)
     push(one, "a")
-    await delivery.changed()
-    waiting = asyncio.create_task(delivery.changed())
+    await writer.changed()
+    waiting = asyncio.create_task(writer.changed())
     push(one, "b")
     await asyncio.sleep(0)
 

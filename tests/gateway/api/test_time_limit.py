@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.api.time_limit import time_limit
+from gateway.api.services import time_limit
 from tests.fakes import FakeWorker, says, says_each
 from tests.gateway.serving import candidates_of, request, serving, until, until_tokens
 from tests.gateway.timers import Limits

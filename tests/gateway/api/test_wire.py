@@ -8,8 +8,8 @@ from grpc import StatusCode, aio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.api.codec import LISTS, ListLimit, list_violations
 from gateway.api.interceptors import WALKED_BYTES
-from gateway.api.message_limits import LISTS, ListLimit, list_violations
 from gateway.api.wire import MAX_TAGS, RUN, Walk
 from tests.fakes import FakeWorker
 from tests.gateway.serving import Served, failing, request, serving

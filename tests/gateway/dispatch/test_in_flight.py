@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dispatch.in_flight import Progress, Session
-from gateway.domain.logprobs import TokenLogprob
 from gateway.domain.request import OutputOptions
-from gateway.domain.sequence import Status
+from gateway.domain.sequence import Status, TokenLogprob
 from gateway.scheduling.placement import pick, yielding
 from gateway.workers.outbox import Outbox
 from gateway.workers.protocol import Finish, PromptLogprobs, Start, Step

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from gateway.domain.generation import Generation
-from gateway.domain.logprobs import TokenLogprob
 from gateway.domain.request import OutputOptions
-from gateway.domain.sequence import Status
+from gateway.domain.sequence import Status, TokenLogprob
 from tests.fakes import ids
 from tests.gateway.generations import generation
 

@@ -1,8 +1,7 @@
 """The best candidates are those with the highest mean log-probability."""
 
-from gateway.domain.logprobs import TokenLogprob
-from gateway.domain.ranking import best
-from gateway.domain.sequence import Sequence
+from gateway.domain.generation import best
+from gateway.domain.sequence import Sequence, TokenLogprob
 from tests.fakes import ids
 from tests.gateway.generations import generation
 

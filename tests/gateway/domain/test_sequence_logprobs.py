@@ -1,8 +1,7 @@
 """What a sequence reports of its tokens beside their text."""
 
-from gateway.domain.logprobs import ReportedToken, TokenLogprob
 from gateway.domain.request import OutputOptions
-from gateway.domain.sequence import Delta, Status
+from gateway.domain.sequence import Delta, ReportedToken, Status, TokenLogprob
 from tests.fakes import EOS, ids
 from tests.gateway.sequences import sequence
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.domain.request import GenerationConfig, OutputOptions, Request
-from gateway.request.contradictions import contradictions
+from gateway.domain.generation_config import GenerationConfig
+from gateway.domain.request import OutputOptions, Request
+from gateway.request.validation import contradictions
 from tests.gateway.requests import FACTS, GOOD, fields
 
 

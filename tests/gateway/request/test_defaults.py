@@ -6,11 +6,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gateway.domain.request import GenerationConfig, Request
-from gateway.request.config_limits import config_violations
-from gateway.request.contradictions import contradictions
-from gateway.request.defaults import MODELS_OWN, SAMPLING, EffectiveConfig, resolve, samples
-from gateway.request.validation import length_violations, output_room, request_violations
+from gateway.domain.generation_config import EffectiveConfig, GenerationConfig, config_violations
+from gateway.domain.request import Request
+from gateway.request.defaults import MODELS_OWN, SAMPLING, resolve, samples
+from gateway.request.validation import contradictions, length_violations, output_room, request_violations
 from gateway.workers.config_messages import read_config, write_config
 from tests.gateway.configs import EVERYTHING, configs
 from tests.gateway.requests import FACTS, GOOD

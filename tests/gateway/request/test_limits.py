@@ -4,16 +4,8 @@ import math
 
 import pytest
 
-from gateway.domain.request import (
-    ChatPrompt,
-    GenerationConfig,
-    Message,
-    OutputOptions,
-    Prompt,
-    Request,
-    TextPrompt,
-    TokenPrompt,
-)
+from gateway.domain.generation_config import GenerationConfig
+from gateway.domain.request import ChatPrompt, Message, OutputOptions, Prompt, Request, TextPrompt, TokenPrompt
 from gateway.request.validation import MAX_BYTES_PER_TOKEN, MAX_CHAT_MESSAGES, length_violations, output_room
 from tests.gateway.requests import FACTS, GOOD, fields
 

@@ -7,17 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.errors import Violation
-from gateway.domain.logprobs import ReportedToken, TokenLogprob
-from gateway.domain.request import GenerationConfig, OutputOptions, ResumedCandidate
-from gateway.domain.sequence import Sequence, Status
-from gateway.request.defaults import EffectiveConfig
-from gateway.request.resumption import (
-    fit_violations,
-    held_count,
-    remaining_output,
-    resume,
-    resumption_violations,
-)
+from gateway.domain.generation_config import EffectiveConfig, GenerationConfig
+from gateway.domain.request import OutputOptions, ResumedCandidate
+from gateway.domain.sequence import ReportedToken, Sequence, Status, TokenLogprob
+from gateway.request.preprocess import remaining_output, resume
+from gateway.request.validation import fit_violations, held_count, resumption_violations
 from tests.fakes import EOS, ids
 from tests.gateway.generations import FACTS
 from tests.gateway.sequences import sequence

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.request.seeds import SEED_LIMIT, candidate_seeds
+from gateway.request.preprocess import SEED_LIMIT, candidate_seeds
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -31,7 +31,7 @@ def test_requests_with_different_seeds_share_no_candidates(seeds: set[int]) -> N
 
 
 def test_a_derived_seed_that_is_the_requests_own_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.request.seeds._mix", lambda value: value - 1)
+    monkeypatch.setattr("gateway.request.preprocess._mix", lambda value: value - 1)
 
     assert candidate_seeds(7, 4) == [7, 6, 8, 9]
 

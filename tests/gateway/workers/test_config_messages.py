@@ -4,8 +4,8 @@ from dataclasses import fields
 
 from hypothesis import given
 
-from gateway.domain.request import EarlyStopping, GenerationConfig, OutputOptions
-from gateway.request.defaults import EffectiveConfig
+from gateway.domain.generation_config import EarlyStopping, EffectiveConfig, GenerationConfig
+from gateway.domain.request import OutputOptions
 from gateway.workers.config_messages import read_config, write_config
 from tests.gateway.configs import configs
 from textserve.v1 import generation_pb2 as pb

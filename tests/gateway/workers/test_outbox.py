@@ -1,7 +1,7 @@
 """What one turn of the event loop brings for a worker goes out together, in order."""
 
-from gateway.domain.request import GenerationConfig
-from gateway.request.defaults import EffectiveConfig, resolve
+from gateway.domain.generation_config import EffectiveConfig, GenerationConfig
+from gateway.request.defaults import resolve
 from gateway.workers.outbox import Outbox
 from tests.gateway.configs import EVERYTHING
 from tests.gateway.generations import generation

@@ -2,9 +2,7 @@
 
 import pytest
 
-from gateway.domain.logprobs import TokenLogprob
-from gateway.domain.sequence import Status
-from gateway.request.sequence_ids import SequenceIds, has_logprobs
+from gateway.domain.sequence import SequenceIds, Status, TokenLogprob, has_logprobs
 from gateway.workers.protocol import Finish, PromptLogprobs, Step, read_event, submit
 from tests.fake_engine import logprob_of
 from tests.fakes import ids

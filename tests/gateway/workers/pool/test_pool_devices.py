@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.workers.pool.devices import cpu_count, parse_nvidia_smi, parse_visible_devices, visible_gpus
+from gateway.workers.pool.machine import cpu_count, parse_nvidia_smi, parse_visible_devices, visible_gpus
 
 WITHOUT_MIG = """\
 GPU 0: NVIDIA H200 (UUID: GPU-6c8d1a52-5b57-4b0c-9f2e-0f1e5a3f9a01)

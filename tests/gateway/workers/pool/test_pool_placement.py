@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.workers.pool.placement import Placement, deal
+from gateway.workers.pool.machine import Placement, deal
 
 COUNTS = st.integers(1, 20)
 GPUS = st.lists(st.sampled_from([*"0123456789", "GPU-8f", "MIG-3a"]), unique=True, min_size=1)

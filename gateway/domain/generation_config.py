@@ -1,21 +1,180 @@
-"""Checks the values of a generation config, one by one. Pure. Fields are named without a prefix."""
+"""The parameters of a generation: as they are set, as they take effect, and which values they may have. Pure.
+
+Violations name fields without a prefix.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
 from typing import Any
 
-from ..domain.errors import Violation
-from ..domain.request import EarlyStopping, GenerationConfig
-from .defaults import CALLERS_OWN, set_fields
+from .errors import Violation, out_of_range
+
+
+class EarlyStopping(IntEnum):
+    """When beam search ends, once there are num_beams finished candidates; numbered as in the proto."""
+
+    HEURISTIC = 1
+    FIRST = 2
+    NEVER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ExponentialDecay:
+    """Makes the end of a sequence ever likelier once the output is longer than start_index."""
+
+    start_index: int
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """Parameters as a request or a model sets them; None, or empty, where it does not. Ranges: see the proto."""
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool | None = None
+    max_time: float | None = None
+
+    do_sample: bool | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float | None = None
+
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    exponential_decay_length_penalty: ExponentialDecay | None = None
+
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+
+    num_beams: int | None = None
+    length_penalty: float | None = None
+    early_stopping: int | None = None
+    """An EarlyStopping, once it has been checked."""
+
+    num_return_sequences: int | None = None
+    best_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectiveConfig:
+    """The parameters that a generation runs with; their defaults are the server's.
+
+    Greedy ones have the defaults of those that are for sampling.
+    """
+
+    seed: int
+    """That of the first candidate."""
+
+    max_new_tokens: int = 256
+    min_new_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    max_time: float | None = None
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    exponential_decay_length_penalty: ExponentialDecay | None = None
+
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: int = EarlyStopping.HEURISTIC
+
+    num_return_sequences: int = 1
+    best_of: int | None = None
+    """How many candidates to generate; None with beam search."""
+
+    @property
+    def searches_beams(self) -> bool:
+        return self.num_beams > 1
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether more candidates are generated than are returned."""
+        return (self.best_of or 0) > self.num_return_sequences
+
+    @property
+    def sequence_count(self) -> int:
+        """How many candidates to generate."""
+        return self.best_of or self.num_return_sequences
+
+
+CALLERS_OWN = frozenset(
+    {
+        "seed",
+        "stop_token_ids",
+        "ignore_eos",
+        "max_time",
+        "presence_penalty",
+        "frequency_penalty",
+        "allowed_token_ids",
+        "num_beams",
+        "num_return_sequences",
+        "best_of",
+    }
+)
+"""What no model has a say in: a default must not turn streams into beam searches, nor multiply what a call costs."""
+
+
+_NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in (GenerationConfig, EffectiveConfig)}
+
+
+def set_fields(config: GenerationConfig | EffectiveConfig, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The values of a config that are set, of some of its fields or of all: neither None nor an empty list."""
+    chosen = _NAMES[type(config)] if names is None else names
+    return {name: value for name in chosen if (value := getattr(config, name)) is not None and value != ()}
+
 
 MAX_TOKEN_IDS = 65_536
+
+
 MAX_STOP_TOKEN_IDS = 64
+
+
 MAX_BAD_WORDS = 1024
+
+
 MAX_BAD_WORD_TOKENS = 64
+
+
 MAX_LOGIT_BIASES = 1024
+
+
 PIECE = 8192
 """Ids of a long list that are looked at in one go: half a millisecond."""
+
 
 _INT_MINIMA = {
     "max_new_tokens": 1,
@@ -27,11 +186,23 @@ _INT_MINIMA = {
     "num_return_sequences": 1,
     "best_of": 1,
 }
+
+
 _Range = tuple[Callable[[float], bool], str]
+
+
 _SHARE: _Range = (lambda value: 0 < value <= 1, "above 0 and at most 1")
+
+
 _PENALTY: _Range = (lambda value: -100 <= value <= 100, "from -100 to 100")
+
+
 _FACTOR: _Range = (lambda value: 0 < value <= 100, "above 0 and at most 100")
+
+
 _BIAS: _Range = (lambda value: -1000 <= value <= 1000, "from -1000 to 1000")
+
+
 _FLOAT_RANGES: dict[str, _Range] = {
     "temperature": (lambda value: 0 <= value <= 100, "from 0 to 100"),
     "top_p": _SHARE,
@@ -44,12 +215,16 @@ _FLOAT_RANGES: dict[str, _Range] = {
     "length_penalty": _PENALTY,
     "max_time": (lambda value: value > 0, "finite and above 0"),
 }
+
+
 _ID_LISTS = {
     "stop_token_ids": MAX_STOP_TOKEN_IDS,
     "allowed_token_ids": MAX_TOKEN_IDS,
     "suppress_tokens": MAX_TOKEN_IDS,
     "begin_suppress_tokens": MAX_TOKEN_IDS,
 }
+
+
 _IDS = ("forced_bos_token_id", "forced_eos_token_id")
 
 
@@ -99,11 +274,6 @@ def id_list_violations(
                 ((f"{name}[{index}]", id_) for index, id_ in enumerate(piece, start=begin)), vocab_size
             )
             return
-
-
-def out_of_range(field: str, description: str) -> Violation:
-    """A value outside the range that the proto names."""
-    return Violation(field, "OUT_OF_RANGE", description)
 
 
 def _int_violations(config: GenerationConfig) -> Iterator[Violation]:

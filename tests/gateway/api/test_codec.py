@@ -3,11 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api import messages
+from gateway.api import codec
 from gateway.domain.generation import Generation
-from gateway.domain.logprobs import TokenLogprob
 from gateway.domain.request import OutputOptions
-from gateway.domain.sequence import WHOLE, Status
+from gateway.domain.sequence import WHOLE, Status, TokenLogprob
 from gateway.text.output_text import Stopping
 from tests.fake_engine import logprob_of
 from tests.fakes import EOS, ids
@@ -59,7 +58,7 @@ def test_the_deltas_of_each_candidate_add_up_to_its_whole(
     streamed, whole = (
         generation(prompt="é st", candidate_count=len(texts), output=output, stopping=stopping) for _ in range(2)
     )
-    received = list(messages.echoes(streamed))
+    received = list(codec.echoes(streamed))
     remaining = {index: [*ids(text), EOS] for index, text in enumerate(texts)}
     while remaining:
         index = data.draw(st.sampled_from(sorted(remaining)))
@@ -72,21 +71,21 @@ def test_the_deltas_of_each_candidate_add_up_to_its_whole(
             streamed.sequences[index].finish(ends[index])
             whole.sequences[index].finish(ends[index])
         if data.draw(st.booleans()):
-            received += messages.news(streamed, now=2.0)
-    received += messages.news(streamed, now=2.0)
+            received += codec.news(streamed, now=2.0)
+    received += codec.news(streamed, now=2.0)
 
-    assert candidates_of(received) == list(messages.response(whole, now=2.0).candidates)
+    assert candidates_of(received) == list(codec.response(whole, now=2.0).candidates)
 
 
 def test_the_end_of_a_candidate_is_told_at_once_and_once_and_a_failure_is_none() -> None:
     one = generation(candidate_count=3)
 
     one.sequences[1].finish(Status.LENGTH)
-    (end,) = messages.news(one, now=2.0)
+    (end,) = codec.news(one, now=2.0)
     one.sequences[0].finish(Status.FAILED)
 
     assert (end.finished.candidate_index, end.finished.finish_reason) == (1, pb.FINISH_REASON_LENGTH)
-    assert list(messages.news(one, now=2.0)) == []
+    assert list(codec.news(one, now=2.0)) == []
 
 
 def test_what_piles_up_for_a_slow_reader_goes_in_messages_that_are_soon_made() -> None:
@@ -97,13 +96,13 @@ def test_what_piles_up_for_a_slow_reader_goes_in_messages_that_are_soon_made() -
     for token_id in ids("a" * count):
         one.sequences[0].push(token_id, 1.0, largest)
 
-    sent = list(messages.news(one, now=2.0))
+    sent = list(codec.news(one, now=2.0))
 
     assert all(message.ByteSize() < LARGEST_BYTES for message in sent)
     assert [message.WhichOneof("event") for message in sent] == ["prompt_logprobs"] * parts + ["delta"] * parts
     positions = [message.prompt_logprobs.position for message in sent[:parts]]
     lengths = [len(message.prompt_logprobs.logprobs) for message in sent[:parts]]
-    assert all(length * (1 + 20) <= messages.PART_NUMBERS for length in lengths)
+    assert all(length * (1 + 20) <= codec.PART_NUMBERS for length in lengths)
     assert positions == [1 + sum(lengths[:index]) for index in range(parts)]
     assert sum(lengths) == count - 1
     offsets = [report.text_offset for message in sent for report in message.delta.logprobs]
@@ -116,6 +115,6 @@ def test_every_status_that_a_candidate_can_end_with_has_its_finish_reason() -> N
             one = generation()
             one.finish(status)
 
-            (message,) = messages.news(one, now=1.0)
+            (message,) = codec.news(one, now=1.0)
 
             assert pb.FinishReason.Name(message.finished.finish_reason) == f"FINISH_REASON_{status.name}"

@@ -1,16 +1,21 @@
-"""Finds the GPUs and the CPUs that this process may use, without loading torch."""
+"""What this machine has, found without loading torch, and how it is dealt out among the workers."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
 _NVIDIA_SMI_TIMEOUT_S = 20  # without a persistent driver each GPU is first initialized
+
+
 _GPU_ID = re.compile(r"\d+|(GPU|MIG)-.+")
+
+
 _LISTED_UUID = re.compile(r"\(UUID: ((?:GPU|MIG)-[^)]+)\)")
 
 
@@ -96,3 +101,40 @@ def _limit(folder: Path) -> tuple[str, str]:
     if (older := folder / "cpu.cfs_quota_us").exists():
         return older.read_text().strip(), (folder / "cpu.cfs_period_us").read_text().strip()
     return "max", ""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What one worker gets of the machine."""
+
+    environment: Mapping[str, str]
+    """Variables to set for the worker, over those that it inherits."""
+
+    flags: tuple[str, ...]
+    """Flags to add to the worker's command."""
+
+    def __str__(self) -> str:
+        return " ".join([*(f"{name}={value}" for name, value in self.environment.items()), *self.flags])
+
+
+def deal(worker_count: int, gpu_ids: Sequence[str], cpu_count: int) -> list[Placement]:
+    """Returns the placement of each worker.
+
+    GPUs are dealt evenly, neighbours together because they tend to be linked; workers in excess of them share them in
+    turn. Without GPUs each worker gets an equal number of CPU threads, at least 1.
+    """
+    if gpu_ids:
+        return [_on_gpus(_gpu_share(worker, worker_count, gpu_ids)) for worker in range(worker_count)]
+    threads = max(1, cpu_count // worker_count)
+    return [Placement({}, ("--threads", str(threads)))] * worker_count
+
+
+def _gpu_share(worker: int, worker_count: int, gpu_ids: Sequence[str]) -> Sequence[str]:
+    gpu_count = len(gpu_ids)
+    if gpu_count < worker_count:
+        return [gpu_ids[worker % gpu_count]]
+    return gpu_ids[worker * gpu_count // worker_count : (worker + 1) * gpu_count // worker_count]
+
+
+def _on_gpus(gpu_ids: Sequence[str]) -> Placement:
+    return Placement({"CUDA_VISIBLE_DEVICES": ",".join(gpu_ids)}, ())

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.request import ExponentialDecay, GenerationConfig, Request
-from gateway.request.config_limits import config_violations, valid_part
+from gateway.domain.generation_config import ExponentialDecay, GenerationConfig, config_violations, valid_part
+from gateway.domain.request import Request
 from tests.gateway.requests import FACTS, GOOD, fields
 
 FLOATS = {
