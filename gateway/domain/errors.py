@@ -30,14 +30,10 @@ from enum import IntEnum
 
 # Details travel in the trailing metadata, of which gRPC takes 8 KiB by default.
 MAX_VIOLATIONS = 20
-
-
 MAX_QUOTED_CHARS = 100
-
 
 MAX_FOREIGN_CHARS = 200
 """Of a text that is not ours, such as what a model's chat template says. Up to 12 bytes each as gRPC sends them."""
-
 
 WORKER_LOST = "WORKER_LOST"
 

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 HORIZON_S = 60.0
 """A deadline that is further off than this, from the arrival on, is no more urgent than this."""
 
-
 NEW_NAMES = 1 << 40
-"""Added to the sequence ids of what goes on under new ones: even, as `sequence_ids` wants it, and never reached."""
+"""Added to the sequence ids of what goes on under new ones: never reached; even, as ids tell of log-probabilities."""
 
 
 def _ignore() -> None:
@@ -114,25 +113,29 @@ class Generation:
     @property
     def finished(self) -> bool:
         # Asked after each token of each candidate: what has ended does not begin again, and is not looked at again.
-        while self._ended_count < len(self.sequences) and self.sequences[self._ended_count].finished:
-            self._ended_count += 1
-        return self._ended_count == len(self.sequences)
+        sequences, count = self.sequences, self._ended_count
+        while count < len(sequences) and sequences[count].status >= Status.END_OF_SEQUENCE:
+            count += 1
+        self._ended_count = count
+        return count == len(sequences)
 
     @property
     def unfinished(self) -> tuple[Sequence, ...]:
         """The sequences that have not ended."""
-        return tuple(sequence for sequence in self.sequences if not sequence.finished)
+        return tuple([each for each in self.sequences if each.status < Status.END_OF_SEQUENCE])
 
     @property
     def status(self) -> Status:
         """That of the candidate that is least far."""
-        return min(sequence.status for sequence in self.sequences)
+        return min([sequence.status for sequence in self.sequences])
 
     @property
     def row_count(self) -> int:
         """Rows that it takes on a worker: its beams, else its candidates, but for those that have ended."""
-        ended_count = sum(sequence.finished for sequence in self.sequences)
-        return max(self.config.num_beams, len(self.sequences)) - ended_count
+        row_count = max(self.config.num_beams, len(self.sequences))
+        for sequence in self.sequences:
+            row_count -= sequence.status >= Status.END_OF_SEQUENCE
+        return row_count
 
     def fits(self, facts: ModelFacts) -> bool:
         """Whether a worker of these facts can run it if it has nothing else to do."""
@@ -157,11 +160,11 @@ class Generation:
 
     @property
     def output_token_count(self) -> int:
-        return sum(sequence.output_token_count for sequence in self.sequences)
+        return sum([len(sequence.output_token_ids) for sequence in self.sequences])
 
     @property
     def pending_chars(self) -> int:
-        return sum(sequence.pending_chars for sequence in self.sequences)
+        return sum([sequence.pending_chars for sequence in self.sequences])
 
     @property
     def answer_chars(self) -> int:

@@ -147,7 +147,6 @@ CALLERS_OWN = frozenset(
 )
 """What no model has a say in: a default must not turn streams into beam searches, nor multiply what a call costs."""
 
-
 _NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in (GenerationConfig, EffectiveConfig)}
 
 
@@ -158,23 +157,13 @@ def set_fields(config: GenerationConfig | EffectiveConfig, names: Iterable[str] 
 
 
 MAX_TOKEN_IDS = 65_536
-
-
 MAX_STOP_TOKEN_IDS = 64
-
-
 MAX_BAD_WORDS = 1024
-
-
 MAX_BAD_WORD_TOKENS = 64
-
-
 MAX_LOGIT_BIASES = 1024
-
 
 PIECE = 8192
 """Ids of a long list that are looked at in one go: half a millisecond."""
-
 
 _INT_MINIMA = {
     "max_new_tokens": 1,
@@ -186,23 +175,11 @@ _INT_MINIMA = {
     "num_return_sequences": 1,
     "best_of": 1,
 }
-
-
 _Range = tuple[Callable[[float], bool], str]
-
-
 _SHARE: _Range = (lambda value: 0 < value <= 1, "above 0 and at most 1")
-
-
 _PENALTY: _Range = (lambda value: -100 <= value <= 100, "from -100 to 100")
-
-
 _FACTOR: _Range = (lambda value: 0 < value <= 100, "above 0 and at most 100")
-
-
 _BIAS: _Range = (lambda value: -1000 <= value <= 1000, "from -1000 to 1000")
-
-
 _FLOAT_RANGES: dict[str, _Range] = {
     "temperature": (lambda value: 0 <= value <= 100, "from 0 to 100"),
     "top_p": _SHARE,
@@ -215,16 +192,12 @@ _FLOAT_RANGES: dict[str, _Range] = {
     "length_penalty": _PENALTY,
     "max_time": (lambda value: value > 0, "finite and above 0"),
 }
-
-
 _ID_LISTS = {
     "stop_token_ids": MAX_STOP_TOKEN_IDS,
     "allowed_token_ids": MAX_TOKEN_IDS,
     "suppress_tokens": MAX_TOKEN_IDS,
     "begin_suppress_tokens": MAX_TOKEN_IDS,
 }
-
-
 _IDS = ("forced_bos_token_id", "forced_eos_token_id")
 
 
@@ -232,16 +205,20 @@ def config_violations(config: GenerationConfig, vocab_size: int) -> Iterator[Vio
     """Values out of their ranges, ids out of the vocabulary, lists that are too long."""
     yield from _int_violations(config)
     for name, allowed in _FLOAT_RANGES.items():
-        yield from _float_violations(name, getattr(config, name), allowed)
-    yield from _decay_violations(config)
+        if (value := getattr(config, name)) is not None:
+            yield from _float_violations(name, value, allowed)
+    if config.exponential_decay_length_penalty is not None:
+        yield from _decay_violations(config.exponential_decay_length_penalty)
     for name, limit in _ID_LISTS.items():
-        yield from id_list_violations(name, getattr(config, name), vocab_size, limit=limit)
+        if ids := getattr(config, name):
+            yield from id_list_violations(name, ids, vocab_size, limit=limit)
     for name in _IDS:
-        token_id: int | None = getattr(config, name)
-        if token_id is not None:
+        if (token_id := getattr(config, name)) is not None:
             yield from _first_bad_id(((name, token_id),), vocab_size)
-    yield from _bad_words_violations(config.bad_words_ids, vocab_size)
-    yield from _bias_violations(config.logit_bias, vocab_size)
+    if config.bad_words_ids:
+        yield from _bad_words_violations(config.bad_words_ids, vocab_size)
+    if config.logit_bias:
+        yield from _bias_violations(config.logit_bias, vocab_size)
 
 
 def valid_part(config: GenerationConfig, vocab_size: int) -> tuple[GenerationConfig, list[Violation]]:
@@ -285,16 +262,13 @@ def _int_violations(config: GenerationConfig) -> Iterator[Violation]:
         yield out_of_range("early_stopping", f"must be a value that the proto names, is {config.early_stopping}")
 
 
-def _float_violations(name: str, value: float | None, allowed: _Range) -> Iterator[Violation]:
+def _float_violations(name: str, value: float, allowed: _Range) -> Iterator[Violation]:
     is_allowed, words = allowed
-    if value is not None and not (math.isfinite(value) and is_allowed(value)):
+    if not (math.isfinite(value) and is_allowed(value)):
         yield out_of_range(name, f"must be {words}, is {value}")
 
 
-def _decay_violations(config: GenerationConfig) -> Iterator[Violation]:
-    decay = config.exponential_decay_length_penalty
-    if decay is None:
-        return
+def _decay_violations(decay: ExponentialDecay) -> Iterator[Violation]:
     if decay.start_index < 0:
         yield out_of_range(
             "exponential_decay_length_penalty.start_index", f"must be at least 0, is {decay.start_index}"

@@ -5,11 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ..text.output_text import OutputText
     from .request import OutputOptions
+
+
+class OutputText(Protocol):
+    """Makes text of the tokens of one sequence, and finds where it ends; `text.output_text` says how."""
+
+    chars: int
+    """Characters that are complete, those included that are held back because they may become a stop sequence."""
+
+    stop_sequence: str | None
+    """The stop sequence that has ended the text."""
+
+    def push(self, token_id: int) -> str:
+        """Takes the next token; returns the text that is certain with it."""
+        ...
+
+    def flush(self) -> str:
+        """Returns what was held back, at an end without a stop sequence."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +75,7 @@ class Timing:
 
 @dataclass(slots=True)
 class Timeline:
-    """The instants of a sequence, as they become known."""
+    """The instants of a sequence, as they become known: seconds of a monotonic clock. Its tokens set their own."""
 
     arrived_at: float
     submitted_at: float | None = None
@@ -82,12 +99,6 @@ class Timeline:
         if self.first_token_at is None:
             self.worker_wait_s, self.prefill_s = wait_s, prefill_s
 
-    def token(self, now: float) -> None:
-        """A token came at `now`."""
-        if self.first_token_at is None:
-            self.first_token_at = now
-        self.last_token_at = now
-
     def timing(self, now: float) -> Timing:
         """The durations, for a sequence that ends, or is looked at, at `now`."""
         submitted_at = now if self.submitted_at is None else self.submitted_at
@@ -103,7 +114,11 @@ class Timeline:
 
 
 class SequenceIds:
-    """Gives out ids, each once, to whatever thread."""
+    """Gives out the names of sequences towards the workers, each once, to whatever thread.
+
+    A step has log-probabilities for those tokens only whose sequence asked for them, and a worker's last tokens of a
+    sequence may come when this gateway has let go of it. So its id tells whether they have any: the odd ones do.
+    """
 
     def __init__(self) -> None:
         self._counts = count(1)
@@ -188,7 +203,8 @@ class Sequence:
         self._texts: list[str] = []
         self._logprobs: list[ReportedToken] = []
         self._taken_token_count = 0
-        self._pending_chars = 0
+        self.pending_chars = 0
+        """Characters that wait to be taken; a token id, and each number beside it, counts as one."""
         self._end_taken = False
 
     @property
@@ -209,12 +225,6 @@ class Sequence:
         """Mean log-probability of its tokens, if they came with any; None without a token."""
         return self._logprob_sum / self.output_token_count if self.output_token_ids else None
 
-    @property
-    def pending_chars(self) -> int:
-        """Characters that wait to be taken; a token id, and each number beside it, counts as one."""
-        numbers = len(self._logprobs) * (1 + self._output.top_logprobs)
-        return self._pending_chars + self._pending_id_count + numbers
-
     def submit(self, now: float) -> None:
         """It goes to a worker, behind what there is of it."""
         self.resumed = self.resumed or bool(self.output_token_ids)
@@ -233,6 +243,7 @@ class Sequence:
     def replay(self, token_id: int) -> None:
         """Takes a token that its caller holds from another call, before anything else."""
         self.output_token_ids.append(token_id)
+        self.pending_chars += self._output.token_ids
         self._append(self._text.push(token_id))
 
     def hold_as_taken(self) -> None:
@@ -243,13 +254,16 @@ class Sequence:
 
     def push(self, token_id: int, now: float, logprob: TokenLogprob | None = None) -> None:
         """Takes one generated token. Ends the sequence if it completes a stop sequence; nothing follows an end."""
-        if self.finished:
+        if self.status >= Status.END_OF_SEQUENCE:
             return
         self.status = Status.DECODING
-        self.timeline.token(now)
-        self.output_token_ids.append(token_id)
+        if self.timeline.first_token_at is None:
+            self.timeline.first_token_at = now
+        self.timeline.last_token_at = now
         if logprob is not None:
             self._report(token_id, logprob)
+        self.output_token_ids.append(token_id)
+        self.pending_chars += self._output.token_ids
         self._append(self._text.push(token_id))
 
     def finish(self, status: Status, score: float | None = None) -> None:
@@ -268,14 +282,14 @@ class Sequence:
 
     def take(self) -> Delta | None:
         """Everything since the last call, merged; None if there is nothing."""
-        if not self._texts and not self._pending_id_count and not self._logprobs:
+        if not self.pending_chars:
             return None
         token_ids = self.output_token_ids[self._taken_token_count :] if self._output.token_ids else ()
         delta = Delta("".join(self._texts), tuple(token_ids), tuple(self._logprobs))
         self._texts.clear()
         self._logprobs.clear()
-        self._taken_token_count = self.output_token_count
-        self._pending_chars = 0
+        self._taken_token_count = len(self.output_token_ids)
+        self.pending_chars = 0
         return delta
 
     def take_end(self) -> bool:
@@ -284,18 +298,15 @@ class Sequence:
         self._end_taken = self._end_taken or is_news
         return is_news
 
-    @property
-    def _pending_id_count(self) -> int:
-        return self.output_token_count - self._taken_token_count if self._output.token_ids else 0
-
     def _report(self, token_id: int, logprob: TokenLogprob) -> None:
         self._logprob_sum += logprob.logprob
         if self._output.logprobs:
             self._logprobs.append(ReportedToken(token_id, self._text.chars, logprob))
+            self.pending_chars += 1 + self._output.top_logprobs
 
     def _append(self, text: str) -> None:
         if text:
             self._texts.append(text)
-            self._pending_chars += len(text)
+            self.pending_chars += len(text)
         if self._text.stop_sequence is not None:
             self.status = Status.STOP_SEQUENCE

@@ -1,11 +1,11 @@
 """The model that the workers of the pool serve: what they all say about it, and its tokenizer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
-from ..text.tokenizer import Tokenizer
-from .request import ModelFacts
+from .request import Message, ModelFacts
 
 # Workers of one model may have memories of different sizes.
 _ROOM = ("max_rows", "prompt_logprobs_limit", "pool_tokens")
@@ -13,6 +13,25 @@ _ROOM = ("max_rows", "prompt_logprobs_limit", "pool_tokens")
 
 class ModelMismatchError(Exception):
     """A worker holds another model than the pool."""
+
+
+class Tokenizer(Protocol):
+    """What the gateway asks of a model's tokenizer; `text.tokenizer` says what each of it is."""
+
+    special_ids: frozenset[int]
+    dependent_ids: frozenset[int]
+    replacements: tuple[tuple[str, str], ...]
+    name_of: Callable[[int], str | None]
+    id_count: int
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]: ...
+
+    def join(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +75,7 @@ class Models:
             told = (f"{name} {getattr(facts, name)!r} instead of {getattr(served, name)!r}" for name in differing)
             raise ModelMismatchError("it does not hold the pool's model: " + ", ".join(told))
 
-    def adopt(self, model: ServedModel) -> None:
+    def set_model(self, model: ServedModel) -> None:
         """Serves the model from now on, unless it is served already. Raises ModelMismatchError as `check`."""
         self.check(model.facts)
         if not self.knows(model.facts):
@@ -66,14 +85,14 @@ class Models:
     def connected(self, facts: ModelFacts) -> Iterator[None]:
         """Counts a worker of the served model among those that are connected."""
         self._connected.append(facts)
-        self._narrow()
+        self._lower_limits()
         try:
             yield
         finally:
             self._connected.remove(facts)
-            self._narrow()
+            self._lower_limits()
 
-    def _narrow(self) -> None:
+    def _lower_limits(self) -> None:
         if self.current is None or not self._connected:
             return
         room = {name: min(getattr(facts, name) for facts in self._connected) for name in _ROOM}

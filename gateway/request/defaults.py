@@ -8,16 +8,15 @@ What a model sets never makes a request invalid. Where it contradicts what a req
 - the tokens that it suppresses, alone or as a bad word of one token, to a request's allowed_token_ids.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
-from ..domain.generation_config import _NAMES, CALLERS_OWN, EffectiveConfig, GenerationConfig, set_fields
+from ..domain.generation_config import CALLERS_OWN, EffectiveConfig, GenerationConfig, set_fields
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff")
 """What has an effect with sampling only, and asks for it."""
 
-
-MODELS_OWN = frozenset(_NAMES[GenerationConfig]) - CALLERS_OWN
+MODELS_OWN = frozenset(field.name for field in fields(GenerationConfig)) - CALLERS_OWN
 """What a model's generation config has a say in: all the rest."""
 
 

@@ -13,11 +13,10 @@ from ..domain.generation import Generation
 from ..domain.generation_config import PIECE, EffectiveConfig
 from ..domain.request import Call, ChatPrompt, OutputOptions, Prompt, Request, TextPrompt, TokenPrompt
 from ..domain.sequence import Sequence, SequenceIds, Status
-from ..domain.served_model import Models, ServedModel
-from ..text.chat_template import ChatTurn, TemplateError
+from ..domain.served_model import Models, ServedModel, Tokenizer
+from ..text.chat_template import TemplateError
 from ..text.detokenizer import Detokenizer
 from ..text.output_text import OutputText, Stopping
-from ..text.tokenizer import Tokenizer
 from .defaults import effective_stops, resolve
 from .executor import INLINE_CHARS, Executors
 from .validation import (
@@ -100,6 +99,7 @@ class Preprocessor:
         prompt_text, detokenizer = _detokenizer(request.output, model.tokenizer, prompt_ids)
         stop_sequences = effective_stops(request.stop_sequences, facts.stop_sequences, config)
         text = OutputText(detokenizer, _stopping(request, config, stop_sequences))
+        texts = [text, *(text.fork() for _ in range(1, config.sequence_count))]
         output = remaining_output(request.output, request.resumed)
         has_logprobs = request.output.logprobs or config.is_ranked
         sequences = tuple(
@@ -107,11 +107,11 @@ class Preprocessor:
                 sequence_id=self._sequence_ids.next(has_logprobs=has_logprobs),
                 candidate_index=index,
                 seed=seed,
-                text=text.fork(),
+                text=text,
                 output=output,
                 arrived_at=call.arrived_at,
             )
-            for index, seed in enumerate(candidate_seeds(config.seed, config.sequence_count))
+            for index, (seed, text) in enumerate(zip(candidate_seeds(config.seed, len(texts)), texts, strict=True))
         )
         if behind := list(resume(sequences, request.resumed, config, facts)):
             raise invalid_request(behind)
@@ -185,9 +185,8 @@ def _encode(prompt: Prompt, tokenizer: Tokenizer, truncation: int | None) -> lis
         case TokenPrompt(ids):
             return _kept(ids, truncation)
         case ChatPrompt(messages):
-            turns = [ChatTurn(message.role, message.content) for message in messages]
             try:
-                return _kept(tokenizer.encode_chat(turns), truncation)
+                return _kept(tokenizer.encode_chat(messages), truncation)
             except TemplateError as error:
                 raise invalid_request(
                     [Violation("chat.messages", "TEMPLATE_REFUSED", shortened(str(error)))]
@@ -217,8 +216,11 @@ def remaining_output(output: OutputOptions, resumed: Iterable[ResumedCandidate])
 def resume(
     sequences: Many[Sequence], resumed: Iterable[ResumedCandidate], config: EffectiveConfig, facts: ModelFacts
 ) -> Iterator[Violation]:
-    """Gives each sequence its tokens, before anything else. A candidate whose tokens are its whole output ends.
+    """Gives each sequence the tokens that its caller holds from a call that it lost, before anything else.
 
+    They are replayed through its text, so that the detokenizer, the search for stop sequences, text offsets and usage
+    stand where they stood when the last of them was delivered; only what follows is delivered. Nothing of the lost call
+    is needed: any gateway can do it. A candidate whose tokens are its whole output ends.
     One without tokens is given that its caller holds the echo: that came first, and may have been all that came.
 
     Takes time linear in the tokens. Yields a violation for tokens behind an end; the sequences are then of no use.
@@ -255,7 +257,6 @@ def _end(token_id: int, count: int, config: EffectiveConfig, eos_token_ids: froz
 
 SEED_LIMIT = 2**53
 """JavaScript and JSON readers keep integers exact below this."""
-
 
 _MASK = SEED_LIMIT - 1
 

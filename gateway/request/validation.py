@@ -18,20 +18,13 @@ if TYPE_CHECKING:
     from ..domain.request import ResumedCandidate
 
 MAX_STOP_SEQUENCES = 16
-
-
 MAX_STOP_SEQUENCE_BYTES = 256
-
-
 MAX_CHAT_MESSAGES = 1024
-
 
 MAX_PROMPT_IDS = 1 << 20
 """Ids of a prompt, or of an output that is gone on behind, whatever is cut off and however long the context is."""
 
-
 MAX_TOP_LOGPROBS = 20
-
 
 # More text than this for each token of the context is not worth tokenizing: real text has 2 to 6 bytes a token. It is
 # refused even where all but its end would be cut off.
@@ -282,8 +275,6 @@ def _not_streamable(field: str, what: str) -> Violation:
 
 
 RESUMED_FIELD = "resume_from.candidates"
-
-
 MAX_RESUMED_CANDIDATES = 1024
 
 

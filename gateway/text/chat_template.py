@@ -8,7 +8,6 @@ does not bound its time and memory: whoever serves a model trusts its template t
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from jinja2.parser import Parser
+
+    from ..domain.request import Message
 
 # What the code of a template can raise by itself, while it is compiled and while it runs.
 _PYTHON_ERRORS = (
@@ -39,14 +40,6 @@ _PYTHON_ERRORS = (
 
 class TemplateError(ValueError):
     """The chat template is missing, is broken, or refuses the messages. Its text is one sentence for the caller."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatTurn:
-    """One message of a conversation: who speaks, in the words of the template, and what is said."""
-
-    role: str
-    content: str
 
 
 class ChatTemplate:
@@ -72,7 +65,7 @@ class ChatTemplate:
             raise TemplateError(f"the model's chat template is broken: {_describe(error)}") from error
         self._special_tokens = dict(special_tokens)
 
-    def render(self, turns: Sequence[ChatTurn]) -> str:
+    def render(self, turns: Sequence[Message]) -> str:
         """The prompt for a conversation of at least one turn, with the assistant's turn opened.
 
         Raises:
@@ -87,7 +80,7 @@ class ChatTemplate:
         except (jinja2.TemplateError, *_PYTHON_ERRORS) as error:
             raise TemplateError(f"the model's chat template fails on the messages: {_describe(error)}") from error
 
-    def _variables(self, turns: Sequence[ChatTurn]) -> dict[str, object]:
+    def _variables(self, turns: Sequence[Message]) -> dict[str, object]:
         return {
             **self._special_tokens,
             "messages": [{"role": turn.role, "content": turn.content} for turn in turns],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .tokenizer import Tokenizer
+    from ..domain.served_model import Tokenizer
 
 # An unfinished UTF-8 character has at most 3 bytes, and a token that stands alone has at least one: what lies before
 # the last 3 of them cannot change how the text goes on. The rules for the first token and a leading space need one.
@@ -54,7 +54,10 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """Takes the next token. Returns the text that became certain with it; often "", never part of a character."""
-        return self._added(self._replace(self._window.push(token_id)))
+        text = self._window.push(token_id)
+        if self._replacers:
+            text = self._replace(text)
+        return self._added(text) if self._prompt_rest else text
 
     def skipped(self, token_id: int) -> str:
         """The text of a special token that is left out of the text, else ""."""
@@ -62,7 +65,8 @@ class Detokenizer:
 
     def flush(self) -> str:
         """Returns the rest, at the end of the sequence. To be called once."""
-        return self._added(self._rest())
+        text = self._rest()
+        return self._added(text) if self._prompt_rest else text
 
     def fork(self) -> Detokenizer:
         """Another one in the same state, for another output of the same prompt."""
@@ -83,8 +87,7 @@ class Detokenizer:
         return text
 
     def _added(self, text: str) -> str:
-        if not self._prompt_rest:
-            return text
+        """What a text adds to the uncertain end of the prompt's."""
         known = _common_length(self._prompt_rest, text)
         self._prompt_rest = self._prompt_rest[known:] if known == len(text) else ""
         return text[known:]
@@ -96,19 +99,22 @@ class _Window:
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
+        self._skipped_ids = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
         self._ids: list[int] = []
+        """All of them have a text: neither unknown tokens nor special ones that are skipped."""
         self._read = 0
-        for token_id in self._tail(prompt_ids):
+        for token_id in self._tail(filter(self._has_text, reversed(prompt_ids))):
             self.push(token_id)
 
     def push(self, token_id: int) -> str:
         """Returns the text that is certain now, and was not before."""
-        if not self._has_text(token_id):
+        tokenizer = self._tokenizer
+        if token_id in self._skipped_ids or tokenizer.name_of(token_id) is None:
             return ""
         self._ids.append(token_id)
-        if token_id in self._tokenizer.dependent_ids:
+        if token_id in tokenizer.dependent_ids:
             return ""
-        text = self._join()
+        text = tokenizer.join(self._ids, skip_special_tokens=self._skip_special_tokens)
         # At most one U+FFFD stands for a character that is not complete; earlier ones stay.
         certain = len(text) - text.endswith(_REPLACEMENT_CHARACTER)
         new = text[self._read : certain]
@@ -118,7 +124,7 @@ class _Window:
         return new
 
     def skipped(self, token_id: int) -> str:
-        return self._tokenizer.special_text(token_id) if self._skip_special_tokens else ""
+        return (self._tokenizer.name_of(token_id) or "") if token_id in self._skipped_ids else ""
 
     def rest(self) -> str:
         """Returns the text that would be the last if nothing followed."""
@@ -130,25 +136,22 @@ class _Window:
         return forked
 
     def _shorten(self, *, unread: int) -> None:
-        self._ids = self._tail(self._ids)
+        self._ids = self._tail(reversed(self._ids))
         self._read = len(self._join()) - unread
 
-    def _tail(self, ids: Sequence[int]) -> list[int]:
-        """The shortest end of ids that determines how their text goes on."""
+    def _tail(self, backwards: Iterable[int]) -> list[int]:
+        """The shortest end of ids, given from their end on, that determines how their text goes on."""
         tail: list[int] = []
         standing_alone = 0
-        for token_id in self._with_text(reversed(ids)):
+        for token_id in backwards:
             tail.append(token_id)
             standing_alone += token_id not in self._tokenizer.dependent_ids
             if standing_alone == _CONTEXT:
                 break
         return tail[::-1]
 
-    def _with_text(self, ids: Iterable[int]) -> Iterable[int]:
-        return filter(self._has_text, ids)
-
     def _has_text(self, token_id: int) -> bool:
-        return self._tokenizer.has_text(token_id, skip_special_tokens=self._skip_special_tokens)
+        return token_id not in self._skipped_ids and self._tokenizer.name_of(token_id) is not None
 
     def _join(self) -> str:
         return self._tokenizer.join(self._ids, skip_special_tokens=self._skip_special_tokens)

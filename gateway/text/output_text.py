@@ -48,7 +48,7 @@ class OutputText:
         """The stop sequence that has ended the text. Nothing may be pushed after it."""
         self._detokenizer = detokenizer
         self._stopping = stopping
-        self._matcher = StopMatcher(stopping.sequences)
+        self._matcher = StopMatcher(stopping.sequences) if stopping.sequences else None
         self._token_count = 0
         self._last = ""
 
@@ -56,7 +56,7 @@ class OutputText:
         """Another one in the same state, for another candidate of the same request."""
         forked = copy(self)
         forked._detokenizer = self._detokenizer.fork()  # noqa: SLF001 - its own class
-        forked._matcher = self._matcher.fork()  # noqa: SLF001
+        forked._matcher = self._matcher and self._matcher.fork()  # noqa: SLF001
         return forked
 
     def push(self, token_id: int) -> str:
@@ -64,15 +64,19 @@ class OutputText:
         self._token_count += 1
         if token_id in self._stopping.token_ids:
             return self._push_end(token_id)
-        text = self._match(self._detokenizer.push(token_id))
-        if self.stop_sequence is None and (skipped := self._skipped(token_id)):
+        text = self._detokenizer.push(token_id)
+        if self._matcher is None:
+            self.chars += len(text)
+            return text
+        text = self._match(text)
+        if self.stop_sequence is None and (skipped := self._detokenizer.skipped(token_id)):
             text += self._match_skipped(skipped)
         return text
 
     def flush(self) -> str:
         """Returns what was held back, at an end without a stop sequence, which it may still turn out to have."""
         text = self._match(self._detokenizer.flush() + self._last)
-        return text if self.stop_sequence is not None else text + self._matcher.flush()
+        return text if self._matcher is None or self.stop_sequence is not None else text + self._matcher.flush()
 
     def _push_end(self, token_id: int) -> str:
         """Takes a stop token. What it completes, and the text of a special one, comes with the flush that follows."""
@@ -80,10 +84,6 @@ class OutputText:
             return ""
         self._last = self._detokenizer.skipped(token_id)
         return self._match(self._detokenizer.push(token_id))
-
-    def _skipped(self, token_id: int) -> str:
-        """The text that a token would have in a text with special tokens, where stop sequences are looked for."""
-        return self._detokenizer.skipped(token_id) if self._stopping.sequences else ""
 
     def _match_skipped(self, skipped: str) -> str:
         """Looks for stop sequences in the text of a special token, behind what would be the last before it."""
@@ -98,7 +98,7 @@ class OutputText:
 
     def _match(self, text: str, *, is_shown: bool = True) -> str:
         self.chars += len(text) if is_shown else 0
-        if not text or self._token_count <= self._stopping.min_new_tokens:
+        if self._matcher is None or not text or self._token_count <= self._stopping.min_new_tokens:
             return text if is_shown else ""
         result = self._matcher.push(text, is_shown=is_shown)
         self.stop_sequence = result.stop_sequence

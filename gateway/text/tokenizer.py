@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import tokenizers
 
-from .chat_template import ChatTemplate, ChatTurn, TemplateError
+from .chat_template import ChatTemplate, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..domain.request import Message
 
 _FEW_IDS = 256
 
@@ -68,10 +70,21 @@ class Tokenizer:
         backend.encode_special_tokens = facts.split_special_tokens
         self._backend = backend
         self._facts = facts
-        self._special_ids = _special_ids(backend)
-        self._replacements = _replacements(backend, facts)
-        self._dependent_ids = _dependent_ids(backend)
-        self._id_count = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        # Looked at for each token: attributes, not properties.
+        self.special_ids = _special_ids(backend)
+        """Ids of the special tokens."""
+        self.dependent_ids = _dependent_ids(backend)
+        """Ids of the tokens whose text depends on their neighbours.
+
+        These are the byte tokens of a vocabulary with byte fallback, of which a run is decoded as a whole: one invalid
+        byte turns every byte of its run into U+FFFD; and the token without text, if the vocabulary has one.
+        """
+        self.replacements = _replacements(backend, facts)
+        """The replacements (old, new) that `decode` makes in the whole joined text, in order; usually none."""
+        self.name_of: Callable[[int], str | None] = backend.id_to_token
+        """What a token is called in the vocabulary, such as "<|im_start|>"; None for an id that is not there."""
+        self.id_count = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        """One more than the largest id that `encode` may give."""
 
     @classmethod
     def from_parts(cls, serialized: bytes, info: TokenizerFacts) -> Tokenizer:
@@ -87,29 +100,6 @@ class Tokenizer:
         """Whether `encode_chat` can work."""
         return bool(self._facts.chat_template)
 
-    @property
-    def id_count(self) -> int:
-        """One more than the largest id that `encode` may give."""
-        return self._id_count
-
-    def name_of(self, token_id: int) -> str:
-        """What a token is called in the vocabulary, such as "<|im_start|>"; empty for an id that is not there."""
-        return self._backend.id_to_token(token_id) or ""
-
-    @property
-    def replacements(self) -> tuple[tuple[str, str], ...]:
-        """The replacements (old, new) that `decode` makes in the whole joined text, in order; usually none."""
-        return self._replacements
-
-    @property
-    def dependent_ids(self) -> frozenset[int]:
-        """Ids of the tokens whose text depends on their neighbours.
-
-        These are the byte tokens of a vocabulary with byte fallback, of which a run is decoded as a whole: one invalid
-        byte turns every byte of its run into U+FFFD; and the token without text, if the vocabulary has one.
-        """
-        return self._dependent_ids
-
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens that the tokenizer adds by itself.
 
@@ -117,7 +107,7 @@ class Tokenizer:
         """
         return self._encode(text, add_special_tokens=True)
 
-    def encode_chat(self, messages: Sequence[ChatTurn]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, up to where the assistant's turn begins. The template writes the special tokens.
 
         What callers write is data to the template, never part of it. But the text of a special token within a message
@@ -134,7 +124,7 @@ class Tokenizer:
         A model's vocabulary may be larger than its tokenizer's, so such ids can be generated.
         """
         text = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
-        for old, new in self._replacements:
+        for old, new in self.replacements:
             text = text.replace(old, new)
         return text
 
@@ -144,16 +134,6 @@ class Tokenizer:
             return self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
         # Faster, but it keeps all other threads waiting.
         return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
-
-    def has_text(self, token_id: int, *, skip_special_tokens: bool) -> bool:
-        """Whether decoding makes anything of a token: not of an unknown one, nor of a special one that is skipped."""
-        if skip_special_tokens and token_id in self._special_ids:
-            return False
-        return self._backend.id_to_token(token_id) is not None
-
-    def special_text(self, token_id: int) -> str:
-        """The text of a special token; "" for any other."""
-        return self.name_of(token_id) if token_id in self._special_ids else ""
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:

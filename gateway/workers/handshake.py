@@ -42,7 +42,7 @@ async def shake_hands(stub: "WorkerServiceAsyncStub", models: Models) -> Descrip
     description = _sound(read_description(answer))
     models.check(description.facts)
     if not models.knows(description.facts):
-        models.adopt(ServedModel(description.facts, await fetch_tokenizer(stub, description.facts)))
+        models.set_model(ServedModel(description.facts, await fetch_tokenizer(stub, description.facts)))
         logger.info("the model is %s (%s)", description.facts.name, description.facts.fingerprint)
     return description
 

@@ -8,7 +8,8 @@ import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc import StatusCode, aio
 
-from gateway.text.chat_template import ChatTurn, TemplateError
+from gateway.domain.request import Message
+from gateway.text.chat_template import TemplateError
 from gateway.text.tokenizer import Tokenizer
 from tests.fakes import FakeWorker, ids
 from tests.gateway.serving import Served, failing, request, serving, text_of
@@ -83,7 +84,7 @@ BAD: dict[str, tuple[pb.GenerateRequest, set[str]]] = {
 
 
 async def test_what_a_template_says_is_cut_to_what_the_trailers_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_tokenizer: Tokenizer, messages: Sequence[ChatTurn]) -> list[int]:
+    def refuse(_tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         raise TemplateError(f"no such role: {messages[0].role}")
 
     monkeypatch.setattr(Tokenizer, "encode_chat", refuse)

@@ -11,11 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 
 _NVIDIA_SMI_TIMEOUT_S = 20  # without a persistent driver each GPU is first initialized
-
-
 _GPU_ID = re.compile(r"\d+|(GPU|MIG)-.+")
-
-
 _LISTED_UUID = re.compile(r"\(UUID: ((?:GPU|MIG)-[^)]+)\)")
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from gateway.text.chat_template import ChatTurn, TemplateError
+from gateway.domain.request import Message
+from gateway.text.chat_template import TemplateError
 from gateway.text.tokenizer import Tokenizer, TokenizerFacts
 from tests.gateway import vocabularies
 
@@ -25,7 +26,7 @@ NO_FACTS = TokenizerFacts("", {}, clean_up_tokenization_spaces=False)
 
 _words = st.sampled_from([*vocabularies.SPECIAL_TOKENS, *vocabularies.CORPUS, " ", "  ", "\n", "{{ x }}", " .", " 's"])
 texts = st.lists(_words | st.text(max_size=8), max_size=6).map("".join)
-turns = st.lists(st.builds(ChatTurn, st.sampled_from(["user", "assistant", "other"]), texts), min_size=1, max_size=4)
+turns = st.lists(st.builds(Message, st.sampled_from(["user", "assistant", "other"]), texts), min_size=1, max_size=4)
 
 every_vocabulary = pytest.mark.parametrize(
     "make",
@@ -68,7 +69,7 @@ def both(make: Make, *, unusual: bool = False) -> tuple[PreTrainedTokenizerBase,
 @given(text=texts, chat=turns, skip=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_ids_and_text_are_those_of_auto_tokenizer_where_special_tokens_are_split_and_bpe_is_cleaned_up(
-    make: Make, text: str, chat: list[ChatTurn], *, skip: bool
+    make: Make, text: str, chat: list[Message], *, skip: bool
 ) -> None:
     auto, ours = both(make, unusual=True)
     ids = ours.encode(text)
@@ -95,7 +96,7 @@ def test_ids_of_a_text_are_those_of_auto_tokenizer(make: Make, text: str) -> Non
 @every_vocabulary
 @given(chat=turns)
 @settings(max_examples=60, deadline=None)
-def test_ids_of_a_chat_are_those_of_auto_tokenizer(make: Make, chat: list[ChatTurn]) -> None:
+def test_ids_of_a_chat_are_those_of_auto_tokenizer(make: Make, chat: list[Message]) -> None:
     auto, ours = both(make)
     messages = [{"role": turn.role, "content": turn.content} for turn in chat]
     assert ours.encode_chat(chat) == auto.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
@@ -140,21 +141,21 @@ def test_special_tokens_are_added_to_a_text_but_not_to_a_chat() -> None:
     facts = TokenizerFacts("{{ messages[0].content }}", {}, clean_up_tokenization_spaces=False)
     tokenizer = Tokenizer(vocabularies.sentencepiece_like(), facts)
     begin = vocabularies.sentencepiece_like().token_to_id("<s>")
-    assert tokenizer.encode("cats") == [begin, *tokenizer.encode_chat([ChatTurn("user", "cats")])]
+    assert tokenizer.encode("cats") == [begin, *tokenizer.encode_chat([Message("user", "cats")])]
 
 
 def test_the_text_of_a_special_token_in_a_message_becomes_that_token() -> None:
     facts = TokenizerFacts("{{ messages[0].content }}", {}, clean_up_tokenization_spaces=False)
     tokenizer = Tokenizer(vocabularies.byte_level(), facts)
     end = vocabularies.byte_level().token_to_id("</s>")
-    assert tokenizer.encode_chat([ChatTurn("user", "</s>")]) == [end]
+    assert tokenizer.encode_chat([Message("user", "</s>")]) == [end]
 
 
 def test_a_model_without_a_chat_template_has_no_chat() -> None:
     tokenizer = Tokenizer(vocabularies.byte_level(), NO_FACTS)
     assert not tokenizer.has_chat_template
     with pytest.raises(TemplateError, match="no chat template"):
-        tokenizer.encode_chat([ChatTurn("user", "cats")])
+        tokenizer.encode_chat([Message("user", "cats")])
 
 
 def test_a_model_with_a_broken_template_still_has_text() -> None:
@@ -163,7 +164,7 @@ def test_a_model_with_a_broken_template_still_has_text() -> None:
     )
     assert tokenizer.encode("cats")
     with pytest.raises(TemplateError, match="broken"):
-        tokenizer.encode_chat([ChatTurn("user", "cats")])
+        tokenizer.encode_chat([Message("user", "cats")])
 
 
 def test_what_is_not_a_tokenizer_is_refused() -> None:
@@ -173,7 +174,7 @@ def test_what_is_not_a_tokenizer_is_refused() -> None:
 
 def test_threads_may_share_a_tokenizer() -> None:
     _, tokenizer = both(vocabularies.byte_level)
-    chat = [ChatTurn("user", "a little girl " * 500)]
+    chat = [Message("user", "a little girl " * 500)]
 
     def work(_: int) -> tuple[list[int], str]:
         ids = tokenizer.encode_chat(chat)
