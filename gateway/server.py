@@ -16,7 +16,7 @@ from textserve.v1 import generation_pb2_grpc, model_pb2_grpc
 
 from .api.health import HEALTH, SERVICES, Health
 from .api.idempotency import Deduplication
-from .api.interceptors import DecodeGuard, ErrorMapping, LoadReports
+from .api.interceptors import CallInterceptor
 from .api.server_options import server_options
 from .api.services import GenerationServicer, ModelServicer
 from .config import Config
@@ -151,9 +151,11 @@ class Gateway:
         config = self.config
         server = aio.server(
             interceptors=(
-                ErrorMapping(),
-                LoadReports(lambda: self.dispatcher.utilization, self._clock),
-                DecodeGuard(config.max_message_bytes),
+                CallInterceptor(
+                    max_message_bytes=config.max_message_bytes,
+                    utilization=lambda: self.dispatcher.utilization,
+                    clock=self._clock,
+                ),
             ),
             options=server_options(config.max_message_bytes, config.max_connection_calls),
         )

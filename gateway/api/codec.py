@@ -93,7 +93,6 @@ _FINISH_REASONS = {
     Status.DEADLINE: pb.FINISH_REASON_DEADLINE,
 }
 
-
 # What is made in one go of log-probabilities, those of alternatives included: a few milliseconds, below 64 KiB.
 PART_NUMBERS = 4096
 
@@ -116,7 +115,7 @@ def echoes(generation: Generation) -> Iterator[pb.StreamGenerateResponse]:
     if generation.prompt_text:
         for sequence in generation.sequences:
             if not sequence.holds_echo:
-                yield from _deltas(sequence, Delta(generation.prompt_text))
+                yield _delta(sequence, generation.prompt_text)
 
 
 def news(generation: Generation, now: float) -> Iterator[pb.StreamGenerateResponse]:
@@ -125,11 +124,18 @@ def news(generation: Generation, now: float) -> Iterator[pb.StreamGenerateRespon
     First log-probabilities of the prompt, then what is new of each candidate, merged, and its end. It is taken at once,
     and each message is made when it is asked for: many of them may be large.
     """
-    taken = [(sequence, sequence.take(), sequence.take_end()) for sequence in generation.sequences]
-    yield from _prompt_parts(generation)
+    taken: list[tuple[Sequence, Delta | None, bool]] = []
+    for sequence in generation.sequences:
+        delta, has_ended = sequence.take(), sequence.status >= Status.END_OF_SEQUENCE and sequence.take_end()
+        if delta is not None or has_ended:
+            taken.append((sequence, delta, has_ended))
+    if generation.output.prompt_logprobs:
+        yield from _prompt_parts(generation)
     for sequence, delta, has_ended in taken:
-        if delta is not None:
-            yield from _deltas(sequence, delta)
+        if delta is not None and delta.logprobs:
+            yield from _deltas_with_logprobs(sequence, delta)
+        elif delta is not None:
+            yield _delta(sequence, delta.text, delta.token_ids)
         if has_ended:
             yield pb.StreamGenerateResponse(finished=_finished(generation, sequence, now))
 
@@ -181,22 +187,23 @@ def _prompt_parts(generation: Generation) -> Iterator[pb.StreamGenerateResponse]
         yield pb.StreamGenerateResponse(prompt_logprobs=message)
 
 
-def _deltas(sequence: Sequence, delta: Delta) -> Iterator[pb.StreamGenerateResponse]:
-    """The delta, behind as many others as the first of its log-probabilities need."""
-    index = sequence.candidate_index
-    *first, last = _parts(delta.logprobs) or [()]
-    for tokens in first:
-        yield pb.StreamGenerateResponse(delta=pb.StreamDelta(candidate_index=index, logprobs=_logprobs(tokens)))
-    yield pb.StreamGenerateResponse(
+def _delta(
+    sequence: Sequence, text: str, token_ids: tuple[int, ...] = (), logprobs: Iterable[pb.TokenLogprob] = ()
+) -> pb.StreamGenerateResponse:
+    return pb.StreamGenerateResponse(
         delta=pb.StreamDelta(
-            candidate_index=index, text=delta.text, token_ids=delta.token_ids, logprobs=_logprobs(last)
+            candidate_index=sequence.candidate_index, text=text, token_ids=token_ids, logprobs=logprobs
         )
     )
 
 
-def _parts(tokens: tuple[ReportedToken, ...]) -> list[tuple[ReportedToken, ...]]:
-    size = _part_size(len(tokens[0].logprob.top)) if tokens else 1
-    return [tokens[start : start + size] for start in range(0, len(tokens), size)]
+def _deltas_with_logprobs(sequence: Sequence, delta: Delta) -> Iterator[pb.StreamGenerateResponse]:
+    """The delta, behind as many others as the first of its log-probabilities need."""
+    size = _part_size(len(delta.logprobs[0].logprob.top))
+    *first, last = (delta.logprobs[start : start + size] for start in range(0, len(delta.logprobs), size))
+    for tokens in first:
+        yield _delta(sequence, "", logprobs=_logprobs(tokens))
+    yield _delta(sequence, delta.text, delta.token_ids, _logprobs(last))
 
 
 def _part_size(top_logprobs: int) -> int:
@@ -300,6 +307,8 @@ LISTS: dict[str, ListLimit] = {
 }
 """Every repeated field of GenerateRequest, by its path."""
 
+_OWNERS = {path.rpartition(".")[0] for path in LISTS}
+"""What has lists in it."""
 
 ECHO_CHARS = 16
 """The work that a token of an echoed prompt brings: it is decoded like an output."""
@@ -307,10 +316,9 @@ ECHO_CHARS = 16
 
 def list_violations(message: pb.GenerateRequest) -> Iterator[Violation]:
     """The lists with more than they may have."""
-    for path, limit in LISTS.items():
-        for field, entries in _lists(message, path):
-            if len(entries) > limit.most:
-                yield too_many(field, limit.most)
+    for field, limit, entries in _lists(message):
+        if len(entries) > limit.most:
+            yield too_many(field, limit.most)
 
 
 def too_many(field: str, limit: int) -> Violation:
@@ -320,27 +328,29 @@ def too_many(field: str, limit: int) -> Violation:
 
 def work_chars(message: pb.GenerateRequest) -> int:
     """How much work a request within its limits is, in characters of a prompt that take as long to tokenize."""
-    prompt = message.text if message.WhichOneof("prompt") == "text" else ""
-    chat = sum(len(turn.role) + len(turn.content) for turn in message.chat.messages)
-    work = len(prompt) + chat + sum(map(len, message.stop_sequences))
-    for path, limit in LISTS.items():
-        work += sum(limit.chars * len(entries) for _, entries in _lists(message, path))
+    prompt = len(message.text) + sum([len(turn.role) + len(turn.content) for turn in message.chat.messages])
+    work = prompt + sum(map(len, message.stop_sequences))
+    work += sum([limit.chars * len(entries) for _, limit, entries in _lists(message)])
     if message.output_options.echo:
-        work += ECHO_CHARS * (len(prompt) + chat + len(message.tokens.ids))
+        work += ECHO_CHARS * (prompt + len(message.tokens.ids))
     return work
 
 
-def _lists(message: pb.GenerateRequest, path: str) -> Iterator[tuple[str, Any]]:
-    """The lists at a path, each with its own path; of those within a list, no more than there may be."""
-    *outer, last = path.split(".")
-    owners: list[tuple[str, Any]] = [("", message)]
-    for depth, name in enumerate(outer, start=1):
-        limit = LISTS.get(".".join(outer[:depth]))
-        owners = [inner for field, owner in owners for inner in _inside(field + name, getattr(owner, name), limit)]
-    return ((field + last, getattr(owner, last)) for field, owner in owners)
-
-
-def _inside(field: str, value: Any, limit: ListLimit | None) -> list[tuple[str, Any]]:  # noqa: ANN401 - a message or a list
-    if limit is None:
-        return [(f"{field}.", value)]
-    return [(f"{field}[{index}].", entry) for index, entry in enumerate(value[: limit.most])]
+def _lists(message: pb.GenerateRequest) -> list[tuple[str, ListLimit, Any]]:
+    """The lists that have any entry: path, limit and entries; of those within a list, no more than there may be."""
+    found: list[tuple[str, ListLimit, Any]] = []
+    owners: list[tuple[str, str, Any]] = [("", "", message)]
+    for path, field, owner in owners:  # it grows by those within it
+        for descriptor, value in owner.ListFields():
+            its_path, its_field = path + descriptor.name, field + descriptor.name
+            limit = LISTS.get(its_path)
+            if limit is not None:
+                found.append((its_field, limit, value))
+            if its_path not in _OWNERS:
+                continue
+            if limit is None:
+                owners.append((f"{its_path}.", f"{its_field}.", value))
+            else:
+                inner = enumerate(value[: limit.most])
+                owners.extend((f"{its_path}.", f"{its_field}[{index}].", entry) for index, entry in inner)
+    return found

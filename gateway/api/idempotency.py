@@ -93,17 +93,11 @@ def _kept_bytes(key: CallKey, kept: RecentAnswer) -> int:
 
 
 WINDOW_S = 60.0
-
-
 LIMIT_BYTES = 32 << 20
-
-
 MAX_REQUEST_ID_BYTES = 128
-
 
 MAX_JOINS = 3
 """Whoever has joined so many calls that had less time than it is served by itself: each end wakes all that wait."""
-
 
 Response = pb.GenerateResponse | bytes
 """An answer, or its bytes if it is large: those are made on a thread, and not again for whoever shares it."""

@@ -1,6 +1,6 @@
-"""What stands between gRPC and the services.
+"""What stands between gRPC and the services: calls get names, requests are decoded safely, ends a status and a report.
 
-From the outside in: every exception gets a status, every call's end a load report, and every request is decoded safely.
+The report is of the load, in the trailers of calls, by which callers' libraries spread their calls over gateways.
 """
 
 from __future__ import annotations
@@ -39,18 +39,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 SERVICES = "/textserve."
 """What the names of our methods begin with."""
-
 
 WALKED_BYTES = 64 * 1024
 """A request with more bytes is looked through before it is parsed; one with fewer is parsed in a millisecond."""
 
-
 Request = TypeVar("Request")
-
-
 Response = TypeVar("Response")
 
 
@@ -63,96 +58,54 @@ if TYPE_CHECKING:
     Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler[Request, Response]]]
 
 
-class _Wrapping(aio.ServerInterceptor):
-    """Wraps the handler of each method that there is, once: from then on the interceptors inside are not asked."""
+class CallInterceptor(aio.ServerInterceptor):
+    """Wraps the handler of each method, once: it names each call, ends it well, and tells of the load.
 
-    def __init__(self) -> None:
+    A request that can't be decoded, is too large, or has lists that are too long is refused with details. A handler
+    that raised ends its call: a ServiceError with its status, anything else with INTERNAL. The log has a line for each,
+    with the call's name, and a traceback for what is no ServiceError. The calls of our services end with a report of
+    the load.
+
+    Args:
+        max_message_bytes: Most bytes of a request.
+        utilization: Rows that run and wait, relative to those that there are.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(self, *, max_message_bytes: int, utilization: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._max_message_bytes = max_message_bytes
+        self._utilization = utilization
+        self._clock = clock
+        self._calls, self._errors = Rate(clock()), Rate(clock())
         self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
         self, continuation: Continuation[Request, Response], handler_call_details: grpc.HandlerCallDetails
     ) -> Handler[Request, Response]:
-        """Wraps the handler of a call."""
+        """Wraps the handler of a call; a method that does not exist is refused with details, too."""
         method = handler_call_details.method
         if (known := self._handlers.get(method)) is not None:
             return known  # type: ignore[no-any-return]
-        handler = self._wrap(method, await continuation(handler_call_details))
-        if handler is not None:  # else callers could make up names
-            self._handlers[method] = handler
-        return handler
+        handler = await continuation(handler_call_details)
+        if handler is None:  # not kept: callers could make up names
+            return _no_method(method)
+        self._handlers[method] = wrapped = self._wrap(method, handler)
+        return wrapped
 
-    def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:
-        raise NotImplementedError
-
-
-class ErrorMapping(_Wrapping):
-    """Names each call, and ends those whose handler raised: a ServiceError with its status, others with INTERNAL.
-
-    The log has a line for each, with that name, and a traceback for what is no ServiceError.
-    """
-
-    async def intercept_service(
-        self, continuation: Continuation[Request, Response], handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler[Request, Response]:
-        """Wraps the handler of a call; a method that does not exist is refused with details, too."""
-        handler = await super().intercept_service(continuation, handler_call_details)
-        return handler or _no_method(handler_call_details.method)
-
-    def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:
-        return _wrapped(handler, lambda behavior: _answering(behavior, method))
-
-
-class LoadReports(_Wrapping):
-    """Ends the calls of our services with a report of the load.
-
-    Args:
-        utilization: Rows that run and wait, relative to those that there are.
-        clock: Seconds of a monotonic clock.
-    """
-
-    def __init__(self, utilization: Callable[[], float], clock: Callable[[], float]) -> None:
-        super().__init__()
-        self._utilization = utilization
-        self._clock = clock
-        self._calls, self._errors = Rate(clock()), Rate(clock())
-
-    def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:
-        # Health checks are no load.
-        return _wrapped(handler, self._reporting) if method.startswith(SERVICES) else handler
-
-    def _reporting(self, behavior: Behavior) -> Behavior:
-        async def reporting(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
-            try:
-                return await behavior(request, context)
-            except Exception as error:
-                if _is_fault(error):
-                    self._errors.observe(self._clock())
-                raise
-            finally:
-                context.set_trailing_metadata(((TRAILER, self._report().encode()),))
-
-        return reporting
-
-    def _report(self) -> LoadReport:
-        now = self._clock()
-        self._calls.observe(now)
-        return LoadReport(self._utilization(), self._calls.value(now), self._errors.value(now))
-
-
-class DecodeGuard(_Wrapping):
-    """Refuses, with details, requests that can't be decoded, are too large, or have lists that are too long.
-
-    Args:
-        max_message_bytes: Most bytes of a request.
-    """
-
-    def __init__(self, max_message_bytes: int) -> None:
-        super().__init__()
-        self._max_message_bytes = max_message_bytes
-
-    def _wrap(self, method: str, handler: Handler[Request, Response]) -> Handler[Request, Response]:
-        walk = _walk(method)
-        return _wrapped(handler, _refusing, lambda deserialize: self._guarded(deserialize, walk))
+    def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Request, Response]) -> Handler[Request, Response]:
+        """A handler of calls with one request, wrapped. Others are left as they are: that of reflection."""
+        if handler.request_streaming:
+            return handler
+        is_stream = handler.response_streaming
+        make = grpc.unary_stream_rpc_method_handler if is_stream else grpc.unary_unary_rpc_method_handler
+        behavior: Any = handler.unary_stream if is_stream else handler.unary_unary
+        deserialize: Any = handler.request_deserializer
+        serialize = handler.response_serializer
+        return make(
+            self._answering(behavior, method),
+            self._guarded(deserialize, _walk(method)),
+            serialize if is_stream else _written(serialize),
+        )
 
     def _guarded(self, deserialize: Deserializer, walk: Walk | None) -> Deserializer:
         """Returns the refusal in the place of a message: what a deserializer raises ends in UNKNOWN."""
@@ -169,12 +122,41 @@ class DecodeGuard(_Wrapping):
 
         return guarded
 
+    def _answering(self, behavior: Behavior, method: str) -> Behavior:
+        is_load = method.startswith(SERVICES)  # health checks are none
 
-def _is_fault(error: Exception) -> bool:
+        async def answering(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+            name = begin_request()
+            try:
+                if isinstance(request, ServiceError):
+                    raise request  # noqa: TRY301 - as if the behavior had refused it
+                response = await behavior(request, context)
+            except BaseException as error:
+                if is_load:
+                    self._report(context, is_fault=_is_fault(error))
+                if isinstance(error, Exception) and not isinstance(error, aio.AbortError):
+                    await abort(context, _logged(error, method, name), name)
+                raise
+            if is_load:
+                self._report(context, is_fault=False)
+            return response
+
+        return answering
+
+    def _report(self, context: Context, *, is_fault: bool) -> None:
+        now = self._clock()
+        self._calls.observe(now)
+        if is_fault:
+            self._errors.observe(now)
+        report = LoadReport(self._utilization(), self._calls.value(now), self._errors.value(now))
+        context.set_trailing_metadata(((TRAILER, report.encode()),))
+
+
+def _is_fault(error: BaseException) -> bool:
     """Whether the gateway or its workers failed. What a caller did, or its deadline, would drive away others' calls."""
     if isinstance(error, ServiceError):
         return error.code is Code.INTERNAL or error.reason == WORKER_LOST
-    return not isinstance(error, (aio.AbortError, aio.InternalError))
+    return isinstance(error, Exception) and not isinstance(error, (aio.AbortError, aio.InternalError))
 
 
 def _walk(method: str) -> Walk | None:
@@ -187,35 +169,18 @@ def _walk(method: str) -> Walk | None:
     return Walk(request, LISTS if request.full_name == pb.GenerateRequest.DESCRIPTOR.full_name else {})
 
 
-def _refusing(behavior: Behavior) -> Behavior:
-    async def refusing(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
-        if isinstance(request, ServiceError):
-            raise request
-        return await behavior(request, context)
-
-    return refusing
-
-
-def _answering(behavior: Behavior, method: str) -> Behavior:
-    async def answering(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
-        name = begin_request()
-        try:
-            return await behavior(request, context)
-        except ServiceError as error:
-            # Not the message, which may quote the caller, line breaks and all; the caller has it.
-            logger.info("request %s: %s ends with %s / %s", name, method, error.code.name, error.reason)
-            await abort(context, error, name)
-        except aio.AbortError:
-            raise
-        except aio.InternalError as error:
-            # What is written to a caller that has left fails so: no bug, and nobody hears this status.
-            logger.debug("request %s: %s: %r", name, method, error)
-            await abort(context, internal(), name)
-        except Exception:
-            logger.exception("request %s: %s failed", name, method)
-            await abort(context, internal(), name)
-
-    return answering
+def _logged(error: Exception, method: str, name: str) -> ServiceError:
+    """Tells the log of the end of a call; returns what the caller is told."""
+    if isinstance(error, ServiceError):
+        # Not the message, which may quote the caller, line breaks and all; the caller has it.
+        logger.info("request %s: %s ends with %s / %s", name, method, error.code.name, error.reason)
+        return error
+    if isinstance(error, aio.InternalError):
+        # What is written to a caller that has left fails so: no bug, and nobody hears this status.
+        logger.debug("request %s: %s: %r", name, method, error)
+    else:
+        logger.error("request %s: %s failed", name, method, exc_info=error)
+    return internal()
 
 
 def _no_method(method: str) -> Handler[Request, Response]:
@@ -227,24 +192,6 @@ def _no_method(method: str) -> Handler[Request, Response]:
     return grpc.stream_stream_rpc_method_handler(refusing)
 
 
-def _same(deserialize: Deserializer) -> Deserializer:
-    return deserialize
-
-
-def _wrapped(
-    handler: Handler[Request, Response],
-    wrap: Callable[[Behavior], Behavior],
-    guard: Callable[[Deserializer], Deserializer] = _same,
-) -> Handler[Request, Response]:
-    """A handler of calls with one request, wrapped. Others are left as they are: unknown methods, and reflection."""
-    if handler is None or handler.request_streaming:
-        return handler
-    make = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
-    behavior: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
-    deserialize: Any = handler.request_deserializer
-    return make(wrap(behavior), guard(deserialize), _written(handler.response_serializer))
-
-
 def _written(serialize: Serializer | None) -> Serializer | None:
     """Lets through what a behavior has written by itself, off the event loop."""
     if serialize is None:
@@ -254,23 +201,20 @@ def _written(serialize: Serializer | None) -> Serializer | None:
 
 TRAILER = "endpoint-load-metrics-bin"
 
-
 # Field numbers of OrcaLoadReport, each behind it the wire type of a double.
 _RPS_FRACTIONAL = 6 << 3 | 1
-
-
 _EPS = 7 << 3 | 1
-
-
 _APPLICATION_UTILIZATION = 9 << 3 | 1
-
-
 _RATE_WINDOW_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """How much a gateway does, in what a load balancer weighs it by; each at least 0."""
+    """How much a gateway does, in what a load balancer weighs it by; each at least 0.
+
+    It is ORCA's `xds.data.orca.v3.OrcaLoadReport`, as gRPC's policy `weighted_round_robin` reads it (gRFC A51, A58).
+    The numbers are encoded here: the package with the generated message overwrites files of googleapis-common-protos.
+    """
 
     utilization: float
     """Rows that run and wait, relative to those that there are; above 1 while work waits."""
@@ -320,7 +264,11 @@ _request_id: ContextVar[str] = ContextVar("server_request_id")
 
 
 def begin_request() -> str:
-    """Names the call that the running task answers, anew: 16 hexadecimal digits."""
+    """Names the call that the running task answers, anew: 16 hexadecimal digits.
+
+    By it the gateway's log, its answers and its errors tell of the same call. It is not the `request_id` that a caller
+    may choose: that one names what several calls share.
+    """
     name = f"{random.getrandbits(64):016x}"
     _request_id.set(name)
     return name

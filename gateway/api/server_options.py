@@ -2,11 +2,8 @@
 
 ChannelOptions = list[tuple[str, str | int]]
 
-
 # gRPC itself refuses messages of more than twice the limit, without details; those between are refused with details.
 TRANSPORT_HEADROOM = 2
-
-
 _KEEPALIVE: ChannelOptions = [
     ("grpc.keepalive_timeout_ms", 5_000),
     # Without it a peer that is stopped is noticed after a minute, whatever the keepalive timeout says.

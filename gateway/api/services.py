@@ -19,7 +19,7 @@ from ..domain.generation import Generation
 from ..domain.request import Call
 from ..domain.sequence import Status
 from ..domain.served_model import Models
-from ..domain.tenancy import TenantPolicy, read_caller
+from ..domain.tenancy import Caller, TenantPolicy, read_caller
 from ..request.executor import INLINE_CHARS, Executors
 from ..request.preprocess import Arrival, Preprocessor
 from ..scheduling.admission_control import Gate
@@ -30,14 +30,10 @@ from .interceptors import current_request_id
 from .stream_writer import MAX_PENDING_CHARS, StreamWriter, write_interval_s
 
 logger = logging.getLogger(__name__)
-
-
 Context = aio.ServicerContext[Any, Any]
-
 
 TRAVEL_S = 0.05
 """The ways of a call and of its cancel may differ by so much. Who cancels so shortly before its deadline is late."""
-
 
 PHASES = {Status.QUEUED: "queue", Status.PREFILLING: "prefill", Status.DECODING: "decode"}
 
@@ -154,10 +150,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def _call(self, context: Context) -> Call:
         now = self._clock()
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        caller = Caller()
+        if self._tenants.trusted:
+            metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+            caller = read_caller(metadata, policy=self._tenants)
         remaining_s = context.time_remaining()
         limit_s = self._request_timeout_s if remaining_s is None else min(remaining_s, self._request_timeout_s)
-        caller = read_caller(metadata, policy=self._tenants)
         return Call(
             caller,
             arrived_at=now,

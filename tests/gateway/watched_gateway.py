@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gateway.api.interceptors import DecodeGuard
+from gateway.api.interceptors import CallInterceptor
 from gateway.api.wire import Walk
 from gateway.config import Config
 from gateway.request import preprocess
@@ -86,12 +86,12 @@ def say(line: str) -> None:
 def main() -> None:
     """Runs it."""
     watch = Watch()
-    guarded = DecodeGuard._guarded
+    guarded = CallInterceptor._guarded
 
-    def timed(guard: DecodeGuard, parse: Callable[[bytes], Any], walk: Walk | None) -> Callable[[bytes], Any]:
+    def timed(guard: CallInterceptor, parse: Callable[[bytes], Any], walk: Walk | None) -> Callable[[bytes], Any]:
         return guarded(guard, watch.aside(parse), walk)
 
-    DecodeGuard._guarded = timed  # type: ignore[method-assign, assignment]
+    CallInterceptor._guarded = timed  # type: ignore[method-assign, assignment]
     if "--planted" in sys.argv:
         preprocess.__dict__["INLINE_CHARS"] = sys.maxsize
     with asyncio.Runner(loop_factory=lambda: WatchedLoop(watch)) as runner:

@@ -1,5 +1,6 @@
 """Every exception of a handler gets a status, and none of them tells internals; what a library is told of retries."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -8,7 +9,7 @@ import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc import StatusCode, aio
 
-from gateway.api.interceptors import DecodeGuard, ErrorMapping
+from gateway.api.interceptors import CallInterceptor
 from gateway.api.rich_status import PUSHBACK
 from gateway.domain import errors
 from gateway.domain.errors import Code, ServiceError
@@ -23,7 +24,8 @@ async def raising(error: BaseException) -> AsyncIterator[aio.UnaryUnaryMultiCall
         raise error
 
     method = grpc.unary_unary_rpc_method_handler(behavior, bytes, bytes)
-    server = aio.server(interceptors=(ErrorMapping(), DecodeGuard(100)))
+    interceptor = CallInterceptor(max_message_bytes=100, utilization=lambda: 0.0, clock=time.monotonic)
+    server = aio.server(interceptors=(interceptor,))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", {"Call": method}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
