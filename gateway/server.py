@@ -151,11 +151,7 @@ class Gateway:
         config = self.config
         server = aio.server(
             interceptors=(
-                CallInterceptor(
-                    max_message_bytes=config.max_message_bytes,
-                    utilization=lambda: self.dispatcher.utilization,
-                    clock=self._clock,
-                ),
+                CallInterceptor(self.dispatcher, max_message_bytes=config.max_message_bytes, clock=self._clock),
             ),
             options=server_options(config.max_message_bytes, config.max_connection_calls),
         )

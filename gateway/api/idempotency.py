@@ -181,7 +181,7 @@ class Deduplication:
         chars = work_chars(request)
         if chars <= INLINE_CHARS:
             return _digest(request)
-        return await self._executors.admit(lambda: _digest(request), call, chars)
+        return await self._executors.prepare(lambda: _digest(request), call, chars)
 
     def _start(self, key: CallKey, digest: bytes, work: Work) -> _Call:
         call = self._running[key] = _Call(digest, asyncio.create_task(self._work(key, digest, work)))

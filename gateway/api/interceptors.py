@@ -37,6 +37,8 @@ from .wire import Walk
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from ..dispatch.dispatcher import Dispatcher
+
 logger = logging.getLogger(__name__)
 
 SERVICES = "/textserve."
@@ -67,14 +69,14 @@ class CallInterceptor(aio.ServerInterceptor):
     the load.
 
     Args:
+        dispatcher: Its utilization is reported.
         max_message_bytes: Most bytes of a request.
-        utilization: Rows that run and wait, relative to those that there are.
         clock: Seconds of a monotonic clock.
     """
 
-    def __init__(self, *, max_message_bytes: int, utilization: Callable[[], float], clock: Callable[[], float]) -> None:
+    def __init__(self, dispatcher: Dispatcher, *, max_message_bytes: int, clock: Callable[[], float]) -> None:
         self._max_message_bytes = max_message_bytes
-        self._utilization = utilization
+        self._dispatcher = dispatcher
         self._clock = clock
         self._calls, self._errors = Rate(clock()), Rate(clock())
         self._handlers: dict[str, Any] = {}
@@ -148,7 +150,7 @@ class CallInterceptor(aio.ServerInterceptor):
         self._calls.observe(now)
         if is_fault:
             self._errors.observe(now)
-        report = LoadReport(self._utilization(), self._calls.value(now), self._errors.value(now))
+        report = LoadReport(self._dispatcher.utilization, self._calls.value(now), self._errors.value(now))
         context.set_trailing_metadata(((TRAILER, report.encode()),))
 
 

@@ -21,7 +21,7 @@
         poison_request        INTERNAL            POISON_REQUEST
         internal              INTERNAL            INTERNAL
 
-`status` turns them into gRPC statuses with google.rpc details.
+`api.rich_status` turns them into gRPC statuses with google.rpc details.
 """
 
 from collections.abc import Mapping, Sequence

@@ -21,7 +21,7 @@ MODELS_OWN = frozenset(field.name for field in fields(GenerationConfig)) - CALLE
 
 
 def resolve(requested: GenerationConfig, model: GenerationConfig, *, room: int, seed: int) -> EffectiveConfig:
-    """The effective parameters of a request that `limits` has passed. They pass, too, and resolve to themselves.
+    """The effective parameters of a request that `validation` has passed. They pass, too, and resolve to themselves.
 
     Args:
         requested: What the request sets.

@@ -255,7 +255,7 @@ class Executors:
         )
         self._answers = Executor(policy, name="answers", threads=1, clock=clock, phase="delivery")
 
-    async def admit(self, work: Callable[[], T], call: Call, chars: int) -> T:
+    async def prepare(self, work: Callable[[], T], call: Call, chars: int) -> T:
         """What is made of a request; see `Executor.run`."""
         executor = self._short if chars <= SHORT_CHARS else self._long
         return await executor.run(work, call, chars)

@@ -74,7 +74,7 @@ class Preprocessor:
         model = self._model(arrival.model)
         if arrival.chars <= INLINE_CHARS:
             return self._generation(arrival.read(), model, call)
-        generation = await self._executors.admit(
+        generation = await self._executors.prepare(
             lambda: self._generation(arrival.read(), model, call), call, arrival.chars
         )
         if not self._models.serves(model):
@@ -93,7 +93,8 @@ class Preprocessor:
         facts = model.facts
         prompt_ids = _prompt_ids(request, model)
         room = output_room(len(prompt_ids), request.config, facts)
-        config = resolve(request.config, facts.generation_defaults, room=room, seed=self._new_seed())
+        seed = self._new_seed() if request.config.seed is None else request.config.seed
+        config = resolve(request.config, facts.generation_defaults, room=room, seed=seed)
         if unfit := list(fit_violations(request.resumed, config)):
             raise invalid_request(unfit)
         prompt_text, detokenizer = _detokenizer(request.output, model.tokenizer, prompt_ids)

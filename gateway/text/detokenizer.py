@@ -44,70 +44,26 @@ class Detokenizer:
             prompt_ids: The prompt. Only its end is looked at, unless the tokenizer cleans up spaces.
             skip_special_tokens: Whether special tokens are left out of the text, those of the prompt included.
         """
-        self._window = _Window(tokenizer, prompt_ids, skip_special_tokens=skip_special_tokens)
-        self._replacers = [_Replacer(old, new) for old, new in tokenizer.replacements]
-        if self._replacers:
-            text = tokenizer.join(prompt_ids, skip_special_tokens=skip_special_tokens)
-            self._replace(text.removesuffix(self._window.rest()))
-        # The uncertain end of the prompt's own text: output that merely confirms it adds nothing.
-        self._prompt_rest = self._rest()
-
-    def push(self, token_id: int) -> str:
-        """Takes the next token. Returns the text that became certain with it; often "", never part of a character."""
-        text = self._window.push(token_id)
-        if self._replacers:
-            text = self._replace(text)
-        return self._added(text) if self._prompt_rest else text
-
-    def skipped(self, token_id: int) -> str:
-        """The text of a special token that is left out of the text, else ""."""
-        return self._window.skipped(token_id)
-
-    def flush(self) -> str:
-        """Returns the rest, at the end of the sequence. To be called once."""
-        text = self._rest()
-        return self._added(text) if self._prompt_rest else text
-
-    def fork(self) -> Detokenizer:
-        """Another one in the same state, for another output of the same prompt."""
-        forked = copy(self)
-        forked._window = self._window.fork()  # noqa: SLF001 - its own class
-        forked._replacers = [copy(replacer) for replacer in self._replacers]  # noqa: SLF001
-        return forked
-
-    def _replace(self, text: str) -> str:
-        for replacer in self._replacers:
-            text = replacer.push(text)
-        return text
-
-    def _rest(self) -> str:
-        text = self._window.rest()
-        for replacer in self._replacers:
-            text = replacer.rest(text)
-        return text
-
-    def _added(self, text: str) -> str:
-        """What a text adds to the uncertain end of the prompt's."""
-        known = _common_length(self._prompt_rest, text)
-        self._prompt_rest = self._prompt_rest[known:] if known == len(text) else ""
-        return text[known:]
-
-
-class _Window:
-    """The last few tokens, and how much of their text has been read. Knows no clean-up."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._skipped_ids = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
         self._ids: list[int] = []
-        """All of them have a text: neither unknown tokens nor special ones that are skipped."""
+        """The window: the last few tokens that have a text, which unknown and skipped ones have not."""
         self._read = 0
+        """Characters of the window's text that have been read."""
+        self._replacers: list[_Replacer] = []
+        self._prompt_rest = ""
+        """The uncertain end of the prompt's own text: output that merely confirms it adds nothing."""
         for token_id in self._tail(filter(self._has_text, reversed(prompt_ids))):
             self.push(token_id)
+        self._replacers = [_Replacer(old, new) for old, new in tokenizer.replacements]
+        if self._replacers:
+            text = tokenizer.join(prompt_ids, skip_special_tokens=skip_special_tokens)
+            self._replace(text.removesuffix(self._join()[self._read :]))
+        self._prompt_rest = self._rest()
 
     def push(self, token_id: int) -> str:
-        """Returns the text that is certain now, and was not before."""
+        """Takes the next token. Returns the text that became certain with it; often "", never part of a character."""
         tokenizer = self._tokenizer
         if token_id in self._skipped_ids or tokenizer.name_of(token_id) is None:
             return ""
@@ -121,19 +77,44 @@ class _Window:
         self._read = certain
         if len(self._ids) > 2 * _CONTEXT:
             self._shorten(unread=len(text) - certain)
-        return new
+        if self._replacers:
+            new = self._replace(new)
+        return self._added(new) if self._prompt_rest else new
 
     def skipped(self, token_id: int) -> str:
+        """The text of a special token that is left out of the text, else ""."""
         return (self._tokenizer.name_of(token_id) or "") if token_id in self._skipped_ids else ""
 
-    def rest(self) -> str:
-        """Returns the text that would be the last if nothing followed."""
-        return self._join()[self._read :]
+    def flush(self) -> str:
+        """Returns the rest, at the end of the sequence. To be called once."""
+        return self._added(self._rest())
 
-    def fork(self) -> _Window:
+    def fork(self) -> Detokenizer:
+        """Another one in the same state, for another output of the same prompt."""
         forked = copy(self)
         forked._ids = self._ids.copy()  # noqa: SLF001 - its own class
+        forked._replacers = [copy(replacer) for replacer in self._replacers]  # noqa: SLF001
         return forked
+
+    def _replace(self, text: str) -> str:
+        for replacer in self._replacers:
+            text = replacer.push(text)
+        return text
+
+    def _rest(self) -> str:
+        """The text that would be the last if nothing followed."""
+        text = self._join()[self._read :]
+        for replacer in self._replacers:
+            text = replacer.rest(text)
+        return text
+
+    def _added(self, text: str) -> str:
+        """What a text adds to the uncertain end of the prompt's."""
+        if not self._prompt_rest:
+            return text
+        known = _common_length(self._prompt_rest, text)
+        self._prompt_rest = self._prompt_rest[known:] if known == len(text) else ""
+        return text[known:]
 
     def _shorten(self, *, unread: int) -> None:
         self._ids = self._tail(reversed(self._ids))

@@ -202,11 +202,11 @@ async def test_what_work_raises_reaches_its_caller() -> None:
 async def test_neither_a_short_prompt_nor_an_answer_waits_for_a_long_one() -> None:
     executors, gate = Executors(TenantPolicy(), FakeClock()), threading.Event()
     wait: Callable[[], bool] = gate.wait
-    long = [asyncio.create_task(executors.admit(wait, call(), SHORT_CHARS + 1)) for _ in range(20)]
+    long = [asyncio.create_task(executors.prepare(wait, call(), SHORT_CHARS + 1)) for _ in range(20)]
     try:
         await settle()
 
-        assert await executors.admit(lambda: "short", call(), SHORT_CHARS) == "short"
+        assert await executors.prepare(lambda: "short", call(), SHORT_CHARS) == "short"
         assert await executors.answer(lambda: "answer", call(), 10 * SHORT_CHARS) == "answer"
     finally:
         gate.set()
