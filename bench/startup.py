@@ -24,7 +24,7 @@ from bench.random_model import export_random_llama
 from bench.report import Row, arguments, show
 from bench.timing import seconds
 from bench.worker_start import Start, start_worker
-from worker.loading.quantization import cpu_has_4bit_kernel
+from worker.loading.cpu import cpu_has_4bit_kernel
 
 SHARD_BYTES = 128 * 2**20
 NARROW_WIDTH = 128

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.kernel import Matrix, Product, four_bit_layers, fuse, matrices
 from bench.timing import Work, in_turn, medians, seconds
-from worker.loading.quantization import cpu_has_4bit_kernel
+from worker.loading.cpu import cpu_has_4bit_kernel
 
 NO_KERNEL = (
     "bitsandbytes has no 4-bit kernel for this CPU (it takes AVX512-BF16) and dequantizes on every call: the floor is "

@@ -14,7 +14,7 @@ START = Start(
     ],
     lines=[
         Line(5.31, LOADED),
-        Line(6.0, "INFO worker.runners.native: the whole model runs in C"),
+        Line(6.0, "INFO worker.runners.native.assembly: the whole model runs in C"),
         Line(8.5, "textserve-worker ready address=127.0.0.1:1 model=m incarnation=0"),
     ],
 )

@@ -12,7 +12,7 @@ import torch
 
 from ..domain.config import LEAST_CONTEXT, Activations, Config
 from ..domain.refusal import Refusal, doing
-from ..runners.native import cpu_multiplies_int8
+from .cpu import cpu_multiplies_int8
 from .dispatch import execution_devices, input_device, offload_places
 from .facts import ModelFacts, context_length
 from .fingerprint import fingerprint

@@ -17,7 +17,6 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..domain.config import Config
 from ..domain.refusal import Refusal
-from .bitsandbytes_offline import bnb
 
 _OUT_MULTIPLE, _IN_MULTIPLE = 32, 64
 _READ_DIRECTLY = {"mamba": ("dt_proj",), "longcat_flash": ("classifier",)}
@@ -48,11 +47,6 @@ def skeleton(model_config: Any) -> nn.Module:  # noqa: ANN401 - each family has 
     with torch.device("meta"):
         model: nn.Module = AutoModelForCausalLM.from_config(model_config, trust_remote_code=False)
     return model
-
-
-def cpu_has_4bit_kernel() -> bool:
-    """Returns whether bitsandbytes runs its 4-bit kernel on this CPU; it computes in bfloat16."""
-    return bool(bnb.functional.has_avx512bf16())
 
 
 def fits_cpu_kernel(in_features: int, out_features: int) -> bool:

@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..domain.config import Config
 from ..domain.refusal import Refusal
-from . import four_bit, placement, quantization, quantized_layers
+from . import cpu, four_bit, placement, quantization, quantized_layers
 from .checkpoint_files import files_opened
 from .checkpoint_headers import compared_with
 from .heap import gives_back_at_once
@@ -82,7 +82,7 @@ def compute_dtype(config: Config) -> torch.dtype:
     if config.compute_dtype != "auto":
         dtype: torch.dtype = getattr(torch, config.compute_dtype)
         return dtype
-    has_bfloat16 = quantization.cpu_has_4bit_kernel() if runs_on_cpu(config) else torch.cuda.is_bf16_supported()
+    has_bfloat16 = cpu.cpu_has_4bit_kernel() if runs_on_cpu(config) else torch.cuda.is_bf16_supported()
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
@@ -109,7 +109,7 @@ def load_weights(
         skeleton = quantization.skeleton(model_config)
     settings = _placement(config, skeleton)
     left_out: tuple[str, ...] = ()
-    uses_cpu_kernel = runs_on_cpu(config) and quantization.cpu_has_4bit_kernel()
+    uses_cpu_kernel = runs_on_cpu(config) and cpu.cpu_has_4bit_kernel()
     if is_quantized and config.skip_modules:
         logger.warning("--skip-modules has no effect: the checkpoint is quantized already")
     if config.quantization != "none" and not is_quantized:

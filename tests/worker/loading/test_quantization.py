@@ -11,7 +11,7 @@ from transformers import AutoConfig, GPT2Config, LlamaConfig
 
 from tests.worker.tiny_models import save_tiny_llama
 from worker.domain.config import Config, Quantization
-from worker.loading import quantization
+from worker.loading import cpu
 from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.loading import LoadedModel, load
 from worker.loading.quantization import awkward_layers, fits_cpu_kernel, quantization_config, skeleton
@@ -25,7 +25,7 @@ PRETEND = Callable[[bool], None]
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> PRETEND:
     """Lets a test say whether this CPU has the 4-bit kernel, so that it means the same on every machine."""
-    return lambda has_kernel: monkeypatch.setattr(quantization, "cpu_has_4bit_kernel", lambda: has_kernel)
+    return lambda has_kernel: monkeypatch.setattr(cpu, "cpu_has_4bit_kernel", lambda: has_kernel)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.worker.tiny_models import save_tiny_llama, tiny_tokenizer
 from worker.domain.config import Config
-from worker.loading import quantization
+from worker.loading import cpu
 from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.loading import LoadedModel, load
 from worker.loading.quantized_layers import dequantize_awkward_layers, set_compute_dtype
@@ -24,7 +24,7 @@ PRETEND = Callable[[bool], None]
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> PRETEND:
     """Lets a test say whether this CPU has the 4-bit kernel, so that it means the same on every machine."""
-    return lambda has_kernel: monkeypatch.setattr(quantization, "cpu_has_4bit_kernel", lambda: has_kernel)
+    return lambda has_kernel: monkeypatch.setattr(cpu, "cpu_has_4bit_kernel", lambda: has_kernel)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_a_dequantized_layer_keeps_its_bias() -> None:
 def test_a_model_with_awkward_shapes_runs_on_this_machine_whatever_it_has(
     awkward_folder: Path, tmp_path: Path, pretend: PRETEND, *, has_kernel: bool
 ) -> None:
-    has_kernel_here = quantization.cpu_has_4bit_kernel()
+    has_kernel_here = cpu.cpu_has_4bit_kernel()
     pretend(has_kernel)
     folder = save(load(Config(model=str(awkward_folder))), tmp_path)
     pretend(has_kernel_here)

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from .library import cpu_features
-
 LEVEL_BLOCK = 64
 """Inputs whose activations are rounded together, INT8_BLOCK in int8.h: blocks of weights are made up of them."""
 
@@ -28,8 +26,3 @@ def levels(values: Tensor) -> tuple[Tensor, float]:
     errors = ((values * steps_in_one).round() / steps_in_one - values).square().sum(dim=1)
     best = _STEPS_IN_ONE[errors.argmin()]
     return ((values * best).round() + _ZERO).to(torch.uint8), 1.0 / float(best)
-
-
-def cpu_multiplies_int8() -> bool:
-    """Returns whether the CPU has the instructions for products with int8 activations."""
-    return {"avx512_bf16", "avx512_vnni"} <= cpu_features()

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from ...loading.cpu import cpu_features
 from .structures import Linear, Model, Tokens
 
 logger = logging.getLogger(__name__)
@@ -128,15 +129,6 @@ def _fingerprint(compiler: str) -> str:
         raise NativeError("the CPU's features cannot be read from /proc/cpuinfo")
     digest.update(repr((_FLAGS, compiler, status.st_size, status.st_mtime_ns, platform.machine(), cpu)).encode())
     return digest.hexdigest()[:16]
-
-
-def cpu_features() -> frozenset[str]:
-    """Returns Linux's names for what this CPU can do; none if Linux does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _compile(compiler: str, path: Path) -> None:

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from worker.loading.quantization import cpu_has_4bit_kernel
+from worker.loading.cpu import cpu_has_4bit_kernel
 from worker.runners.native.library import Library, load
 
 

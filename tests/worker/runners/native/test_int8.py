@@ -19,7 +19,8 @@ from worker.cli import EX_CONFIG, main
 from worker.domain.config import TUTOR, Activations, Config
 from worker.domain.sequence import Root, SamplingParameters, Sequence
 from worker.loading import loading
-from worker.runners import native
+from worker.loading.cpu import cpu_multiplies_int8
+from worker.runners.native import assembly as native
 from worker.runners.native.levels import levels
 from worker.runners.native.library import Library, NativeError
 from worker.runners.native.linear import NativeLinear, rounds_int8, take_over_linear_layers
@@ -35,7 +36,7 @@ BLOCK = 64
 
 @pytest.fixture(autouse=True)
 def _can_multiply(library: Library) -> None:
-    if not native.cpu_multiplies_int8():
+    if not cpu_multiplies_int8():
         pytest.skip("this CPU has no AVX512-VNNI")
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.worker.runners.native.models import CASES, bfloat16_model
-from worker.runners import native
+from worker.loading.cpu import cpu_multiplies_int8
+from worker.runners.native import assembly as native
 from worker.runners.native import library as library_module
-from worker.runners.native.levels import cpu_multiplies_int8
 from worker.runners.native.library import Library, NativeError, load
 
 

@@ -17,8 +17,8 @@ from tests.worker.runners.native.accuracy import errors, own_errors
 from tests.worker.runners.native.matrices import quantized
 from tests.worker.runners.native.models import CASES, Case, bfloat16_model, exact_copy, quantize
 from worker.loading.bitsandbytes_offline import bnb
-from worker.runners import native
 from worker.runners.model_runner import ModelRunner
+from worker.runners.native import assembly as native
 from worker.runners.native.library import Library
 from worker.runners.native.linear import take_over_linear_layers
 from worker.runners.native.llama import obstacle
