@@ -22,7 +22,7 @@ from torch import Tensor
 from bench.report import arguments, show
 from worker.domain.sequence import SamplingParameters
 from worker.domain.sequence import Sequence as Row
-from worker.sampling import sample
+from worker.sampling.sampler import sample
 
 BAR = 1.05
 ROWS = 16

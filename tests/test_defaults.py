@@ -12,7 +12,7 @@ from gateway.workers.protocol import read_description
 from tests.worker.service.test_messages import FACTS, TOKENIZER
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2
-from worker.loading.generation_defaults import GenerationDefaults
+from worker.loading.checkpoint.generation_defaults import GenerationDefaults
 from worker.scheduling.scheduler import Limits
 from worker.service import messages
 from worker.service.submission import roots

@@ -6,9 +6,9 @@ from .domain.config import Config
 from .engine.engine import Engine, Memory
 from .loading.cpu import cpu_has_4bit_kernel
 from .loading.loading import LoadedModel
+from .loading.probe import layer_layouts
 from .memory.budget import Room, budget, divide
 from .memory.layout import prefills_whole
-from .memory.probe import layer_layouts
 from .runners.cuda.assembly import cuda_runner
 from .runners.model_runner import ModelRunner
 from .runners.native.assembly import native_runner

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .domain.config import Config
+from .domain.refusal import sentence
 from .flags import Parser, add_flags, check
 from .memory.available import available_cpus
 
@@ -146,7 +147,7 @@ def _lack(error: ImportError, *, is_supervised: bool = False) -> int:
 
 def _refuse(what: str, error: Exception, *, is_supervised: bool = False) -> int:
     """Says why a model is not served, or not written; returns the exit code."""
-    from .domain.refusal import may_pass, sentence  # noqa: PLC0415 - it needs torch
+    from .engine.device_errors import may_pass  # noqa: PLC0415 - it needs torch
 
     logger.debug("%s", what, exc_info=error)
     problem = f"{what}: {sentence(error)}"
@@ -166,7 +167,7 @@ def _quantize(arguments: Sequence[str]) -> int:
     try:
         import torch  # noqa: PLC0415 - as in run
 
-        from .loading.quantize import quantize  # noqa: PLC0415
+        from .quantize import quantize  # noqa: PLC0415
     except ImportError as error:
         return _lack(error)
     torch.set_num_threads(config.threads or min(torch.get_num_threads(), available_cpus()))

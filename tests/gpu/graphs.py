@@ -7,7 +7,7 @@ import torch
 
 from tests.worker.parity import Recorder, engine_for
 from worker.engine.engine import Engine, Memory
-from worker.memory.probe import layer_layouts
+from worker.loading.probe import layer_layouts
 from worker.runners.cuda.assembly import cuda_runner
 from worker.runners.cuda.capture.graph_step import GraphStep
 

@@ -17,7 +17,7 @@ from tests.worker.parity import (
 from tests.worker.runners.cuda.models import mistral, qwen3
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.domain.sequence import Root
-from worker.engine.allocation import is_out_of_memory
+from worker.engine.device_errors import is_out_of_memory
 from worker.loading.bitsandbytes_offline import bnb
 from worker.runners.cuda.llama.llama import LlamaForward
 

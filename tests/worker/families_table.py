@@ -12,10 +12,10 @@ from transformers.utils import logging
 
 from tests.worker.families import FAMILIES, Family, tiny_model
 from tests.worker.parity import LOGITS_TOLERANCE
+from worker.domain.refusal import UnsupportedModelError
+from worker.loading.probe import layer_layouts
 from worker.loading.quantization import layers_read_directly
-from worker.memory.budget import UnsupportedModelError
 from worker.memory.layout import Layout, prefills_whole
-from worker.memory.probe import layer_layouts
 
 PAGE = Path(__file__).parents[2] / "docs/models.md"
 BEGIN_MARK, END_MARK = "<!-- families -->", "<!-- /families -->"

@@ -14,10 +14,10 @@ from tests.worker.fake_model import frozen
 from worker.domain.plan import Plan
 from worker.domain.sequence import Root, SamplingParameters, Sequence
 from worker.engine.engine import Engine, Memory
+from worker.loading.probe import layer_layouts
 from worker.memory.layout import prefills_whole
-from worker.memory.probe import layer_layouts
 from worker.runners.model_runner import ModelRunner
-from worker.sampling import Sampled, sample
+from worker.sampling.sampler import Sampled, sample
 from worker.scheduling.scheduler import Limits, Scheduler
 
 LOGITS_TOLERANCE = 1e-4

@@ -14,7 +14,7 @@ from textserve.internal.v1 import worker_pb2 as pb
 from textserve.internal.v1 import worker_pb2_grpc
 from textserve.v1 import generation_pb2
 from worker.engine.engine import Engine
-from worker.loading.tokenizer_files import TokenizerFiles
+from worker.loading.checkpoint.tokenizer_files import TokenizerFiles
 from worker.server import SERVER_OPTIONS, listen
 from worker.service.service import WorkerService, prefetch
 

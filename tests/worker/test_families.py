@@ -21,10 +21,10 @@ from tests.worker.parity import (
 )
 from tests.worker.planted_mistakes import NO_MASK_IN_PREFILL, POSITIONS_OFF, STALE_STATES, Mistake
 from tests.worker.tiny_models import VOCAB_SIZE
+from worker.domain.refusal import UnsupportedModelError
 from worker.domain.sequence import Sequence, Status
 from worker.engine.engine import Engine
-from worker.memory.budget import UnsupportedModelError
-from worker.memory.probe import layer_layouts
+from worker.loading.probe import layer_layouts
 
 SEED = 1
 REQUESTS = 24

@@ -16,11 +16,11 @@ from tests.worker.families_table import quantized_share
 from tests.worker.parity import Recorder, engine_for, generate_each_alone, mixed_sequences, run_with_random_arrivals
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_tokenizer
 from worker.domain.config import QUANTIZATIONS, Config, Quantization
+from worker.domain.refusal import UnsupportedModelError
 from worker.domain.sequence import Sequence
 from worker.loading.loading import LoadedModel, load
-from worker.loading.quantize import quantize
-from worker.memory.budget import UnsupportedModelError
-from worker.memory.probe import layer_layouts
+from worker.loading.probe import layer_layouts
+from worker.quantize import quantize
 
 pytestmark = pytest.mark.timeout(600)  # seconds each, but where others compute, too, many
 

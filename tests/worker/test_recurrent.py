@@ -14,10 +14,10 @@ from transformers.cache_utils import DynamicCache
 
 from tests.worker.recurrent_models import FAMILIES, VOCAB_SIZE, bamba, build, jamba, mamba, mamba2
 from worker.domain.plan import Chunk
+from worker.loading.probe import layer_layouts
 from worker.memory.batch import Batch
 from worker.memory.group import ChunkInput, PrefillGroup
 from worker.memory.layout import prefills_whole
-from worker.memory.probe import layer_layouts
 from worker.memory.slab import Slab
 from worker.memory.storage import Storage
 from worker.runners.model_runner import ModelRunner

@@ -20,9 +20,9 @@ from worker import server as server_module
 from worker.domain.config import Config
 from worker.domain.plan import Plan
 from worker.engine.engine import Engine
+from worker.loading.checkpoint.generation_defaults import GenerationDefaults
+from worker.loading.checkpoint.tokenizer_files import TokenizerFiles
 from worker.loading.facts import ModelFacts
-from worker.loading.generation_defaults import GenerationDefaults
-from worker.loading.tokenizer_files import TokenizerFiles
 from worker.server import SERVER_OPTIONS, EngineDiedError, ListenError, Prepared, listen, serve
 from worker.service import messages
 

@@ -2,8 +2,18 @@
 
 from dataclasses import dataclass, field
 
-from ..sampling import TokenLogprob
 from .sequence import Root, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely the model itself found a token."""
+
+    logprob: float
+    rank: int
+    """1 for the likeliest token; equals share the best of their ranks."""
+    top: tuple[tuple[int, float], ...]
+    """The likeliest tokens with their log-probabilities, likeliest first, the lower id first of equals."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,18 @@
 from dataclasses import dataclass, field
 
 from .sequence import Root, Sequence
-from .views import View
+
+
+@dataclass(frozen=True)
+class View:
+    """A pool of tokens as rows and columns."""
+
+    rows: int
+    columns: int
+
+    def fits(self, rows: int, width: int) -> bool:
+        """Returns whether so many rows of so many columns are in it."""
+        return rows <= self.rows and width <= self.columns
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,16 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
-from ..engine.allocation import is_out_of_memory
-from ..memory.budget import UnsupportedModelError
-
 _LONGEST = 600
 """Characters: transformers' errors run over many lines, and some list every model that there is."""
-
-_LASTING_DEVICE_ERRORS = ("device-side assert", "no kernel image is available")
-"""What a device says of a model that it will never run, in errors that are otherwise those of a lost device."""
 
 
 class Refusal(ValueError):  # noqa: N818 - it is no error of ours
     """The model is not served; the message is the sentence that says why, and what to do."""
+
+
+class UnsupportedModelError(Exception):
+    """The model cannot be served; the message says why, in one sentence."""
 
 
 @contextmanager
@@ -43,19 +39,3 @@ def sentence(error: Exception) -> str:
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     stages = getattr(error, "__notes__", [])
     return f"{stages[0]}: {text}" if stages else text
-
-
-def may_pass(error: BaseException) -> bool:
-    """Returns whether a new process may do better: the error, or what caused it, is of memory or of a lost device."""
-    seen: BaseException | None = error
-    while isinstance(seen, Exception):
-        if is_out_of_memory(seen) or _is_lost_device(seen):
-            return True
-        seen = seen.__cause__
-    return False
-
-
-def _is_lost_device(error: Exception) -> bool:
-    text = str(error)
-    is_of_device = isinstance(error, torch.AcceleratorError) or text.startswith("CUDA error")
-    return is_of_device and not any(lasting in text for lasting in _LASTING_DEVICE_ERRORS)

@@ -23,7 +23,8 @@ from ..memory.group import PrefillGroup
 from ..memory.layout import Layout
 from ..memory.storage import Storage
 from ..runners.runner import Prefill, Runner
-from ..sampling import Sampled, inherit, process, resort, sample
+from ..sampling.rows import inherit
+from ..sampling.sampler import Sampled, process, resort, sample
 from ..scheduling.scheduler import Scheduler
 from .beam_search import BeamSearch
 from .prompt_logprobs import prompt_parts

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 
-from ..domain.outcome import Outcome, Output
+from ..domain.outcome import Outcome, Output, TokenLogprob
 from ..domain.plan import Plan
 from ..domain.sequence import Root, Sequence, Status, fail_all, reported
-from ..sampling import TokenLogprob
-from .allocation import is_out_of_memory
+from .device_errors import is_out_of_memory
 from .engine import Engine
 from .pace import Pace, Work
 

@@ -8,7 +8,7 @@ from ..domain.outcome import PromptPart
 from ..domain.plan import Chunk
 from ..domain.sequence import Root
 from ..memory.group import PrefillGroup
-from ..sampling import token_logprobs
+from ..sampling.logprobs import token_logprobs
 
 
 def prompt_parts(logits: Tensor, group: PrefillGroup, chunk: Chunk, roots: Rows[Root]) -> list[PromptPart]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .generation_defaults import GenerationDefaults
+from .checkpoint.generation_defaults import GenerationDefaults
 
 logger = logging.getLogger(__name__)
 

@@ -12,17 +12,17 @@ import torch
 
 from ..domain.config import LEAST_CONTEXT, Activations, Config
 from ..domain.refusal import Refusal, doing
+from .checkpoint.generation_defaults import eos_token_ids, read_generation_config
+from .checkpoint.hub import Files
+from .checkpoint.preflight import check_checkpoint, in_plain_words
+from .checkpoint.tokenizer_files import TokenizerFiles, tokenizer_files
 from .cpu import cpu_multiplies_int8
 from .dispatch import execution_devices, input_device, offload_places
 from .facts import ModelFacts, context_length
 from .fingerprint import fingerprint
-from .generation_defaults import eos_token_ids, read_generation_config
-from .hub import Files
 from .load_cost import LoadCost
 from .load_report import log_report, log_tokens_beyond
-from .preflight import check_checkpoint, in_plain_words
 from .quantized_layers import QuantizationReport
-from .tokenizer_files import TokenizerFiles, tokenizer_files
 from .weights import compute_dtype, load_weights, read_config, read_tokenizer, runs_on_cpu
 
 

@@ -14,11 +14,11 @@ from transformers.utils.logging import disable_progress_bar
 from ..domain.config import Config
 from ..domain.refusal import Refusal
 from . import cpu, four_bit, placement, quantization, quantized_layers
+from .checkpoint.hub import Files, source
+from .checkpoint.preflight import check_vocabulary
 from .checkpoint_files import files_opened
 from .checkpoint_headers import compared_with
 from .heap import gives_back_at_once
-from .hub import Files, source
-from .preflight import check_vocabulary
 from .quantized_layers import QuantizationReport
 
 logger = logging.getLogger(__name__)

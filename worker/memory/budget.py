@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from ..domain.refusal import UnsupportedModelError
 from .available import available_bytes
 from .layout import Layout, bytes_per_row, bytes_per_token
 
 _LEAST_CONTEXT = 64
 _GPU_SHARE, _CPU_SHARE = 0.8, 0.25
-
-
-class UnsupportedModelError(Exception):
-    """The model cannot be served; the message says why, in one sentence."""
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,11 @@
 """Log-probabilities and ranks of tokens: float32 log-softmax of the logits as the model gave them."""
 
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """How likely the model itself found a token."""
-
-    logprob: float
-    rank: int
-    """1 for the likeliest token; equals share the best of their ranks."""
-    top: tuple[tuple[int, float], ...]
-    """The likeliest tokens with their log-probabilities, likeliest first, the lower id first of equals."""
+from ..domain.outcome import TokenLogprob
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, top: int | Rows[int]) -> list[TokenLogprob]:

@@ -13,14 +13,14 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
-from ..domain.plan import Plan, compact
+from ..domain.plan import Plan, View, compact
 from ..domain.sequence import Beams, Root, Sequence, Status, fail_all, reported
-from ..domain.views import View, choose
-from ..engine.trial import Trial
 from .chunk_budget import ChunkBudget
 from .precedence import precedence, turn
 from .pressure import Pressure
 from .reading import Reading
+from .trial import Trial
+from .views import choose
 
 _LEAST_HEADROOM = 16
 _SHORT = 4

@@ -8,12 +8,12 @@ from google.protobuf.duration_pb2 import Duration
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2
 
+from ..domain.outcome import TokenLogprob
 from ..domain.sequence import Status
 from ..engine.engine_thread import Emission, Progress, PromptReport
+from ..loading.checkpoint.generation_defaults import GenerationDefaults
+from ..loading.checkpoint.tokenizer_files import TokenizerFiles
 from ..loading.facts import ModelFacts
-from ..loading.generation_defaults import GenerationDefaults
-from ..loading.tokenizer_files import TokenizerFiles
-from ..sampling import TokenLogprob
 from ..scheduling.scheduler import Limits
 
 _FINISH_REASONS = {

@@ -15,7 +15,7 @@ from textserve.internal.v1 import worker_pb2_grpc
 
 from ..engine.engine import Engine
 from ..engine.engine_thread import Clock, Emission, EngineThread, PromptReport, StepReport
-from ..loading.tokenizer_files import TokenizerFiles
+from ..loading.checkpoint.tokenizer_files import TokenizerFiles
 from . import messages, submission
 from .connection import Connection
 from .credits import share

@@ -19,7 +19,7 @@ from tests.worker.sampling.settings import Allowed
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.domain.sequence import Beams, EarlyStopping, Root, SamplingParameters, Sequence
 from worker.engine.beam_search import Hypothesis
-from worker.sampling import resort
+from worker.sampling.sampler import resort
 
 MODEL: Any = tiny_llama(num_hidden_layers=2, eos_token_id=None)
 PROMPTS = [[5, 6, 7], [9], [3, 4, 3, 4, 8]]

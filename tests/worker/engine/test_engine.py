@@ -27,8 +27,8 @@ from tests.worker.tiny_models import tiny_llama
 from worker.domain.outcome import Outcome
 from worker.domain.sequence import Beams, EarlyStopping, Root, Sequence, Status
 from worker.engine.engine import Engine, Memory
+from worker.loading.probe import layer_layouts
 from worker.memory.batch import Batch
-from worker.memory.probe import layer_layouts
 from worker.runners.model_runner import ModelRunner
 from worker.runners.runner import Logits, Prefill
 from worker.scheduling.scheduler import Limits, Scheduler

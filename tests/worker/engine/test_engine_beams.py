@@ -15,7 +15,7 @@ from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.domain.sequence import Beams, EarlyStopping, Root, SamplingParameters, Sequence, Status
 from worker.engine.beam_search import BeamSearch, Hypothesis
 from worker.engine.engine import Engine, Memory
-from worker.memory.probe import layer_layouts
+from worker.loading.probe import layer_layouts
 from worker.runners.model_runner import ModelRunner
 from worker.scheduling.scheduler import Limits, Scheduler
 

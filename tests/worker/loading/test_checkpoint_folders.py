@@ -45,7 +45,7 @@ from textserve.internal.v1 import worker_pb2 as pb
 from worker import server
 from worker.cli import EX_CONFIG, main
 from worker.domain.config import Config
-from worker.loading.quantize import quantize
+from worker.quantize import quantize
 
 ROOT = Path(__file__).parents[3]
 FLAGS = ["--memory-gib", "0.01", "--max-rows", "2", "--compute-dtype", "float32"]

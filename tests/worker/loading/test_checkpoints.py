@@ -35,12 +35,12 @@ from tests.worker.parity import (
 from tests.worker.tiny_models import EOS, VOCAB_SIZE, save_tiny_llama, tiny_llama, tiny_tokenizer
 from worker.assembly import assemble
 from worker.domain.config import Config
+from worker.domain.refusal import UnsupportedModelError
 from worker.domain.sequence import Root, SamplingParameters, Sequence, Status
 from worker.loading.facts import context_length
 from worker.loading.loading import LoadedModel, load
-from worker.memory.budget import UnsupportedModelError
+from worker.loading.probe import layer_layouts
 from worker.memory.layout import bytes_per_token
-from worker.memory.probe import layer_layouts
 
 TEXTS = ["one two three", " one", "one  two ", "fünf 五 🙂\n", "<tool>one</s> two<tool>", ""]
 UNKNOWN_LENGTH = SimpleNamespace(model_max_length=10**30)

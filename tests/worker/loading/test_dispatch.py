@@ -14,7 +14,7 @@ from worker.domain.config import Config
 from worker.domain.sequence import Root, SamplingParameters, Sequence
 from worker.loading.dispatch import input_device, offload_places, offloaded_bytes
 from worker.loading.loading import LoadedModel, load
-from worker.memory.probe import layer_layouts
+from worker.loading.probe import layer_layouts
 
 CPU = torch.device("cpu")
 SPLIT = {

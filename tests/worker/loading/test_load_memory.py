@@ -14,7 +14,7 @@ import torch
 from tests.worker.tiny_models import save_tiny_llama, tiny_llama, tiny_tokenizer
 from worker.domain.config import Config, Quantization
 from worker.loading.loading import load
-from worker.loading.quantize import quantize
+from worker.quantize import quantize
 
 ComputeDtype = Literal["bfloat16", "float32"]
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from worker.memory.budget import Room, UnsupportedModelError, budget, divide
+from worker.domain.refusal import UnsupportedModelError
+from worker.memory.budget import Room, budget, divide
 from worker.memory.layout import (
     Layout,
     RecurrentShape,

@@ -5,9 +5,9 @@ import torch
 
 from tests.worker.tiny_models import tiny_llama
 from worker.domain.plan import Chunk
+from worker.loading.probe import layer_layouts
 from worker.memory.group import ChunkInput, PrefillGroup
 from worker.memory.layout import Layout, RecurrentShape, StateShape, TokenShape
-from worker.memory.probe import layer_layouts
 from worker.memory.slab import Slab
 from worker.memory.storage import Storage
 from worker.runners.model_runner import ModelRunner

@@ -11,7 +11,7 @@ from tests.worker.parity import generate_alone
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.domain.sequence import Root, SamplingParameters, Sequence, Status
 from worker.engine.engine import Engine, Memory
-from worker.memory.probe import layer_layouts
+from worker.loading.probe import layer_layouts
 from worker.runners.model_runner import ModelRunner
 from worker.scheduling.scheduler import Limits, Scheduler
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from tests.worker.recurrent_models import bamba, build, mamba2
 from tests.worker.tiny_models import tiny_llama
 from worker.domain.plan import Chunk
+from worker.loading.probe import layer_layouts
 from worker.memory.batch import Batch
 from worker.memory.group import PrefillGroup
 from worker.memory.layout import Layout
-from worker.memory.probe import layer_layouts
 from worker.memory.storage import Storage
 from worker.runners.model_runner import ModelRunner
 

@@ -13,8 +13,8 @@ from torch import Tensor
 import worker.sampling.drawing
 from tests.worker.sampling.settings import PROCESSORS, WARPERS, batches
 from worker.domain.sequence import SamplingParameters, Sequence
-from worker.sampling import process, sample
 from worker.sampling.drawing import warp
+from worker.sampling.sampler import process, sample
 
 # The 99.9 % point of chi-square with 7 degrees of freedom.
 CHI_SQUARE_7 = 24.32

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from worker.domain.sequence import SamplingParameters, Sequence
-from worker.sampling import inherit, process
 from worker.sampling.history import NGrams, TokenCounts
+from worker.sampling.rows import inherit
+from worker.sampling.sampler import process
 
 VOCABULARY = 12
 PARAMETERS = SamplingParameters(

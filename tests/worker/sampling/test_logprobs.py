@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from worker.domain.outcome import TokenLogprob
 from worker.domain.sequence import SamplingParameters, Sequence
-from worker.sampling import TokenLogprob, sample, token_logprobs
+from worker.sampling.logprobs import token_logprobs
+from worker.sampling.sampler import sample
 
 
 def reference(logits: list[float], token: int, top: int) -> tuple[int, list[int], list[float]]:

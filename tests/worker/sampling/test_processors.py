@@ -17,8 +17,8 @@ from tests.worker.sampling.settings import (
     same_but_for_equals,
 )
 from worker.domain.sequence import SamplingParameters, Sequence
-from worker.sampling import process
 from worker.sampling.drawing import warp
+from worker.sampling.sampler import process
 
 # What a processor depends on beside its own setting.
 ALONE = {

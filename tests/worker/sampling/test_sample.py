@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tests.worker.sampling.settings import PROCESSORS, WARPERS, batches
 from worker.domain.sequence import SamplingParameters, Sequence
-from worker.sampling import process, sample
 from worker.sampling.drawing import warp
+from worker.sampling.sampler import process, sample
 
 MASKED = float("-inf")
 EVERY = {

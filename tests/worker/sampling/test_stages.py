@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worker.domain.sequence import SamplingParameters, Sequence
-from worker.sampling import process, sample
 from worker.sampling.history import seen_tokens
 from worker.sampling.rows import Row, history_tail, rows_of
+from worker.sampling.sampler import process, sample
 from worker.sampling.stages import PROCESSORS, WARPERS, Stage, processors_due, warpers_due
 
 # For each stage, in order, a setting that switches on it alone, and an output at which it is due.

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from textserve.internal.v1 import worker_pb2 as pb
+from worker.domain.outcome import TokenLogprob
 from worker.domain.sequence import Beams, EarlyStopping, Root, SamplingParameters, Sequence, Status
 from worker.engine.engine_thread import Emission, PromptReport
-from worker.sampling import TokenLogprob
 from worker.service.connection import Connection
 from worker.service.messages import failure
 

@@ -7,12 +7,12 @@ import pytest
 
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2
+from worker.domain.outcome import TokenLogprob
 from worker.domain.sequence import Status
 from worker.engine.engine_thread import Emission, Progress, PromptReport, Start
+from worker.loading.checkpoint.generation_defaults import GenerationDefaults
+from worker.loading.checkpoint.tokenizer_files import TokenizerFiles
 from worker.loading.facts import ModelFacts
-from worker.loading.generation_defaults import GenerationDefaults
-from worker.loading.tokenizer_files import TokenizerFiles
-from worker.sampling import TokenLogprob
 from worker.scheduling.scheduler import Limits
 from worker.service import messages
 

@@ -25,13 +25,12 @@ from tests.worker.parity import (
 from tests.worker.runners.cuda.matrices import FOUR_BIT_SHAPES, quantized
 from tests.worker.runners.cuda.tracing import count_steps
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
-from worker.runners.cuda.capture.buckets import attention_parts, columns_at_once
 from worker.runners.cuda.capture.graph_step import GraphStep
-from worker.runners.cuda.capture.static_input import ABSENT, Bounds
 from worker.runners.cuda.kernels.kernel_check import WrongKernelError, check_ops
-from worker.runners.cuda.kernels.ops import Pool
+from worker.runners.cuda.kernels.ops import ABSENT, Bounds, Pool
 from worker.runners.cuda.kernels.reference import ReferenceOps
 from worker.runners.cuda.kernels.self_check import difference
+from worker.runners.cuda.kernels.tiling import attention_parts, columns_at_once
 from worker.runners.cuda.kernels.triton_ops import TritonOps
 from worker.runners.cuda.llama.forward import TransformersForward, pools
 from worker.runners.cuda.llama.four_bit_product import FourBitProduct

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.runners.cuda.capture.buckets import attention_parts, columns_at_once, row_bucket, row_buckets
+from worker.runners.cuda.capture.buckets import row_bucket, row_buckets
+from worker.runners.cuda.kernels.tiling import attention_parts, columns_at_once
 
 
 def test_the_first_buckets() -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 from tests.worker.runners.native.accuracy import Errors, spoil
 from tests.worker.runners.native.models import CASES, Case, bfloat16_model, exact_copy
 from worker.domain.plan import Chunk
+from worker.loading.probe import layer_layouts
 from worker.memory.batch import Batch
 from worker.memory.group import PrefillGroup
-from worker.memory.probe import layer_layouts
 from worker.memory.storage import Storage
 from worker.runners.native import structures
 from worker.runners.native.library import Library

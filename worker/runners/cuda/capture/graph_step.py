@@ -16,9 +16,9 @@ from ....memory.batch import Batch
 from ....memory.storage import Storage
 from ..kernels.self_check import difference, eager_logits, newest_column, tolerance
 from ..llama.forward import Forward
+from ..llama.static_input import StaticInput
 from .buckets import row_bucket
 from .capture import Capture, Work
-from .static_input import StaticInput
 
 logger = logging.getLogger(__name__)
 

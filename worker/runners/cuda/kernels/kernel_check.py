@@ -6,8 +6,7 @@ The first steps of a model have short windows: what goes wrong only behind a tho
 import torch
 from torch import Tensor
 
-from ..capture.static_input import ABSENT, Bounds
-from .ops import Ops, Pool, Rotation
+from .ops import ABSENT, Bounds, Ops, Pool, Rotation
 from .reference import ReferenceOps
 from .self_check import difference
 

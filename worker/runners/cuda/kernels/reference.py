@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from ..capture.static_input import Bounds
-from .ops import Pool, Rotation
+from .ops import Bounds, Pool, Rotation
 
 
 class ReferenceOps:

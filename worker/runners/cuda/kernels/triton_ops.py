@@ -5,10 +5,9 @@
 import torch
 from torch import Tensor
 
-from ..capture.buckets import attention_parts, columns_at_once
-from ..capture.static_input import Bounds
 from . import attention_kernels, layer_kernels
-from .ops import Pool, Rotation
+from .ops import Bounds, Pool, Rotation
+from .tiling import attention_parts, columns_at_once
 
 _WIDTH_AT_ONCE = 1024
 _LEAST_OF_A_PRODUCT = 16

@@ -16,8 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from ..capture.static_input import Bounds
-from ..kernels.ops import Ops, Pool
+from ..kernels.ops import Bounds, Ops, Pool
 
 _NAME = "textserve_decode"
 _SUPPORTED = "sdpa"

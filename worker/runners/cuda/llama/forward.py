@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ....memory.storage import Storage
-from ..capture.static_input import StaticInput
 from ..kernels.ops import Ops, Pool
 from .attention import Decoding, UncapturableError, decoding, pool_cache
+from .static_input import StaticInput
 
 
 class Forward(Protocol):

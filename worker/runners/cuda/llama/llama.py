@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..capture.static_input import StaticInput
 from ..kernels.ops import Ops, Pool, Rotation
 from .projection import Product, project
+from .static_input import StaticInput
 
 _TYPES = {"llama", "mistral", "qwen2", "qwen3"}
 

@@ -15,9 +15,9 @@ from transformers import (
 
 from tests.worker.recurrent_models import ATTENTION, BASE, build, falcon_h1, jamba, lfm2, mamba
 from tests.worker.tiny_models import tiny_llama
-from worker.memory.budget import UnsupportedModelError
+from worker.domain.refusal import UnsupportedModelError
+from worker.loading.probe import layer_layouts
 from worker.memory.layout import Layout, RecurrentShape, StateShape, TokenShape
-from worker.memory.probe import layer_layouts
 
 CPU = torch.device("cpu")
 

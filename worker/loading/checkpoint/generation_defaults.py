@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from transformers import GenerationConfig
 
-from ..service.generation_values import READERS, UnfitError
+from .generation_values import READERS, UnfitError
 from .hub import Files
 
 logger = logging.getLogger(__name__)

@@ -5,24 +5,12 @@ ones. A new view costs a copy of what is in it, so one is kept until it no longe
 ways: for more rows, and for wider ones.
 """
 
-from dataclasses import dataclass
+from ..domain.plan import View
 
 COMFORT = 1.5
 """Columns per column in use: with fewer, the window soon slides or the pool is soon viewed anew."""
 _STEP = 64
 """Columns come in multiples of it where there are as many: some attention kernels want that."""
-
-
-@dataclass(frozen=True)
-class View:
-    """A pool of tokens as rows and columns."""
-
-    rows: int
-    columns: int
-
-    def fits(self, rows: int, width: int) -> bool:
-        """Returns whether so many rows of so many columns are in it."""
-        return rows <= self.rows and width <= self.columns
 
 
 def choose(tokens: int, rows: int, width: int, *, max_rows: int) -> View | None:

@@ -1,26 +1,10 @@
 """What a captured step reads: tensors that stay where they are, filled anew for each step with one copy."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ....memory.batch import Batch
-
-ABSENT = -1
-"""The length of a row of the bucket that the batch does not have. Nothing is read or written for it."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Where the rows' tokens are in the pool, known to the device alone: a captured step bakes in none of it."""
-
-    lengths: Tensor
-    """[rows], int64: tokens of each row that are in the pool; ABSENT where there is no row."""
-    end: Tensor
-    """[], int64: the column that the step writes; row r's tokens are in columns [end - lengths[r], end)."""
-    columns: Tensor
-    """[], int64: columns of the view of the pool, as [rows, heads, columns, dimension]."""
+from ..kernels.ops import ABSENT, Bounds
 
 
 class StaticInput:

@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from tests.worker.families import COMMON, FAMILIES, Family
-from worker.loading.preflight import _check_config
+from worker.loading.checkpoint.preflight import _check_config
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family.is_served], ids=lambda family: family.name)

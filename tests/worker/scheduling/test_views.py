@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.domain.views import COMFORT, View, choose
+from worker.domain.plan import View
+from worker.scheduling.views import COMFORT, choose
 
 TOKENS = st.integers(1, 5000)
 ROWS = st.integers(1, 64)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..domain.refusal import Refusal
+from ...domain.refusal import Refusal
 from .hub import Files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -13,8 +13,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 from transformers.utils.hub import cached_file
 
-from ..domain.config import Config
-from ..domain.refusal import Refusal
+from ...domain.config import Config
+from ...domain.refusal import Refusal
 
 _PATIENCE_S = 5.0
 _LFS = b"version https://git-lfs"

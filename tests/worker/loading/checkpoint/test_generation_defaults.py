@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.domain.config import Config
-from worker.loading.generation_defaults import (
+from worker.loading.checkpoint.generation_defaults import (
     ELSEWHERE,
     HARMLESS,
     NOT_APPLIED,
@@ -22,7 +22,7 @@ from worker.loading.generation_defaults import (
     eos_token_ids,
     read_generation_config,
 )
-from worker.loading.hub import Files
+from worker.loading.checkpoint.hub import Files
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from huggingface_hub import constants
 
 from worker.domain.config import Config
 from worker.domain.refusal import Refusal
-from worker.loading.hub import Files, is_reachable, source
-from worker.loading.preflight import check_checkpoint
+from worker.loading.checkpoint.hub import Files, is_reachable, source
+from worker.loading.checkpoint.preflight import check_checkpoint
 
 
 @pytest.fixture

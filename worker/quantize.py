@@ -12,16 +12,15 @@ from typing import Any
 from transformers import GenerationConfig
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
-from ..domain.config import Config
-from ..domain.refusal import doing
-from ..memory.budget import UnsupportedModelError
-from ..memory.probe import layer_layouts
-from .hub import Files
-from .load_report import log_quantization
-from .preflight import check_checkpoint, in_plain_words
-from .quantization import is_quantized
-from .quantized_layers import QuantizationReport
-from .weights import compute_dtype, load_weights, read_config, read_tokenizer
+from .domain.config import Config
+from .domain.refusal import UnsupportedModelError, doing
+from .loading.checkpoint.hub import Files
+from .loading.checkpoint.preflight import check_checkpoint, in_plain_words
+from .loading.load_report import log_quantization
+from .loading.probe import layer_layouts
+from .loading.quantization import is_quantized
+from .loading.quantized_layers import QuantizationReport
+from .loading.weights import compute_dtype, load_weights, read_config, read_tokenizer
 
 
 def quantize(config: Config, out: Path, *, overwrite: bool = False) -> str:

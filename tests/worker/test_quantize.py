@@ -16,9 +16,9 @@ from worker.cli import EX_CONFIG, main
 from worker.domain.config import Config, Quantization
 from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.loading import LoadedModel, load
-from worker.loading.quantize import quantize
+from worker.quantize import quantize
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PROMPT = torch.tensor([[5, 6, 7, 8]])
 
 

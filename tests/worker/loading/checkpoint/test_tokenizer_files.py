@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.worker.tiny_models import tiny_tokenizer
-from worker.loading.tokenizer_files import CHUNK_BYTES, TokenizerFiles, tokenizer_files
+from worker.loading.checkpoint.tokenizer_files import CHUNK_BYTES, TokenizerFiles, tokenizer_files
 
 MIB = 1 << 20
 

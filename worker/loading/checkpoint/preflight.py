@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDa
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ..domain.refusal import Refusal
+from ...domain.refusal import Refusal
 from .hub import Files, kind_of, unreachable
 from .weight_files import check_weights
 

@@ -18,10 +18,10 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-from ..loading.bitsandbytes_offline import bnb
-from ..loading.dispatch import input_device
-from .budget import UnsupportedModelError
-from .layout import Layout, RecurrentShape, StateShape, TokenShape
+from ..domain.refusal import UnsupportedModelError
+from ..memory.layout import Layout, RecurrentShape, StateShape, TokenShape
+from .bitsandbytes_offline import bnb
+from .dispatch import input_device
 
 _KINDS = {
     DynamicLayer,
