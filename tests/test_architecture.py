@@ -47,10 +47,7 @@ PURE = (
     "gateway/request/resumption.py",
     "gateway/workers/pool/backoff.py",
     "gateway/workers/pool/placement.py",
-    "worker/runners/cuda/capture/buckets.py",
     "worker/runners/cuda/kernels/tiling.py",
-    "worker/service/credits.py",
-    "worker/engine/pace.py",
     *(f"{folder}/{path.name}" for folder in PURE_FOLDERS for path in sorted((ROOT / folder).glob("*.py"))),
 )
 IMPURE = {"torch", "grpc", "asyncio", "time", "threading", "_thread", "concurrent", "multiprocessing"}

@@ -17,17 +17,17 @@ from torch import Tensor
 
 from ..domain.outcome import Outcome, Output, PromptPart
 from ..domain.plan import Plan
-from ..domain.sequence import Beams, Sequence
+from ..domain.sequence import Beams, Root, Sequence
 from ..memory.batch import Batch
 from ..memory.group import PrefillGroup
 from ..memory.layout import Layout
 from ..memory.storage import Storage
 from ..runners.runner import Prefill, Runner
+from ..sampling.logprobs import token_logprobs
 from ..sampling.rows import inherit
 from ..sampling.sampler import Sampled, process, resort, sample
 from ..scheduling.scheduler import Scheduler
 from .beam_search import BeamSearch
-from .prompt_logprobs import prompt_parts
 
 T = TypeVar("T")
 Sampler = Callable[[Tensor, Rows[Sequence]], Sampled]
@@ -90,7 +90,8 @@ class Engine:
         logits = [] if answered.decoded is None else [answered.decoded]
         parts: list[PromptPart] = []
         if prefill and answered.read is not None:
-            parts = _prompt_parts(answered.read, prefill, plan)
+            if prefill.all_positions:
+                parts = _prompt_parts(answered.read, prefill, plan.reading)
             if plan.joining:
                 logits.append(self._join(prefill, answered.read, plan))
         if not plan.sampled:
@@ -240,8 +241,30 @@ def _filtered(group: PrefillGroup | None, rows: list[int] | None) -> PrefillGrou
     return None if rows == [] else group
 
 
-def _prompt_parts(logits: Tensor, prefill: Prefill, plan: Plan) -> list[PromptPart]:
-    return prompt_parts(logits, prefill.group, prefill.chunk, plan.reading) if prefill.all_positions else []
+def _prompt_parts(logits: Tensor, prefill: Prefill, roots: Rows[Root]) -> list[PromptPart]:
+    """Returns what a chunk tells about the prompts whose log-probabilities were asked for.
+
+    Taken as it is read: a prompt's logits are never whole.
+
+    Args:
+        logits: [rows that take part, columns of the chunk, vocabulary].
+        prefill: the chunk, and the group that it is part of.
+        roots: the rows of the group.
+    """
+    group, chunk = prefill.group, prefill.chunk
+    parts = []
+    targets = group.targets(chunk.begin, chunk.end)
+    for row, root in enumerate(roots[: logits.shape[0]]):
+        if root.prompt_logprobs is None or not root.wants_prompt_logprobs:
+            continue
+        padding = group.width - len(root.tokens)
+        # Column c predicts token c - padding + 1.
+        begin = max(chunk.begin, padding + root.reported) - chunk.begin
+        end = min(chunk.end, padding + len(root.sequences[0].prompt) - 1) - chunk.begin
+        if begin < end:
+            found = token_logprobs(logits[row, begin:end], targets[row, begin:end], root.prompt_logprobs)
+            parts.append(PromptPart(root, root.sequences[0], root.reported + 1, found))
+    return parts
 
 
 def _join_rows(logits: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What this machine's CPU can do: whether 4-bit weights are multiplied by kernels of their own on it."""
+"""What this machine's CPU can do: whether it has kernels of its own for 4-bit weights."""
 
 from pathlib import Path
 

@@ -1,11 +1,16 @@
 """What is known of a loaded model, as gateways are told: plain values."""
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import nn
+
 from .checkpoint.generation_defaults import GenerationDefaults
+from .dispatch import tensors
 
 logger = logging.getLogger(__name__)
 
@@ -88,3 +93,22 @@ def _isolation_limits(text_config: Any) -> Iterator[int]:  # noqa: ANN401 - as a
         yield from [original] if original else []
     if getattr(text_config, "attn_temperature_tuning", False):  # Llama 4 scales by columns, padding included
         yield text_config.floor_scale - 1
+
+
+_SAMPLED_BYTES = 4096
+
+
+def fingerprint(model: nn.Module, quantization: str, compute_dtype: torch.dtype) -> str:
+    """Returns 16 hexadecimal digits that change with the weights, the quantization and the compute type.
+
+    They do not change with where the weights lie, nor with whether they were quantized at loading or before. A strided
+    sample of 4 KiB of each tensor is hashed, so that it costs milliseconds on a model of any size. Call it before the
+    first forward pass: bitsandbytes re-packs 4-bit weights in it.
+    """
+    digest = hashlib.sha256(f"{quantization} {compute_dtype}".encode())
+    for name, tensor in tensors(model):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+        step = max(1, flat.numel() // _SAMPLED_BYTES)
+        digest.update(flat[::step].cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -18,11 +18,9 @@ from .checkpoint.preflight import check_checkpoint, in_plain_words
 from .checkpoint.tokenizer_files import TokenizerFiles, tokenizer_files
 from .cpu import cpu_multiplies_int8
 from .dispatch import execution_devices, input_device, offload_places
-from .facts import ModelFacts, context_length
-from .fingerprint import fingerprint
-from .load_cost import LoadCost
-from .load_report import log_report, log_tokens_beyond
-from .quantized_layers import QuantizationReport
+from .facts import ModelFacts, context_length, fingerprint
+from .load_report import LoadCost, log_report, log_tokens_beyond
+from .quantization import QuantizationReport
 from .weights import compute_dtype, load_weights, read_config, read_tokenizer, runs_on_cpu
 
 

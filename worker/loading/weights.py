@@ -1,6 +1,14 @@
-"""Reads a checkpoint with transformers: safetensors only, no code from its folder, quantized and placed as told."""
+"""Reads a checkpoint with transformers: safetensors only, no code from its folder, quantized and placed as told.
 
+Meanwhile glibc's malloc gives memory back to the system at once. By itself it raises the size from which a piece has
+its own mapping whenever such a piece is freed (mallopt(3), M_MMAP_THRESHOLD). Loading frees a large piece and keeps a
+small one for each weight: in one heap the small ones lie in the holes of the large ones, which then fit nowhere, and
+the process ends with several times what it holds.
+"""
+
+import ctypes
 import logging
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,16 +21,21 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..domain.config import Config
 from ..domain.refusal import Refusal
-from . import cpu, four_bit, placement, quantization, quantized_layers
+from . import cpu, four_bit, placement, quantization
 from .checkpoint.hub import Files, source
 from .checkpoint.preflight import check_vocabulary
-from .checkpoint_files import files_opened
-from .checkpoint_headers import compared_with
-from .heap import gives_back_at_once
-from .quantized_layers import QuantizationReport
+from .checkpoint_headers import compared_with, files_opened
+from .quantization import QuantizationReport
 
 logger = logging.getLogger(__name__)
+
 disable_progress_bar()
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h."""
+_LOADING = 1 << 20
+"""Bytes: below any weight of a size that matters, and a large model gets by with some thousands of mappings."""
+_SERVING = 32 << 20
+"""The most that glibc raises it to; activations, which come and go with each step, are smaller."""
 
 
 @contextmanager
@@ -120,11 +133,11 @@ def load_weights(
     four_bit.register()
     with gives_back_at_once(), files_opened(mapped=not becomes_quantized), compared_with(skeleton):
         model = _from_pretrained(config.model, config=model_config, dtype=dtype, **settings, **source(config))
-        quantized_layers.dequantize(model, quantization.layers_read_directly(model), dtype)
+        quantization.dequantize(model, quantization.layers_read_directly(model), dtype)
         if uses_cpu_kernel:
-            left_out += quantized_layers.dequantize_awkward_layers(model, dtype)
-        quantized_layers.set_compute_dtype(model, dtype)
-    return model, quantized_layers.report(model, left_out, was_to_be_quantized=becomes_quantized)
+            left_out += quantization.dequantize_awkward_layers(model, dtype)
+        quantization.set_compute_dtype(model, dtype)
+    return model, quantization.report(model, left_out, was_to_be_quantized=becomes_quantized)
 
 
 def _placement(config: Config, skeleton: torch.nn.Module) -> dict[str, Any]:
@@ -177,3 +190,21 @@ def _placement_problem(error: str) -> str:
     if "offload_folder" in error:
         return "weights of this model are converted when they are offloaded to disk: give --offload-folder"
     return ""
+
+
+@contextmanager
+def gives_back_at_once() -> Iterator[None]:
+    """Within this, every piece of a mebibyte or more goes back to the system when it is freed.
+
+    After it malloc is as glibc's defaults become once something large was freed. Without glibc nothing changes.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_MMAP_THRESHOLD, _LOADING)
+    try:
+        yield
+    finally:
+        mallopt(_MMAP_THRESHOLD, _SERVING)
+        mallopt(_TRIM_THRESHOLD, 2 * _SERVING)

@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .cache_layers import AttentionLayer, HybridLayer, RecurrentLayer, Window, cache_layer
-from .row_moves import SAVED, row_moves
 from .storage import Storage
 
 
@@ -150,3 +149,25 @@ def _move(window: Window, old: Tensor, new: Tensor, end: int) -> None:
     for row in reversed(rows) if new.shape[2] > old.shape[2] else rows:
         # A row's old and new place may overlap.
         new[row, :, end - window.width : end] = old[row, :, window.start : window.end].clone()
+
+
+SAVED = -1
+"""The place aside that holds one row."""
+
+
+def row_moves(order: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yields (target, source) copies after which row i is what row order[i] was. Any order, repeats allowed.
+
+    A row is overwritten when nobody needs it any more. Where rows change places in a circle, one is first copied to
+    SAVED, one circle at a time. Rows that stay are not copied.
+    """
+    pending = {target: source for target, source in enumerate(order) if target != source}
+    while pending:
+        needed = set(pending.values())
+        free = [target for target in pending if target not in needed]
+        if not free:
+            first = next(iter(pending))
+            yield SAVED, first
+            pending = {target: SAVED if source == first else source for target, source in pending.items()}
+        for target in free:
+            yield target, pending.pop(target)

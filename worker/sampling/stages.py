@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..domain.sequence import SamplingParameters, Sequence
 from . import constraints, penalties, warpers
-from .candidates import row_by_row
+from .entries import row_by_row
 from .rows import Row
 
 Apply = Callable[[Tensor, list[Row]], None]

@@ -6,8 +6,7 @@ Each takes scores [rows, vocabulary] of exactly the rows that use it, and leaves
 import torch
 from torch import Tensor
 
-from .candidates import Candidates
-from .entries import MASKED, column
+from .entries import MASKED, Candidates, column
 from .rows import Row
 
 _LEAST_TEMPERATURE = 1e-30

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from ..domain.plan import Plan, View, compact
 from ..domain.sequence import Beams, Root, Sequence, Status, fail_all, reported
 from .chunk_budget import ChunkBudget
-from .precedence import precedence, turn
-from .pressure import Pressure
 from .reading import Reading
-from .trial import Trial
+from .recovery import Pressure, Trial
 from .views import choose
 
 _LEAST_HEADROOM = 16
@@ -376,3 +374,18 @@ class Scheduler:
         budget = min(self.pressure.tokens, wanted)
         reporting = any(root.wants_prompt_logprobs for root in self.reading.roots)
         return min(budget, limits.logprob_chunk_tokens) if reporting else budget
+
+
+_HEAD_START_S = 10.0
+"""What one more in priority is worth in the queue: whoever came so much earlier is not passed, so nobody starves."""
+
+
+def turn(root: Root) -> float:
+    """Orders roots that wait: by arrival, those of a higher priority as if they had come earlier, in seconds."""
+    first = root.sequences[0]
+    return first.arrived_at - _HEAD_START_S * first.priority
+
+
+def precedence(row: Sequence) -> tuple[int, float]:
+    """Orders rows by who gives way last: those of a higher priority, then older ones."""
+    return (-row.priority, row.arrived_at)

@@ -1,4 +1,4 @@
-"""The gateways' edge: the internal RPCs, their messages, and room as credits.
+"""The gateways' edge: the internal RPCs, their messages, and each gateway's share of the room.
 
-It must not know models and tensors: it hands sequences to `engine` and sends what comes of them.
+It must not know tensors, nor how a step is scheduled or computed: `engine` is given sequences and says what they got.
 """

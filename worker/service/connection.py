@@ -1,8 +1,10 @@
-"""One gateway's Run stream, as the worker sees it: what it has here, and what is to be sent to it."""
+"""One gateway's Run stream, as the worker sees it: what it has here, what it is sent, and its share of the room."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from textserve.internal.v1 import worker_pb2 as pb
 
@@ -114,3 +116,28 @@ class Connection:
                 yield pb.RunResponse(step=step)
             if self._closed and not self._ready.is_set():
                 return
+
+
+def share(total: int, demands: Mapping[int, int]) -> dict[int, int]:
+    """Divides `total` places between gateways by demand (what each has at the worker and in its queue).
+
+    Each gateway gets at least one place, so that none is locked out, and none gets more than its demand while another
+    wants more (max-min fairness). Places that nobody wants are dealt out evenly, to be used at once when work arrives.
+    The shares sum to `total`, or to the number of gateways if that is larger.
+    """
+    wanted = _fill(total, dict.fromkeys(demands, 1), demands)
+    return _fill(total, wanted, dict.fromkeys(demands, total))
+
+
+def _fill(total: int, floors: Mapping[int, int], limits: Mapping[int, int]) -> dict[int, int]:
+    """Raises the lowest shares, each up to its limit, until they sum to `total`; none falls below its floor."""
+
+    def at(level: int) -> dict[int, int]:
+        return {key: max(floor, min(level, limits[key])) for key, floor in floors.items()}
+
+    level = bisect_right(range(total + 1), total, key=lambda level: sum(at(level).values())) - 1
+    shares, higher = at(level), at(level + 1)
+    left = total - sum(shares.values())
+    for key in islice((key for key in shares if higher[key] > shares[key]), max(0, left)):
+        shares[key] += 1
+    return shares

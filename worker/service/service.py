@@ -17,8 +17,7 @@ from ..engine.engine import Engine
 from ..engine.engine_thread import Clock, Emission, EngineThread, PromptReport, StepReport
 from ..loading.checkpoint.tokenizer_files import TokenizerFiles
 from . import messages, submission
-from .connection import Connection
-from .credits import share
+from .connection import Connection, share
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from worker.domain.plan import Chunk, Plan
 from worker.domain.sequence import Root, SamplingParameters, Sequence
-from worker.engine.pace import Pace, Work
+from worker.engine.engine_thread import Pace, Work
 
 DECODE = Work(decodes=True, prompt_tokens=0)
 SECONDS = st.floats(0.001, 20)

@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.worker.tiny_models import tiny_llama
 from worker.domain.config import Config
-from worker.loading.fingerprint import fingerprint
+from worker.loading.facts import fingerprint
 from worker.loading.loading import load
 
 

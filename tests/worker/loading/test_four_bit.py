@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from worker.loading import four_bit
-from worker.loading.load_cost import peak_bytes
+from worker.loading.load_report import peak_bytes
 
 OPERATION = "bitsandbytes::quantize_4bit"
 four_bit.register()

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from worker.loading import load_cost
-from worker.loading.load_cost import LoadCost, peak_bytes
+from worker.loading import load_report as load_cost
+from worker.loading.load_report import LoadCost, peak_bytes
 
 MIB = 2**20
 

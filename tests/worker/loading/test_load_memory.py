@@ -26,7 +26,7 @@ SLACK = 6 * MIB
 MEASURE = """
 import json, pathlib, sys, psutil
 from worker.domain.config import Config
-from worker.loading.load_cost import peak_bytes
+from worker.loading.load_report import peak_bytes
 from worker.loading.loading import load
 
 load(Config(model=sys.argv[1]))  # all that is imported and set up once

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.service.credits import share
+from worker.service.connection import share
 
 ROWS = st.integers(1, 40)
 GATEWAYS = st.integers(1, 6)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.scheduling.pressure import Pressure
+from worker.scheduling.recovery import Pressure
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(0, 4096))

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.service.credits import share
+from worker.service.connection import share
 
 DEMANDS = st.dictionaries(st.integers(0, 20), st.integers(0, 60), min_size=1, max_size=8)
 

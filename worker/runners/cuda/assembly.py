@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
+from ...loading.bitsandbytes_offline import bnb
+from ...loading.dispatch import execution_devices, offloaded_bytes
 from ...memory.budget import free_bytes
 from ...memory.storage import Storage
 from ..model_runner import ModelRunner
-from .capture.buckets import row_buckets
 from .capture.capture import CudaCapture, device_seconds
-from .capture.graph_step import GraphStep
+from .capture.graph_step import GraphStep, row_buckets
 from .kernels.ops import Pool
 from .llama.forward import Forward, TransformersForward, pools
 from .llama.llama import LlamaForward, is_llama_like
 from .llama.matrix import FourBitMatrix
 from .llama.projection import MoreWays, Product, choose
-from .obstacle import obstacle
 from .runner import CudaRunner
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _COPY_SHARE = 0.5
 """What dequantized copies of matrices may take of the memory that is free once the batch has its own."""
 _BLOCKS_OF_OUTPUTS = (32, 64)
+_MOVING_ROPES = {"dynamic", "longrope"}
 
 
 def cuda_runner(model: Any, device: torch.device) -> CudaRunner | None:  # noqa: ANN401 - no useful static type
@@ -93,3 +94,24 @@ def _triton_ways(processors: int) -> MoreWays:
             yield f"Triton kernel, {outputs} outputs", FourBitProduct(matrix, outputs, processors)
 
     return ways
+
+
+def obstacle(model: Any) -> str:  # noqa: ANN401 - transformers models share no useful static type
+    """Returns why no step of a model on a GPU can be captured; empty if nothing is known to be in the way."""
+    if len(execution_devices(model)) != 1 or offloaded_bytes(model):
+        return "the model is not on one GPU alone"
+    return next(filter(None, map(_obstacle_in, model.modules())), "")
+
+
+def _obstacle_in(module: Any) -> str:  # noqa: ANN401 - bitsandbytes ships no types
+    """Returns why a module waits for the device in each step, which no captured one may."""
+    if isinstance(module, bnb.nn.Linear8bitLt) and module.state.threshold > 0:
+        return "LLM.int8 looks for outliers in what each layer is given; --int8-threshold 0 spares that"
+    if _MOVING_ROPES & _rotary_kinds(module):
+        return "its rotary frequencies depend on the longest row"
+    return ""
+
+
+def _rotary_kinds(module: Any) -> set[object]:  # noqa: ANN401 - each family has its own rotary embedding
+    kinds = getattr(module, "rope_type", None)
+    return set(kinds.values()) if isinstance(kinds, dict) else {kinds}

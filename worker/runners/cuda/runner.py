@@ -7,7 +7,7 @@ from torch import Tensor
 from ...memory.batch import Batch
 from ..model_runner import ModelRunner
 from ..runner import Logits, Prefill
-from .capture.buckets import row_buckets
+from .capture.graph_step import row_buckets
 
 
 class DecodeStep(Protocol):

@@ -26,10 +26,9 @@ from tests.worker.runners.cuda.matrices import FOUR_BIT_SHAPES, quantized
 from tests.worker.runners.cuda.tracing import count_steps
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.runners.cuda.capture.graph_step import GraphStep
-from worker.runners.cuda.kernels.kernel_check import WrongKernelError, check_ops
+from worker.runners.cuda.kernels.kernel_check import WrongKernelError, check_ops, difference
 from worker.runners.cuda.kernels.ops import ABSENT, Bounds, Pool
 from worker.runners.cuda.kernels.reference import ReferenceOps
-from worker.runners.cuda.kernels.self_check import difference
 from worker.runners.cuda.kernels.tiling import attention_parts, columns_at_once
 from worker.runners.cuda.kernels.triton_ops import TritonOps
 from worker.runners.cuda.llama.forward import TransformersForward, pools

@@ -18,8 +18,7 @@ from tests.worker.runners.cuda.tracing import Counting, TraceCapture, count_step
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.domain.sequence import Root
 from worker.engine.engine import Engine
-from worker.runners.cuda.capture.buckets import row_buckets
-from worker.runners.cuda.kernels.self_check import eager_logits
+from worker.runners.cuda.capture.graph_step import eager_logits, row_buckets
 from worker.runners.cuda.llama.forward import TransformersForward
 from worker.runners.cuda.llama.llama import LlamaForward, is_llama_like
 

@@ -12,8 +12,7 @@ from tests.worker.tiny_models import tiny_llama
 from worker import assembly
 from worker.domain.config import Config
 from worker.loading.bitsandbytes_offline import bnb
-from worker.runners.cuda.assembly import cuda_runner
-from worker.runners.cuda.obstacle import obstacle
+from worker.runners.cuda.assembly import cuda_runner, obstacle
 from worker.runners.model_runner import ModelRunner
 
 CUDA = torch.device("cuda", 0)

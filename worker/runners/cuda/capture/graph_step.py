@@ -2,6 +2,12 @@
 
 A graph knows neither the view of the pool nor the window nor which rows are live: all of that is in its static input.
 So a slide, a new view, a join or a leave changes nothing but what is copied into that, and nothing is captured twice.
+
+A captured step has a fixed number of rows, its bucket. Windows need no buckets: where a row's tokens begin and end is
+read on the device, and the number of parts that they are divided into depends on the rows alone.
+
+Nothing fast is trusted before it was seen to agree: logits, and the keys and values that a step writes, are compared
+with the model's own, row by row.
 """
 
 import logging
@@ -14,10 +20,8 @@ from torch import Tensor
 
 from ....memory.batch import Batch
 from ....memory.storage import Storage
-from ..kernels.self_check import difference, eager_logits, newest_column, tolerance
-from ..llama.forward import Forward
-from ..llama.static_input import StaticInput
-from .buckets import row_bucket
+from ..kernels.kernel_check import difference, tolerance
+from ..llama.forward import Forward, StaticInput
 from .capture import Capture, Work
 
 logger = logging.getLogger(__name__)
@@ -117,3 +121,42 @@ class GraphStep:
         self.is_trusted = False
         self._captured.clear()
         self._forward = self._storage = None  # copies of matrices go with it
+
+
+def newest_column(batch: Batch) -> Tensor:
+    """Returns a copy of the keys and values in the column at the window's end, of all layers, [rows, numbers]."""
+    end, rows = batch.slab.window.end, len(batch.lengths)
+    return torch.cat([buffer[:rows, :, end].flatten(1) for buffer in batch.slab.token_buffers], dim=1)
+
+
+def eager_logits(model: Any, batch: Batch, tokens: list[int]) -> Tensor:  # noqa: ANN401 - no useful static type
+    """Returns what the model's own forward pass makes of a step, [rows, vocabulary]; it writes the column, too."""
+    output = model(
+        input_ids=torch.tensor(tokens, device=batch.device)[:, None],
+        attention_mask=batch.attention_mask(),
+        position_ids=batch.position_ids(),
+        past_key_values=batch.slab.cache(len(tokens)),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: Tensor = output.logits
+    return logits[:, -1]
+
+
+def row_bucket(rows: int) -> int:
+    """Returns the smallest of 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, ... that holds so many rows.
+
+    Above 16 at most a third of a bucket is padding, and there are two buckets for each doubling: few graphs.
+
+    Raises ValueError for less than one row.
+    """
+    if rows < 1:
+        raise ValueError(f"{rows} rows have no bucket")
+    power = 1 << (rows - 1).bit_length()
+    between = power * 3 // 4
+    return between if power >= 32 and rows <= between else power
+
+
+def row_buckets(most_rows: int) -> list[int]:
+    """Returns all buckets that up to `most_rows` rows need, smallest first."""
+    return sorted({row_bucket(rows) for rows in range(1, most_rows + 1)})

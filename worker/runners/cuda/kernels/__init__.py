@@ -1,4 +1,4 @@
 """Kernels in Triton, what they must give, and the check of one against the other at start.
 
-It must not know models, layers or batches.
+They must not know models, layers or batches: tensors go in and come out.
 """

@@ -1,15 +1,42 @@
-"""A decode step through transformers' own forward pass, with attention and memory made fit for capture."""
+"""A decode step from an input that stays where it is, through transformers' own forward pass made fit for capture."""
 
 import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from ....memory.batch import Batch
 from ....memory.storage import Storage
-from ..kernels.ops import Ops, Pool
+from ..kernels.ops import ABSENT, Bounds, Ops, Pool
 from .attention import Decoding, UncapturableError, decoding, pool_cache
-from .static_input import StaticInput
+
+
+class StaticInput:
+    """Tokens and bounds of a step of `rows` rows, some of which may be absent.
+
+    The tensors stay where they are, and are filled anew for each step with one copy.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.rows = rows
+        self._buffer = torch.zeros(2 * rows + 2, dtype=torch.int64, device=device)
+        self.tokens = self._buffer[:rows]
+        """[rows], int64: each row's newest token; 0 where there is no row."""
+        self.bounds = Bounds(self._buffer[rows : 2 * rows], self._buffer[-2], self._buffer[-1])
+
+    def positions(self) -> Tensor:
+        """Returns [rows]: the positions of the tokens, counted without padding; 0 where there is no row."""
+        return self.bounds.lengths.clamp(min=0)
+
+    def fill(self, batch: Batch, tokens: list[int]) -> None:
+        """Takes over a batch and its newest tokens. It must have a free column at the window's end."""
+        absent = self.rows - len(tokens)
+        slab = batch.slab
+        lengths = [*batch.lengths, *[ABSENT] * absent]
+        # From ordinary memory, so that the copy has left it when the call returns.
+        self._buffer.copy_(torch.tensor([*tokens, *[0] * absent, *lengths, slab.window.end, slab.columns]))
 
 
 class Forward(Protocol):

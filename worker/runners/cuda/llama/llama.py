@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.ops import Ops, Pool, Rotation
+from .forward import StaticInput
 from .projection import Product, project
-from .static_input import StaticInput
 
 _TYPES = {"llama", "mistral", "qwen2", "qwen3"}
 

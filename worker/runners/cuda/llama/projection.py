@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ..kernels.self_check import difference, tolerance
+from ..kernels.kernel_check import difference, tolerance
 from . import matrix
 from .matrix import FourBitMatrix
 
