@@ -11,7 +11,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 COMPONENTS = ("client", "gateway", "worker")
 HEAVY = {"torch", "transformers", "bitsandbytes", "accelerate"}
-PURE_FOLDERS = ("worker/domain", "worker/scheduling")
 PURE = (
     "gateway/scheduling/queue.py",
     "gateway/scheduling/placement.py",
@@ -47,8 +46,18 @@ PURE = (
     "gateway/request/resumption.py",
     "gateway/workers/pool/backoff.py",
     "gateway/workers/pool/placement.py",
-    "worker/runners/cuda/kernels/tiling.py",
-    *(f"{folder}/{path.name}" for folder in PURE_FOLDERS for path in sorted((ROOT / folder).glob("*.py"))),
+    "worker/scheduling/scheduler.py",
+    "worker/domain/sequence.py",
+    "worker/domain/plan.py",
+    "worker/scheduling/reading.py",
+    "worker/domain/views.py",
+    "worker/scheduling/chunk_budget.py",
+    "worker/scheduling/chunk_cost.py",
+    "worker/runners/cuda/capture/buckets.py",
+    "worker/scheduling/precedence.py",
+    "worker/scheduling/pressure.py",
+    "worker/service/credits.py",
+    "worker/engine/pace.py",
 )
 IMPURE = {"torch", "grpc", "asyncio", "time", "threading", "_thread", "concurrent", "multiprocessing"}
 

@@ -50,7 +50,7 @@ def test_a_step_that_samples_nobody_is_timed_to_its_end(engine: Engine, gpus: Gp
     engine.scheduler.submit(root(sequence(0, [5] * (columns + 1), 3)))
     engine.step()
     assert gpus.awaited == [SECOND]
-    assert engine.scheduler.chunk_budget.token_s == 1 / columns
+    assert engine.scheduler.chunk_budget.cost.token_s == 1 / columns
 
 
 def test_a_step_that_samples_somebody_waits_for_nothing_but_tokens(engine: Engine, gpus: Gpus) -> None:

@@ -14,6 +14,10 @@ LIMITS = Limits(max_rows=64, context_length=4096, pool_tokens=64 * 4096, group_t
 TOKEN_S = 0.0005
 
 
+FIXED_S = 0.06
+"""Of a chunk, on a machine that has such a cost: twice what 16 rows take."""
+
+
 def decode_s(rows: int) -> float:
     """Returns how long a step takes that decodes so many rows: 9 ms for one, 30 ms for 16."""
     return 0.008 + 0.0014 * rows if rows else 0.0
@@ -30,8 +34,9 @@ class Step:
 class Load:
     """Rows that run for ever, and a machine that takes a known time for each row and each prompt token."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, fixed_s: float = 0.0) -> None:
         self.scheduler = Scheduler(LIMITS)
+        self._fixed_s = fixed_s
         self._ids = count()
         self.add(rows)
 
@@ -59,6 +64,7 @@ class Load:
         for sequence in plan.sampled:
             self.scheduler.update(sequence, 1)
         seconds = decode_s(len(plan.decoding)) + TOKEN_S * plan.prompt_tokens
+        seconds += self._fixed_s if plan.prompt_tokens else 0.0
         self.scheduler.step_succeeded(plan, seconds)
         return Step(plan.prompt_tokens, seconds)
 
@@ -79,7 +85,7 @@ def test_wrong_beliefs_are_put_right(prompt_tokens: int, believed_decode_s: floa
     load = Load(16)
     budget = load.scheduler.chunk_budget
     budget.decode_s = {(16).bit_length(): believed_decode_s * decode_s(16)}
-    budget.token_s = believed_token_s * TOKEN_S
+    budget.cost.observe(100, 100 * believed_token_s * TOKEN_S)
     check(list(islice(load.steps(8, prompt_tokens), 400))[200:])
 
 
@@ -96,3 +102,14 @@ def test_fewer_rows_are_not_made_to_wait_as_long_as_many() -> None:
     load.scheduler.cancel(load.scheduler.running[1:])
     steps = list(islice(load.steps(8, 1300), 100))
     check(steps[1:])
+
+
+@pytest.mark.parametrize("prompt_tokens", [300, 900, 1300], ids="prompts of {}".format)
+def test_a_fixed_cost_of_chunks_neither_starves_prompts_nor_holds_rows_up(prompt_tokens: int) -> None:
+    steps = list(islice(Load(16, FIXED_S).steps(8, prompt_tokens), 600))[200:]
+    taken = sum(step.seconds for step in steps)
+    read, chunks = sum(step.prompt_tokens for step in steps), sum(step.prompt_tokens > 0 for step in steps)
+    assert (TOKEN_S * read + FIXED_S * chunks) / taken > 0.45
+    assert TOKEN_S * read / taken > 0.25
+    assert taken / len(steps) < 2.5 * decode_s(16)
+    assert max(step.seconds for step in steps) < decode_s(16) + 1.1 * 3 * FIXED_S
