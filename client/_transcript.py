@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ._status import protocol_error
+from .errors._status import protocol_error
 from .types.events import Delta, Event, Finished, PromptLogprobs, Started
 from .types.values import Candidate, Generation, TokenLogprob
 

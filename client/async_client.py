@@ -21,10 +21,10 @@ from ._channel import (
     checked_address,
     open_aio_channel,
 )
-from ._status import cancelled_locally, client_closed, mapped_errors
 from ._transcript import Transcript
 from ._wire.convert import event_from, generation_from, models_from
 from ._wire.request import generate_request, models_request
+from .errors._status import cancelled_locally, client_closed, mapped_errors
 from .types.events import Delta, Event, Started
 from .types.options import GenerateOptions, Priority, seconds
 from .types.values import Generation, Model, Prompt

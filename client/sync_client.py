@@ -18,10 +18,10 @@ from ._channel import (
     checked_address,
     open_channel,
 )
-from ._status import client_closed, mapped_errors
 from ._transcript import Transcript
 from ._wire.convert import event_from, generation_from, models_from
 from ._wire.request import generate_request, models_request
+from .errors._status import client_closed, mapped_errors
 from .types.events import Delta, Event, Started
 from .types.options import GenerateOptions, Priority, seconds
 from .types.values import Generation, Model, Prompt

@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from textserve.v1 import generation_pb2, model_pb2
 
-from .._status import protocol_error
+from ..errors._status import protocol_error
 from ..types.events import Delta, Event, Finished, PromptLogprobs, Started
 from ..types.generation_config import GenerationConfig
 from ..types.values import Candidate, FinishReason, Generation, Model, Timing, TokenLogprob, TopLogprob, Usage

@@ -23,7 +23,7 @@ from client import (
     UnauthenticatedError,
     UnavailableError,
 )
-from client._status import ERRORS, REASONS
+from client.errors._status import ERRORS, REASONS
 from tests.client.callers import Caller
 from tests.client.scripted_server import ScriptedServer, failing
 

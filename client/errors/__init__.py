@@ -15,6 +15,9 @@
 
 Arguments that cannot be put into a request at all (a prompt of bytes, a timeout of 0) raise TypeError or ValueError
 before anything is sent, and so does RuntimeError an AsyncClient that is used in another event loop than before.
+
+This folder must not know the messages of textserve's own protocol, nor calls: `_status` reads what gRPC says of a call
+that has failed.
 """
 
 from collections.abc import Mapping
