@@ -1,7 +1,7 @@
-"""The client for asyncio: only the input and output; everything else is shared with `sync_client`."""
+"""The client for asyncio: only input and output, as in `sync_client`; what they share is in `_base`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,25 +12,17 @@ import grpc.aio
 
 from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
-from ._channel import (
-    DEFAULT_ADDRESS,
-    DEFAULT_TIMEOUT,
-    ChannelOptions,
-    Metadata,
-    call_metadata,
-    checked_address,
-    open_aio_channel,
-)
-from ._transcript import Transcript
-from ._wire.convert import event_from, generation_from, models_from
+from ._base import BaseClient, BaseStream
+from ._channel import open_aio_channel
+from ._wire.convert import generation_from, models_from
 from ._wire.request import generate_request, models_request
 from .errors._status import cancelled_locally, client_closed, mapped_errors
-from .types.events import Delta, Event, Started
-from .types.options import GenerateOptions, Priority, seconds
+from .types.events import Delta
+from .types.options import GenerateOptions
 from .types.values import Generation, Model, Prompt
 
 
-class AsyncStream(AsyncIterator[Delta]):
+class AsyncStream(BaseStream, AsyncIterator[Delta]):
     """The deltas of one generation, as they are made; `Stream` for asyncio.
 
     Use it with `async with`: entering waits until the first token is there, leaving it in any way cancels
@@ -43,29 +35,10 @@ class AsyncStream(AsyncIterator[Delta]):
     def __init__(
         self, call: grpc.aio.UnaryStreamCall[generation_pb2.GenerateRequest, generation_pb2.StreamGenerateResponse]
     ) -> None:
+        super().__init__()
         self._loop = asyncio.get_running_loop()
         self._call = call
         self._messages = aiter(call)
-        self._transcript = Transcript()
-
-    @property
-    def started(self) -> Started:
-        """Model, seed and prompt token count. RuntimeError if the stream was neither entered nor read from."""
-        return self._transcript.started
-
-    @property
-    def held_token_ids(self) -> Mapping[int, tuple[int, ...]]:
-        """The token ids that have come so far, by candidate index, if `token_ids` was asked for.
-
-        There are none of a candidate of which the prompt alone has come, as `echo` asks for it. After a lost
-        stream this is what `resume_from` takes, with `started.seed` as the seed: the request then goes on behind it.
-        """
-        return self._transcript.held_token_ids
-
-    @property
-    def result(self) -> Generation:
-        """The whole answer. RuntimeError before the stream has been read to its end."""
-        return self._transcript.result
 
     async def close(self) -> None:
         """Cancels what is still running."""
@@ -78,11 +51,8 @@ class AsyncStream(AsyncIterator[Delta]):
             with suppress(RuntimeError):  # the loop is closed, and its calls with it
                 self._loop.call_soon_threadsafe(self._call.cancel)
 
-    def __repr__(self) -> str:
-        return f"<AsyncStream {self._transcript}>"
-
     async def __anext__(self) -> Delta:
-        while (delta := self._transcript.receive(await self._read())) is None:
+        while (delta := await self._read()) is None:
             pass
         return delta
 
@@ -101,15 +71,15 @@ class AsyncStream(AsyncIterator[Delta]):
 
     async def _start(self) -> None:
         while not self._transcript.has_started:
-            self._transcript.receive(await self._read())
+            await self._read()
 
-    async def _read(self) -> Event | None:
+    async def _read(self) -> Delta | None:
         with _mapped_errors():
             message = await anext(self._messages, None)
         if message is None:
             self._transcript.end()
             raise StopAsyncIteration
-        return event_from(message)
+        return self._take(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,30 +92,14 @@ class _Connection:
     model: "model_pb2_grpc.ModelServiceAsyncStub"
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """A connection to a textserve gateway, for asyncio. Takes what `Client` takes.
 
     It may be created anywhere, at module level too, and belongs to the event loop of its first call: calls in another
     one, as `asyncio.run` makes each time, raise RuntimeError.
     """
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        credentials: grpc.ChannelCredentials | None = None,
-        metadata: Metadata = (),
-        tenant: str | None = None,
-        priority: Priority | None = None,
-        options: ChannelOptions | None = None,
-    ) -> None:
-        self._timeout = seconds(timeout)
-        self._metadata = call_metadata(metadata, tenant, priority)
-        self._address = checked_address(address, credentials)
-        self._credentials = credentials
-        self._options = options
-        self._is_closed = False
+    def _open(self) -> None:
         self._connection: _Connection | None = None
 
     async def generate(
@@ -156,19 +110,19 @@ class AsyncClient:
         **options: Unpack[GenerateOptions],
     ) -> Generation:
         """Generates a continuation of the prompt, and returns it whole; see `Client.generate`."""
-        request, limit = generate_request(prompt, **options), self._seconds(timeout)
+        request, terms = generate_request(prompt, **options), self._terms(timeout)
         stub = self._connect().generation
         with _mapped_errors():
-            response = await stub.Generate(request, timeout=limit, metadata=self._metadata)
+            response = await stub.Generate(request, **terms)
         return generation_from(response)
 
     def stream(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncStream:
         """Generates a continuation of the prompt, and returns it piece by piece; see `Client.stream`."""
-        request, limit = generate_request(prompt, **options), self._seconds(timeout)
+        request, terms = generate_request(prompt, **options), self._terms(timeout)
         stub = self._connect().generation
-        return AsyncStream(stub.StreamGenerate(request, timeout=limit, metadata=self._metadata))
+        return AsyncStream(stub.StreamGenerate(request, **terms))
 
     async def models(
         self,
@@ -176,10 +130,10 @@ class AsyncClient:
         timeout: float | None = None,  # noqa: ASYNC109 - gRPC keeps it, and tells it to the server
     ) -> list[Model]:
         """The models that can be named in `generate`. Raises TextserveError."""
-        request, limit = models_request(), self._seconds(timeout)
+        request, terms = models_request(), self._terms(timeout)
         stub = self._connect().model
         with _mapped_errors():
-            response = await stub.ListModels(request, timeout=limit, metadata=self._metadata)
+            response = await stub.ListModels(request, **terms)
         return models_from(response)
 
     async def close(self) -> None:
@@ -194,9 +148,6 @@ class AsyncClient:
             _check_loop(connection.loop)
             self._is_closed = True
             await connection.channel.close(None)
-
-    def __repr__(self) -> str:
-        return f"AsyncClient({self._address!r}, timeout={self._timeout:g}{', closed' * self._is_closed})"
 
     async def __aenter__(self) -> Self:
         return self
@@ -221,9 +172,6 @@ class AsyncClient:
             )
         _check_loop(self._connection.loop)
         return self._connection
-
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else seconds(timeout)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

@@ -1,29 +1,19 @@
-"""The blocking client: only the input and output; everything else is shared with `async_client`."""
+"""The blocking client: only input and output, as in `async_client`; what they share is in `_base`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self, Unpack
 
-import grpc
-
 from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
-from ._channel import (
-    DEFAULT_ADDRESS,
-    DEFAULT_TIMEOUT,
-    ChannelOptions,
-    Metadata,
-    call_metadata,
-    checked_address,
-    open_channel,
-)
-from ._transcript import Transcript
-from ._wire.convert import event_from, generation_from, models_from
+from ._base import BaseClient, BaseStream
+from ._channel import open_channel
+from ._wire.convert import generation_from, models_from
 from ._wire.request import generate_request, models_request
 from .errors._status import client_closed, mapped_errors
-from .types.events import Delta, Event, Started
-from .types.options import GenerateOptions, Priority, seconds
+from .types.events import Delta
+from .types.options import GenerateOptions
 from .types.values import Generation, Model, Prompt
 
 
@@ -34,7 +24,7 @@ class _Call(Protocol):
     def cancel(self) -> object: ...
 
 
-class Stream(Iterator[Delta]):
+class Stream(BaseStream, Iterator[Delta]):
     """The deltas of one generation, as they are made.
 
     Use it as a context manager: entering waits until the first token is there, leaving it in any way cancels
@@ -52,38 +42,16 @@ class Stream(Iterator[Delta]):
     """
 
     def __init__(self, call: _Call) -> None:
+        super().__init__()
         self._call = call
         self._messages = iter(call)
-        self._transcript = Transcript()
-
-    @property
-    def started(self) -> Started:
-        """Model, seed and prompt token count. RuntimeError if the stream was neither entered nor read from."""
-        return self._transcript.started
-
-    @property
-    def held_token_ids(self) -> Mapping[int, tuple[int, ...]]:
-        """The token ids that have come so far, by candidate index, if `token_ids` was asked for.
-
-        There are none of a candidate of which the prompt alone has come, as `echo` asks for it. After a lost
-        stream this is what `resume_from` takes, with `started.seed` as the seed: the request then goes on behind it.
-        """
-        return self._transcript.held_token_ids
-
-    @property
-    def result(self) -> Generation:
-        """The whole answer. RuntimeError before the stream has been read to its end."""
-        return self._transcript.result
 
     def close(self) -> None:
         """Cancels what is still running."""
         self._call.cancel()
 
-    def __repr__(self) -> str:
-        return f"<Stream {self._transcript}>"
-
     def __next__(self) -> Delta:
-        while (delta := self._transcript.receive(self._read())) is None:
+        while (delta := self._read()) is None:
             pass
         return delta
 
@@ -102,18 +70,18 @@ class Stream(Iterator[Delta]):
 
     def _start(self) -> None:
         while not self._transcript.has_started:
-            self._transcript.receive(self._read())
+            self._read()
 
-    def _read(self) -> Event | None:
+    def _read(self) -> Delta | None:
         with mapped_errors():
             message = next(self._messages, None)
         if message is None:
             self._transcript.end()
             raise StopIteration
-        return event_from(message)
+        return self._take(message)
 
 
-class Client:
+class Client(BaseClient):
     """A connection to a textserve gateway, for blocking code. Threads may share it.
 
     Args:
@@ -124,25 +92,11 @@ class Client:
         metadata: sent with every call.
         tenant: whose calls these are, in printable ASCII; a gateway heeds it if it is told to trust that.
         priority: how urgent they are; heeded in the same way.
-        options: gRPC channel arguments, over those of `channel.DEFAULT_OPTIONS`.
+        options: gRPC channel arguments, over those of `_channel.DEFAULT_OPTIONS`.
     """
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        credentials: grpc.ChannelCredentials | None = None,
-        metadata: Metadata = (),
-        tenant: str | None = None,
-        priority: Priority | None = None,
-        options: ChannelOptions | None = None,
-    ) -> None:
-        self._timeout = seconds(timeout)
-        self._metadata = call_metadata(metadata, tenant, priority)
-        self._address = checked_address(address, credentials)
-        self._is_closed = False
-        self._channel = open_channel(address, credentials, options)
+    def _open(self) -> None:
+        self._channel = open_channel(self._address, self._credentials, self._options)
         self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._model = model_pb2_grpc.ModelServiceStub(self._channel)
 
@@ -169,9 +123,9 @@ class Client:
             TextserveError: one of its subclasses, as drawn in `errors`.
             TypeError, ValueError: the arguments cannot be put into a request.
         """
-        request, limit = generate_request(prompt, **options), self._seconds(timeout)
+        request, terms = generate_request(prompt, **options), self._terms(timeout)
         with self._errors():
-            response = self._generation.Generate(request, timeout=limit, metadata=self._metadata)
+            response = self._generation.Generate(request, **terms)
         return generation_from(response)
 
     def stream(self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]) -> Stream:
@@ -180,15 +134,15 @@ class Client:
         Takes what `generate` takes, but the server refuses beams, and a best_of above num_return_sequences: what they
         return is known at the end only. The request is sent at once; the stream raises what `generate` raises.
         """
-        request, limit = generate_request(prompt, **options), self._seconds(timeout)
+        request, terms = generate_request(prompt, **options), self._terms(timeout)
         with self._errors():
-            return Stream(self._generation.StreamGenerate(request, timeout=limit, metadata=self._metadata))
+            return Stream(self._generation.StreamGenerate(request, **terms))
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models that can be named in `generate`. Raises TextserveError."""
-        request, limit = models_request(), self._seconds(timeout)
+        request, terms = models_request(), self._terms(timeout)
         with self._errors():
-            response = self._model.ListModels(request, timeout=limit, metadata=self._metadata)
+            response = self._model.ListModels(request, **terms)
         return models_from(response)
 
     def close(self) -> None:
@@ -198,9 +152,6 @@ class Client:
         """
         self._is_closed = True
         self._channel.close()
-
-    def __repr__(self) -> str:
-        return f"Client({self._address!r}, timeout={self._timeout:g}{', closed' * self._is_closed})"
 
     def __enter__(self) -> Self:
         return self
@@ -220,6 +171,3 @@ class Client:
             if not self._is_closed:
                 raise
             raise client_closed() from error
-
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else seconds(timeout)
