@@ -8,39 +8,10 @@ import pytest
 from gateway.domain.generation_config import ExponentialDecay, GenerationConfig, config_violations, valid_part
 from gateway.domain.request import Request
 from tests.gateway.requests import FACTS, GOOD, fields
+from tests.parameters import MOST_IDS, PARAMETERS
 
-FLOATS = {
-    # name: (values that are allowed, values that are not)
-    "temperature": ((0.0, 100.0), (-0.1, 100.1)),
-    "top_p": ((1e-9, 1.0), (0.0, 1.1)),
-    "min_p": ((0.0, 1.0), (-0.1, 1.1)),
-    "typical_p": ((1e-9, 1.0), (0.0, -0.1, 1.1)),
-    "epsilon_cutoff": ((0.0, 0.999), (-0.1, 1.0)),
-    "repetition_penalty": ((1e-9, 100.0), (0.0, 100.1)),
-    "presence_penalty": ((-100.0, 0.0, 100.0), (-100.1, 100.1)),
-    "frequency_penalty": ((-100.0, 0.0, 100.0), (-100.1, 100.1)),
-    "length_penalty": ((-100.0, 0.0, 100.0), (-100.1, 100.1)),
-    "max_time": ((1e-9, 1e9), (0.0, -1.0)),
-}
-INTS = {
-    "max_new_tokens": ((1, 99), (0, -5)),
-    "min_new_tokens": ((0, 99), (-1,)),
-    "top_k": ((0, 2**31 - 1), (-1,)),
-    "seed": ((0, 2**63 - 1), (-1,)),
-    "no_repeat_ngram_size": ((0, 2**31 - 1), (-1,)),
-    "num_beams": ((1, 8), (0, -1)),
-    "early_stopping": ((1, 3), (-1, 4)),
-    "best_of": ((1,), (0, -1)),
-    "num_return_sequences": ((1,), (0, -1)),
-    "forced_bos_token_id": ((0, 49), (-1, 50)),
-    "forced_eos_token_id": ((0, 49), (-1, 50)),
-}
-ID_LISTS = {
-    "stop_token_ids": 64,
-    "allowed_token_ids": 65_536,
-    "suppress_tokens": 65_536,
-    "begin_suppress_tokens": 65_536,
-}
+RANGES = {name: row for name, row in PARAMETERS.items() if row.good}
+FLOATS = [name for name, row in RANGES.items() if isinstance(row.good[0], float)]
 UNBOUNDED = {"do_sample", "ignore_eos"}
 STRUCTURED = {"bad_words_ids", "logit_bias", "exponential_decay_length_penalty"}
 NOT_FINITE = (math.nan, math.inf, -math.inf)
@@ -55,13 +26,13 @@ def violations(name: str, value: Any) -> list[str]:
 
 
 def test_every_parameter_is_in_a_table_here() -> None:
-    assert set(GenerationConfig.__slots__) == {*FLOATS, *INTS, *ID_LISTS, *UNBOUNDED, *STRUCTURED}
+    assert set(GenerationConfig.__slots__) == {*RANGES, *MOST_IDS, *UNBOUNDED, *STRUCTURED}
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *((name, value) for name, (_, bad) in (FLOATS | INTS).items() for value in bad),
+        *((name, value) for name, row in RANGES.items() for value in row.bad),
         *((name, value) for name in FLOATS for value in NOT_FINITE),
         ("max_new_tokens", 100),
         ("max_new_tokens", 2**31 - 1),
@@ -72,14 +43,12 @@ def test_a_value_out_of_range_is_named_by_its_path(name: str, value: float) -> N
     assert violations(name, value) == [f"generation_config.{name}"]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, (good, _) in (FLOATS | INTS).items() for value in good]
-)
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, row in RANGES.items() for value in row.good])
 def test_the_ends_of_a_range_are_allowed(name: str, value: float) -> None:
     assert violations(name, value) == []
 
 
-@pytest.mark.parametrize(("name", "limit"), ID_LISTS.items())
+@pytest.mark.parametrize(("name", "limit"), MOST_IDS.items())
 def test_a_list_of_ids_is_of_the_vocabulary_and_not_too_long(name: str, limit: int) -> None:
     assert violations(name, (0, 49) * (limit // 2)) == []
     assert violations(name, (0,) * (limit + 1)) == [f"generation_config.{name}"]
