@@ -1,12 +1,11 @@
 """Free memory, as the machine and the control groups above this process leave it."""
 
-import os
 from pathlib import Path
 
 import psutil
 import pytest
 
-from worker.memory.available import available_bytes, available_cpus
+from worker.memory.available import available_bytes
 
 GIB = 2**30
 
@@ -81,44 +80,3 @@ def test_a_group_over_its_limit_leaves_nothing(tmp_path: Path) -> None:
 
 def test_this_machines_own_groups_can_be_read() -> None:
     assert 0 < available_bytes() <= 64 * GIB
-
-
-def cpus(root: Path, membership: str) -> int:
-    (root / "membership").write_text(membership)
-    return available_cpus(root, membership=root / "membership")
-
-
-@pytest.mark.parametrize(
-    ("own", "above", "expected"),
-    [
-        ("max 100000", "max 100000", 4),
-        ("200000 100000", "max 100000", 2),
-        ("300000 100000", "150000 100000", 1),
-        ("50000 100000", "max 100000", 1),
-        ("9900000 100000", "max 100000", 4),
-    ],
-)
-def test_a_quota_of_any_group_limits_the_cpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, above: str, expected: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    (tmp_path / "above" / "own").mkdir(parents=True)
-    (tmp_path / "above" / "cpu.max").write_text(above)
-    (tmp_path / "above" / "own" / "cpu.max").write_text(own)
-    assert cpus(tmp_path, "1:name=systemd:/x\n0::/above/own\n") == expected
-
-
-@pytest.mark.parametrize(("quota", "expected"), [(-1, 4), (200000, 2), (50000, 1)])
-def test_a_quota_of_a_group_of_version_1_limits_the_cpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: int, expected: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    group = tmp_path / "cpu" / "own"
-    group.mkdir(parents=True)
-    (group / "cpu.cfs_quota_us").write_text(f"{quota}\n")
-    (group / "cpu.cfs_period_us").write_text("100000\n")
-    assert cpus(tmp_path, "4:memory:/own\n3:cpu,cpuacct:/own\n") == expected
-
-
-def test_without_control_groups_the_affinity_decides(tmp_path: Path) -> None:
-    assert available_cpus(tmp_path, membership=tmp_path / "none") == len(os.sched_getaffinity(0))

@@ -1,11 +1,10 @@
-"""Finding GPUs and CPUs, on made-up machines."""
+"""Finding GPUs, on made-up machines; `tests/test_available_cpus.py` counts CPUs."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from gateway.workers.pool.machine import cpu_count, parse_nvidia_smi, parse_visible_devices, visible_gpus
+from gateway.workers.pool.machine import parse_nvidia_smi, parse_visible_devices, visible_gpus
 
 WITHOUT_MIG = """\
 GPU 0: NVIDIA H200 (UUID: GPU-6c8d1a52-5b57-4b0c-9f2e-0f1e5a3f9a01)
@@ -81,41 +80,3 @@ def test_an_nvidia_smi_that_fails_is_passed_over(machine: Path) -> None:
     (machine / "dev" / "nvidiactl").touch()
     install_nvidia_smi(machine, "echo 'GPU 0: Tesla T4 (UUID: GPU-abc)'; exit 9")
     assert find(machine) == ["0", "1"]
-
-
-@pytest.mark.parametrize(
-    ("own", "above", "cpus"),
-    [
-        ("max 100000", "max 100000", 2),
-        ("100000 100000", "max 100000", 1),
-        ("50000 100000", "max 100000", 1),
-        ("200000 100000", "100000 100000", 1),
-        ("9900000 100000", "9900000 100000", 2),
-    ],
-)
-def test_a_quota_of_any_group_limits_the_cpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, above: str, cpus: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    (tmp_path / "above" / "own").mkdir(parents=True)
-    (tmp_path / "above" / "cpu.max").write_text(above)
-    (tmp_path / "above" / "own" / "cpu.max").write_text(own)
-    (tmp_path / "membership").write_text("1:name=systemd:/x\n0::/above/own\n")
-    assert cpu_count(membership=tmp_path / "membership", root=tmp_path) == cpus
-
-
-@pytest.mark.parametrize(("quota", "cpus"), [(-1, 2), (100000, 1), (50000, 1), (9900000, 2)])
-def test_a_quota_of_a_group_of_version_1_limits_the_cpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: int, cpus: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    group = tmp_path / "cpu" / "own"
-    group.mkdir(parents=True)
-    (group / "cpu.cfs_quota_us").write_text(f"{quota}\n")
-    (group / "cpu.cfs_period_us").write_text("100000\n")
-    (tmp_path / "membership").write_text("4:memory:/own\n3:cpu,cpuacct:/own\n")
-    assert cpu_count(membership=tmp_path / "membership", root=tmp_path) == cpus
-
-
-def test_without_control_groups_the_affinity_decides(tmp_path: Path) -> None:
-    assert cpu_count(membership=tmp_path / "none", root=tmp_path) == len(os.sched_getaffinity(0))
