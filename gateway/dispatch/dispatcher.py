@@ -1,4 +1,8 @@
-"""Brings generations from the queue to workers with room. It runs on the event loop and never waits."""
+"""Brings generations from the queue to workers with room. It runs on the event loop and never waits.
+
+Whatever happens asks for a pass, and one pass sees to all that a turn of the event loop has brought: it takes in what
+workers have done, ends what has expired, sends what fits, and tells the workers how much is left.
+"""
 
 import asyncio
 import logging
@@ -72,6 +76,8 @@ class Dispatcher:
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._due: asyncio.Handle | None = None
+        """The pass that has been asked for."""
         self._settling: asyncio.TimerHandle | None = None
 
     @property
@@ -118,12 +124,13 @@ class Dispatcher:
         if not generation.finished:
             if self._fits_nowhere(generation):
                 raise no_worker()
+            self._catch_up()
             if self._gate is not None:
                 self._gate.check(generation, self._clock())
             self._scheduler.append(generation)
+            self.wake()
         self._running.add(generation)
         self._idle.clear()
-        self.dispatch()
         if generation.finished:
             generation.on_change()
 
@@ -134,20 +141,17 @@ class Dispatcher:
             self._idle.set()
         self._withdraw(generation)
         generation.finish(status)
-        self.dispatch()
 
     def end(self, generation: Generation, status: Status) -> None:
         """Ends a generation before its time, still to be delivered and released; its rows become free at once."""
         self._withdraw(generation)
         generation.finish(status)
         generation.on_change()
-        self.dispatch()
 
     def abandon(self, generation: Generation, error: ServiceError) -> None:
         """Ends a generation with an error; its rows become free at once."""
         self._withdraw(generation)
         generation.fail(error)
-        self.dispatch()
 
     def add(self, session: Session) -> None:
         """A worker takes work now."""
@@ -161,6 +165,7 @@ class Dispatcher:
         """A worker is gone, by a death or in peace: what it has not finished waits for another one, and is returned."""
         if self._sessions.get(session.worker) is not session:
             return []
+        self._catch_up()
         del self._sessions[session.worker]
         if self._gate is not None:
             self._gate.observe_loss()
@@ -175,7 +180,7 @@ class Dispatcher:
     def acquit(self, generations: Iterable[Generation]) -> None:
         """Their worker, which was thought dead, has been found alive."""
         self._scheduler.acquit(generations)
-        self.dispatch()
+        self.wake()
 
     def workers_changed(self) -> None:
         """A worker came, went, or drains."""
@@ -183,31 +188,27 @@ class Dispatcher:
         for generation in tuple(self._scheduler):
             if self._fits_nowhere(generation):
                 self.abandon(generation, _lost(generation, "none that is left has the room for it"))
-        self.dispatch()
+        self.wake()
 
-    def dispatch(self) -> None:
-        """Submits as long as a worker has room, and tells the workers what is left; nothing once it is closed."""
-        if self._closed:
-            return
-        now = self._clock()
-        for session in self._sessions.values():
-            if session.has_progress:
-                self._account(session, now)
-        if len(self._scheduler):
-            self._expire(now)
-            self._send_what_fits(now)
-        row_count = self._scheduler.load.row_count
-        for session in self._sessions.values():
-            session.tell_demand(row_count)
+    def stepped(self, session: Session) -> None:
+        """A worker has told the outcome of steps.
+
+        Tokens and ends change nothing as long as nothing waits: the next pass is early enough for them.
+        """
+        if session.has_news or len(self._scheduler):
+            self.wake()
+
+    def wake(self) -> None:
+        """Asks for a pass: one sees to all that the running turn of the event loop brings. None once it is closed."""
+        if self._due is None and not self._closed:
+            self._due = asyncio.get_running_loop().call_soon(self._pass)
 
     def drain(self) -> None:
         """Refuses what comes from now on, and what was never sent to a worker: another gateway may have room for it."""
         self._draining = True
         for generation in tuple(self._scheduler):
             if not generation.attempts:
-                self._withdraw(generation)
-                generation.fail(draining())
-        self.dispatch()
+                self.abandon(generation, draining())
 
     async def wait_idle(self) -> None:
         """Returns once everything has been released."""
@@ -221,20 +222,44 @@ class Dispatcher:
         self._outage.end()
         self._end_settling()
 
-    def _account(self, session: Session, now: float) -> None:
-        """Takes in what a worker has done."""
-        progress = session.take_progress()
-        for generation, token_count in progress.token_counts.items():
-            self._scheduler.charge(generation.caller, token_count)
-        if progress.starts:
-            self._ejection.begun(session.worker, len(progress.starts), now)
-        if progress.failure_count:
-            self._ejection.failed(session.worker, progress.failure_count, now)
-        if self._gate is not None:
-            for generation, prefill_s in progress.starts:
-                self._gate.observe_start(generation, prefill_s)
-            for _ in range(progress.end_count):
-                self._gate.observe_end(now)
+    def _pass(self) -> None:
+        self._due = None
+        if self._closed:
+            return
+        now = self._clock()
+        self._take_in_progress(now)
+        if len(self._scheduler):
+            self._expire(now)
+            self._send_what_fits(now)
+        row_count = self._scheduler.load.row_count
+        for session in self._sessions.values():
+            session.tell_demand(row_count)
+
+    def _catch_up(self) -> None:
+        """Does now what the next pass would: what is decided next must see the queue as it is."""
+        if self._due is not None:
+            self._due.cancel()
+            self._pass()
+        else:
+            self._take_in_progress(self._clock())
+
+    def _take_in_progress(self, now: float) -> None:
+        """Takes in what the workers have done."""
+        for session in self._sessions.values():
+            if not session.has_progress:
+                continue
+            progress = session.take_progress()
+            for generation, token_count in progress.token_counts.items():
+                self._scheduler.charge(generation.caller, token_count)
+            if progress.starts:
+                self._ejection.begun(session.worker, len(progress.starts), now)
+            if progress.failure_count:
+                self._ejection.failed(session.worker, progress.failure_count, now)
+            if self._gate is not None:
+                for generation, prefill_s in progress.starts:
+                    self._gate.observe_start(generation, prefill_s)
+                for _ in range(progress.end_count):
+                    self._gate.observe_end(now)
 
     def _expire(self, now: float) -> None:
         for generation in self._scheduler.expire(now):
@@ -243,11 +268,11 @@ class Dispatcher:
 
     def _send_what_fits(self, now: float) -> None:
         sessions = self._sessions.values()
-        if all(each.takes_nothing for each in sessions):
+        if self._settling is not None or all(each.takes_nothing for each in sessions):
             return  # this is asked after each step, and while much waits it is mostly so
         ejected = self._ejection.ejected([each.worker for each in sessions if not each.draining], now)
         able = [each for each in sessions if each.worker not in ejected]
-        while self._settling is None and (next_ := self._scheduler.next((each.load for each in able), now)):
+        while next_ := self._scheduler.next((each.load for each in able), now):
             self._send(next_, now)
 
     def _send(self, assignment: Assignment, now: float) -> None:
@@ -275,7 +300,7 @@ class Dispatcher:
 
     def _settled(self) -> None:
         self._settling = None
-        self.dispatch()
+        self.wake()
 
     def _end_settling(self) -> None:
         if self._settling is not None:
@@ -283,8 +308,9 @@ class Dispatcher:
             self._settling = None
 
     def _withdraw(self, generation: Generation) -> None:
-        if not self._scheduler.remove(generation) and (session := self._sessions.get(generation.worker)):
-            session.drop(generation)
+        session = self._sessions.get(generation.worker)
+        if self._scheduler.remove(generation) or (session and session.drop(generation)):
+            self.wake()
 
     def _fits_nowhere(self, generation: Generation) -> bool:
         """Whether there are workers, and none of them could ever run it. It would keep what waits behind it, too."""

@@ -83,6 +83,11 @@ class Session:
         return bool(self._progress)
 
     @property
+    def has_news(self) -> bool:
+        """Whether something has begun or failed there: when it did counts."""
+        return bool(self._progress.starts or self._progress.failure_count)
+
+    @property
     def load(self) -> WorkerLoad:
         """For `routing`; a worker that drains has no room."""
         limit = 0 if self.draining else self.row_limit
@@ -115,10 +120,12 @@ class Session:
             self._yielding_rows += run.row_count
         self._outbox.submit(generation)
 
-    def drop(self, generation: Generation) -> None:
-        """Lets go of what of a generation is still outstanding."""
-        if self._take_back(generation):
-            self._progress.end_count += 1
+    def drop(self, generation: Generation) -> bool:
+        """Lets go of what of a generation is still outstanding. False if nothing was."""
+        if not self._take_back(generation):
+            return False
+        self._progress.end_count += 1
+        return True
 
     def preempt(self, row_count: int) -> list[Generation]:
         """Takes back work that makes way, what began last first, until so many rows are free of it."""

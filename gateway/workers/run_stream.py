@@ -112,7 +112,7 @@ class WorkerStream:
             case Step():
                 self._liveness.stepped()
                 self._session.step(event, now)
-                self._dispatcher.dispatch()
+                self._dispatcher.stepped(self._session)
             case PromptLogprobs():
                 self._session.prompt_logprobs(event)
             case Credits(limit):
@@ -164,7 +164,7 @@ class WorkerStream:
         self._session.row_limit = limit
         self._granted = True
         if self._added:
-            self._dispatcher.dispatch()
+            self._dispatcher.wake()
         else:
             self._join(now)
 

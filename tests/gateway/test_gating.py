@@ -14,7 +14,7 @@ from gateway.scheduling.scheduler import Scheduler
 from gateway.workers.protocol import Finish, Start, Step
 from tests.fakes import ids
 from tests.gateway.callers import asked
-from tests.gateway.dispatch.test_dispatcher import ends, submitted, worker
+from tests.gateway.dispatch.test_dispatcher import ends, passed, submitted, worker
 from tests.gateway.generations import generation
 
 
@@ -99,10 +99,11 @@ async def test_what_expires_in_the_queue_ends_with_its_phase_and_reaches_no_work
     running, expiring, patient = asked(), asked(deadline_at=5.0), asked(deadline_at=50.0)
     for one in (running, expiring, patient):
         gated.submit(one)
+    await passed(gated)
     clock.now = 5.0
 
     ends(session, running)
-    gated.dispatch()
+    await passed(gated)
 
     assert expiring.error is not None
     assert expiring.error.code.name == "DEADLINE_EXCEEDED"
@@ -116,11 +117,13 @@ async def test_what_was_lost_and_expires_is_not_gone_on_with(gated: Dispatcher, 
     lost, one = worker(), asked(deadline_at=5.0)
     gated.add(lost)
     gated.submit(one)
+    await passed(gated)
     gated.remove(lost, "the worker has drained", died=False)
     clock.now = 6.0
 
     following = worker()
     gated.add(following)
+    await passed(gated)
 
     assert (one.finished, one.attempts, following.load.outstanding) == (True, 1, 0)
 
@@ -133,6 +136,7 @@ async def test_what_the_gate_refuses_does_not_wait_and_need_not_be_released(gate
     with pytest.raises(ServiceError, match="NO_WORKER"):
         gated.submit(generation())
 
+    await passed(gated)
     assert gate.asked_with == [0, 0, 1]
     assert (gated.queued_count, gated.running_count) == (1, 2)
 
@@ -158,14 +162,15 @@ async def test_the_gate_hears_of_each_first_token_and_each_end(gated: Dispatcher
     session = worker()
     gated.add(session)
     (one,) = submitted(gated, 1)
+    await passed(gated)
     start = Start(one.sequences[0].sequence_id, 0.0, 0.25)
     session.step(Step([start.sequence_id], ids("a"), starts=(start,)), now=1.0)
-    gated.dispatch()
+    await passed(gated)
     assert (gate.starts, gate.ends) == ([(one, 0.25)], [])
 
     clock.now = 2.0
     ends(session, one)
-    gated.dispatch()
+    await passed(gated)
 
     assert (gate.starts, gate.ends) == ([(one, 0.25)], [2.0])
 
@@ -180,10 +185,11 @@ async def test_a_worker_that_fails_far_more_than_the_others_gets_nothing_for_a_w
     ejection.failed(bad.worker, 20, clock.now)
 
     made = submitted(dispatching, 3)
+    await passed(dispatching)
     assert [one.worker for one in made] == [good.worker, good.worker, ""]
 
     clock.now += EjectionPolicy().first_s
-    dispatching.dispatch()
+    await passed(dispatching)
     assert made[2].worker == bad.worker
 
 
@@ -192,9 +198,11 @@ async def test_a_worker_that_fails_time_and_again_is_ejected(
 ) -> None:
     bad, good = worker(), worker()
     dispatching.add(bad)
-    for one in submitted(dispatching, 5):
+    made = submitted(dispatching, 5)
+    await passed(dispatching)
+    for one in made:
         bad.step(Step([], [], finishes=(Finish(one.sequences[0].sequence_id, Status.FAILED, "NAN_LOGITS"),)), now=0.0)
-        dispatching.dispatch()
+        await passed(dispatching)
     dispatching.add(good)
 
     assert ejection.ejected([bad.worker, good.worker], clock.now) == {bad.worker}
@@ -219,6 +227,7 @@ async def test_the_last_worker_gets_work_however_it_fails(
     ejection.failed(bad.worker, 20, clock.now)
 
     (one,) = submitted(dispatching, 1)
+    await passed(dispatching)
 
     assert one.worker == bad.worker
 
@@ -227,5 +236,6 @@ async def test_utilization_is_of_rows_that_run_and_wait(gated: Dispatcher) -> No
     assert gated.utilization == 0.0
     gated.add(worker(limit=4))
     submitted(gated, 6)
+    await passed(gated)
 
     assert gated.utilization == 1.5

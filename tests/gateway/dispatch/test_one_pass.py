@@ -1,0 +1,237 @@
+"""However much happens in a turn of the event loop, one pass sees to all of it, in the order that it would have had."""
+
+import asyncio
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.in_flight import Session
+from gateway.domain.generation import Generation
+from gateway.domain.sequence import Status
+from gateway.scheduling.queue import Queue
+from gateway.scheduling.scheduler import Scheduler
+from gateway.workers.liveness import Liveness
+from gateway.workers.outbox import Outbox
+from gateway.workers.protocol import Credits, Finish, Start, Step
+from gateway.workers.run_stream import WorkerStream
+from tests.fakes import ids
+from tests.gateway.generations import generation
+
+_NUMBERS = count()
+
+
+class Counting(Dispatcher):
+    """A dispatcher that counts its passes."""
+
+    passes = 0
+
+    def _pass(self) -> None:
+        self.passes += 1
+        super()._pass()
+
+
+class Watching:
+    """A gate that lets all in, and notes how many wait and how many have ended when it is asked."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._ended = 0
+        self.seen: list[tuple[int, int]] = []
+
+    def check(self, generation: Generation, now: float) -> None:
+        self.seen.append((len(self._scheduler), self._ended))
+
+    def observe_start(self, generation: Generation, prefill_s: float) -> None:
+        """Nothing of interest."""
+
+    def observe_end(self, now: float) -> None:
+        self._ended += 1
+
+    def observe_loss(self) -> None:
+        """Nothing of interest."""
+
+
+def counting(gate: Watching | None = None, scheduler: Scheduler | None = None) -> Counting:
+    scheduler = Scheduler(Queue()) if scheduler is None else scheduler
+    return Counting(scheduler, worker_wait_s=60.0, clock=lambda: 0.0, on_workers_changed=lambda _count: None, gate=gate)
+
+
+@pytest.fixture
+def dispatching() -> Iterator[Counting]:
+    made = counting()
+    yield made
+    made.close()
+
+
+def stream(dispatching: Dispatcher, limit: int) -> WorkerStream:
+    """The stream of a worker that takes so many rows."""
+    made = WorkerStream(f"w{next(_NUMBERS):04}", dispatching, Liveness("a", 0.0), lambda: 0.0, lambda: False)
+    made.take(Credits(limit))
+    return made
+
+
+def end(one: Generation) -> Step:
+    return Step([], [], finishes=(Finish(one.sequences[0].sequence_id, Status.LENGTH, ""),))
+
+
+async def waiting(dispatching: Counting, running: int, queued: int) -> tuple[list[Generation], list[Generation]]:
+    """So many that run, on one worker, and as many behind them; what came before is no pass of the test's."""
+    stream(dispatching, running)
+    made = [generation() for _ in range(running + queued)]
+    for one in made:
+        dispatching.submit(one)
+    await asyncio.sleep(0)
+    dispatching.passes = 0
+    return made[:running], made[running:]
+
+
+async def test_a_thousand_that_are_cancelled_at_once_cost_one_pass(dispatching: Counting) -> None:
+    running, queued = await waiting(dispatching, 500, 501)
+    *cancelled, last = queued
+
+    for one in (*running, *cancelled):
+        dispatching.release(one, Status.CANCELLED)
+    assert dispatching.passes == 0
+    await asyncio.sleep(0)
+
+    assert dispatching.passes == 1
+    assert (last.attempts, dispatching.queued_count, dispatching.running_count) == (1, 0, 1)
+    await asyncio.sleep(0)
+    assert dispatching.passes == 1
+
+
+async def test_what_several_workers_tell_in_one_turn_costs_one_pass(dispatching: Counting) -> None:
+    streams = [stream(dispatching, 2) for _ in range(8)]
+    made = [generation() for _ in range(20)]
+    for one in made:
+        dispatching.submit(one)
+    await asyncio.sleep(0)
+    dispatching.passes = 0
+
+    for one in made[:16]:
+        (at,) = (each for each in streams if each._session.worker == one.worker)
+        at.take(end(one))
+    await asyncio.sleep(0)
+
+    assert dispatching.passes == 1
+    assert [one.attempts for one in made] == [1] * 20
+
+
+async def test_tokens_cost_no_pass_while_nothing_waits_and_are_charged_before_what_comes_is_placed(
+    dispatching: Counting,
+) -> None:
+    at, one = stream(dispatching, 1), generation()
+    dispatching.submit(one)
+    await asyncio.sleep(0)
+    name = one.sequences[0].sequence_id
+    at.take(Step([name], ids("a"), starts=(Start(name, 0.0, 0.0),)))
+    await asyncio.sleep(0)
+    dispatching.passes = 0
+
+    for _ in range(8):
+        at.take(Step([name], ids("a")))
+        await asyncio.sleep(0)
+    assert dispatching.passes == 0
+    dispatching.submit(generation())
+
+    assert not at._session.has_progress
+    assert dispatching._scheduler._queue.counter(one.caller) == len(one.prompt_ids) + 9
+
+
+async def test_what_is_told_while_something_waits_is_seen_to_in_the_next_turn(dispatching: Counting) -> None:
+    at, one, other = stream(dispatching, 1), generation(), generation()
+    dispatching.submit(one)
+    dispatching.submit(other)
+    await asyncio.sleep(0)
+
+    at.take(end(one))
+    assert other.attempts == 0
+    await asyncio.sleep(0)
+
+    assert other.attempts == 1
+
+
+async def test_the_gate_is_asked_about_the_queue_as_it_is() -> None:
+    scheduler = Scheduler(Queue())
+    gate = Watching(scheduler)
+    dispatching = counting(gate, scheduler)
+    at = stream(dispatching, 2)
+    made = [generation() for _ in range(5)]
+
+    for one in made[:4]:
+        dispatching.submit(one)
+    at.take(end(made[0]))
+    dispatching.submit(made[4])
+
+    # Two went to the worker before the fourth came, and a third one before the last, in the room of the first.
+    assert gate.seen == [(0, 0), (0, 0), (0, 0), (1, 0), (1, 1)]
+    dispatching.close()
+
+
+@given(st.lists(st.sampled_from(["submit", "end", "turn"]), max_size=40), st.integers(1, 3))
+async def test_equals_are_sent_in_the_order_of_their_arrival_whenever_passes_are_made(
+    events: list[str], limit: int
+) -> None:
+    dispatching = counting()
+    at = stream(dispatching, limit)
+    made: list[Generation] = []
+    for event in events:
+        if event == "submit":
+            made.append(generation())
+            dispatching.submit(made[-1])
+        elif event == "end" and (running := [one for one in made if one.worker and not one.finished]):
+            at.take(end(running[-1]))
+        elif event == "turn":
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    sent = [one.attempts for one in made]
+    running_count = sum(one.attempts and not one.finished for one in made)
+    assert sent == sorted(sent, reverse=True)
+    assert running_count == min(limit, sum(not one.finished for one in made))
+    dispatching.close()
+
+
+async def test_one_that_is_cancelled_in_the_turn_that_it_comes_in_reaches_no_worker(dispatching: Counting) -> None:
+    at, one = stream(dispatching, 1), generation()
+
+    dispatching.submit(one)
+    dispatching.release(one, Status.CANCELLED)
+    await asyncio.sleep(0)
+
+    assert (one.attempts, at._session.load.outstanding, dispatching.queued_count) == (0, 0, 0)
+
+
+async def test_progress_of_the_turn_in_which_a_worker_is_lost_is_not_lost_with_it() -> None:
+    scheduler = Scheduler(Queue())
+    gate = Watching(scheduler)
+    dispatching = counting(gate, scheduler)
+    at, one, other = stream(dispatching, 2), generation(), generation()
+    dispatching.submit(one)
+    dispatching.submit(other)
+    await asyncio.sleep(0)
+
+    at.take(end(one))
+    dispatching.remove(at._session, "it died", died=True)
+    dispatching.add(Session("other", Outbox()))
+    dispatching.submit(generation())
+
+    assert gate.seen[-1] == (1, 1)
+    dispatching.close()
+
+
+async def test_nothing_is_seen_to_once_it_is_closed(dispatching: Counting) -> None:
+    stream(dispatching, 1)
+    await asyncio.sleep(0)
+    one = generation()
+    dispatching.submit(one)
+
+    dispatching.close()
+    await asyncio.sleep(0)
+
+    assert one.attempts == 0
+    assert one.finished
