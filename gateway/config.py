@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .domain.tenancy import Priority, TenantPolicy
-from .scheduling.bounds import Bounds
+from .scheduling.admission_control import QueueLimits
 
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _HOST_AND_PORT = re.compile(r"(?:\[[^\[\]]+\]|[^:/\[\]\s]+):([0-9]{1,5})")
@@ -205,10 +205,10 @@ class Config:
         )
 
     @property
-    def bounds(self) -> Bounds:
+    def queue_limits(self) -> QueueLimits:
         """How much may wait. Where tenants are not told apart, all callers are one."""
         is_told = self.trust_tenant_metadata
-        return Bounds(
+        return QueueLimits(
             max_queued=self.max_queued,
             max_queued_tokens=self.max_queued_tokens,
             max_tenant_queued=self.max_tenant_queued if is_told else self.max_queued,

@@ -24,10 +24,8 @@ from .dispatch.dispatcher import Dispatcher
 from .domain.served_model import Models
 from .request.executor import Executors
 from .request.preprocess import SEED_LIMIT, Preprocessor
-from .scheduling.admission_control import Gate
-from .scheduling.estimate import Speed
-from .scheduling.outliers import Ejection
-from .scheduling.queue import Queue
+from .scheduling.admission_control import AdmissionControl, ThroughputEstimator
+from .scheduling.outliers import OutlierDetector
 from .scheduling.scheduler import Scheduler
 from .workers.connection import Link
 from .workers.pool import PoolFailed, WorkerAddress, WorkerPool
@@ -59,16 +57,18 @@ class Gateway:
         """Set once as many workers take work as are meant to run; of a static pool, one."""
         self.address = ""
         """Where it listens, after `start`."""
-        scheduler = Scheduler(Queue(config.tenants))
-        gate = Gate(scheduler, bounds=config.bounds, speed=Speed(), max_wait_s=config.max_wait)
-        self._ejection = Ejection()
+        scheduler = Scheduler(config.tenants)
+        admission = AdmissionControl(
+            scheduler, limits=config.queue_limits, estimator=ThroughputEstimator(), max_wait_s=config.max_wait
+        )
+        self._outliers = OutlierDetector()
         self.dispatcher = Dispatcher(
             scheduler,
             worker_wait_s=config.worker_wait,
             clock=clock,
             on_workers_changed=self._workers_changed,
-            gate=gate,
-            ejection=self._ejection,
+            admission=admission,
+            outliers=self._outliers,
         )
         self._executors = Executors(config.tenants, clock)
         self.generation = GenerationServicer(
@@ -79,7 +79,7 @@ class Gateway:
             ),
             self._executors,
             self.dispatcher,
-            gate,
+            admission,
             Deduplication(clock, self._executors),
             tenants=config.tenants,
             request_timeout_s=config.request_timeout,
@@ -128,7 +128,7 @@ class Gateway:
             models=self.models,
             dispatcher=self.dispatcher,
             clock=self._clock,
-            ejection=self._ejection,
+            outliers=self._outliers,
             replace=self._pool.replace,
         )
         self._links[address.name] = link

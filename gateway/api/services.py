@@ -22,7 +22,7 @@ from ..domain.served_model import Models
 from ..domain.tenancy import Caller, TenantPolicy, read_caller
 from ..request.executor import INLINE_CHARS, Executors
 from ..request.preprocess import Arrival, Preprocessor
-from ..scheduling.admission_control import Gate
+from ..scheduling.admission_control import AdmissionControl
 from . import codec
 from .codec import list_violations, read_request, work_chars, write_model
 from .idempotency import Answer, Deduplication, Response
@@ -45,7 +45,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         preprocessor: Makes generations of requests.
         executors: The threads that large answers are made on.
         dispatcher: Runs them.
-        gate: Refuses what would wait in vain, here before anything is done for it.
+        admission_control: Refuses what would wait in vain, here before anything is done for it.
         deduplication: Lets calls of one name generate once.
         tenants: What the callers' tenants are entitled to.
         request_timeout_s: The server's own limit on the time of a call.
@@ -57,7 +57,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         preprocessor: Preprocessor,
         executors: Executors,
         dispatcher: Dispatcher,
-        gate: Gate,
+        admission_control: AdmissionControl,
         deduplication: Deduplication,
         *,
         tenants: TenantPolicy,
@@ -67,7 +67,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._preprocessor = preprocessor
         self._executors = executors
         self._dispatcher = dispatcher
-        self._gate = gate
+        self._admission_control = admission_control
         self._deduplication = deduplication
         self._tenants = tenants
         self._request_timeout_s = request_timeout_s
@@ -134,7 +134,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 self._dispatcher.check_open()
-                with self._gate.admitting(call.caller):
+                with self._admission_control.preparing(call.caller):
                     generation = await self._preprocessor.prepare(_arrival(message, is_stream=is_stream), call)
                 ends_early = message.partial_on_deadline
                 with self._limit_time(generation), self._end_in_time(generation, call, ends_early=ends_early):
@@ -174,7 +174,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             return nullcontext()
         limit_s = call.deadline_at - call.arrived_at
         is_callers = call.deadline_at < call.arrived_at + self._request_timeout_s
-        early_s = self._gate.ending_s + (timeout_rounding_s(limit_s) if is_callers else 0.0)
+        early_s = self._admission_control.ending_s + (timeout_rounding_s(limit_s) if is_callers else 0.0)
         remaining_s = call.deadline_at - early_s - self._clock()
         return time_limit(remaining_s, lambda: self._end(generation, Status.DEADLINE))
 
@@ -187,7 +187,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         phase = PHASES.get(generation.status)
         left = why_left(context.time_remaining(), call.timeout_s)
         self._dispatcher.release(generation, left)
-        self._gate.observe_answer(generation, self._clock())
+        self._admission_control.observe_answer(generation, self._clock())
         logger.info(
             "request %s: %s%s; %d prompt tokens, %d output tokens, %s",
             generation.server_request_id,

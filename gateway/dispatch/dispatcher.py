@@ -7,12 +7,12 @@ workers have done, ends what has expired, sends what fits, and tells the workers
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from ..domain.errors import ServiceError, deadline_exceeded, draining, no_worker, poison_request, worker_lost
 from ..domain.generation import Generation
 from ..domain.sequence import Status
-from ..scheduling.outliers import Ejection
+from ..scheduling.admission_control import AdmissionControl
+from ..scheduling.outliers import OutlierDetector
 from ..scheduling.scheduler import Assignment, Scheduler
 from .in_flight import Session
 from .no_worker_timer import Outage
@@ -22,22 +22,6 @@ logger = logging.getLogger(__name__)
 # Workers that are ended together are all seen to be gone within this time. Until then nothing is sent: what one of them
 # left would go to the next, and count as present at both deaths.
 SETTLING_S = 0.05
-
-
-class Gate(Protocol):
-    """Refuses what would wait in vain, by what it has seen of the workers' speed."""
-
-    def check(self, generation: Generation, now: float) -> None:
-        """Raises ServiceError if a new generation is not to be taken."""
-
-    def observe_start(self, generation: Generation, prefill_s: float) -> None:
-        """A generation has its first token on its worker, after a prefill of so many seconds."""
-
-    def observe_end(self, now: float) -> None:
-        """A generation has left its worker for good."""
-
-    def observe_loss(self) -> None:
-        """A worker was lost."""
 
 
 class Dispatcher:
@@ -50,8 +34,8 @@ class Dispatcher:
         worker_wait_s: How long generations wait for a worker to come back after the last one was lost.
         clock: Seconds of a monotonic clock.
         on_workers_changed: Called with the number of workers that take work, whenever it may have changed.
-        gate: Asked before a generation is taken; None takes all.
-        ejection: Is told how generations fare, and knows which workers fail far more than the others.
+        admission: Asked before a generation is taken, and told what it learns the workers' speed from.
+        outliers: Is told how generations fare, and knows which workers fail far more than the others.
     """
 
     def __init__(
@@ -61,13 +45,13 @@ class Dispatcher:
         worker_wait_s: float,
         clock: Callable[[], float],
         on_workers_changed: Callable[[int], None],
-        gate: Gate | None = None,
-        ejection: Ejection | None = None,
+        admission: AdmissionControl,
+        outliers: OutlierDetector,
     ) -> None:
         self._scheduler = scheduler
         self._clock = clock
-        self._gate = gate
-        self._ejection = ejection or Ejection()
+        self._admission = admission
+        self._outliers = outliers
         self._on_workers_changed = on_workers_changed
         self._outage = Outage(worker_wait_s, self._give_up)
         self._sessions: dict[str, Session] = {}
@@ -94,7 +78,7 @@ class Dispatcher:
         """Rows that run and wait, relative to those that workers take; 0 without any."""
         loads = [session.load for session in self._sessions.values()]
         limit = sum(load.limit for load in loads)
-        row_count = self._scheduler.load.row_count + sum(load.outstanding for load in loads)
+        row_count = self._scheduler.work.row_count + sum(load.outstanding for load in loads)
         return row_count / limit if limit else 0.0
 
     @property
@@ -115,7 +99,7 @@ class Dispatcher:
             raise no_worker()
 
     def submit(self, generation: Generation) -> None:
-        """Takes a generation, which must be released later. Raises as `check_open`, and what the gate raises.
+        """Takes a generation, which must be released later. Raises as `check_open` and `AdmissionControl.admit` do.
 
         One that has ended, because its caller holds all of it, goes to no worker. One that was admitted for a worker
         that has left meanwhile, and fits none that is there, is refused with NO_WORKER.
@@ -125,9 +109,8 @@ class Dispatcher:
             if self._fits_nowhere(generation):
                 raise no_worker()
             self._catch_up()
-            if self._gate is not None:
-                self._gate.check(generation, self._clock())
-            self._scheduler.append(generation)
+            self._admission.admit(generation, self._clock())
+            self._scheduler.queue.append(generation)
             self.wake()
         self._running.add(generation)
         self._idle.clear()
@@ -167,8 +150,7 @@ class Dispatcher:
             return []
         self._catch_up()
         del self._sessions[session.worker]
-        if self._gate is not None:
-            self._gate.observe_loss()
+        self._admission.observe_loss()
         if not self._sessions and not self._closed:
             self._outage.begin(session.worker, why)
         unfinished = self._take_back(session, died=died)
@@ -177,9 +159,9 @@ class Dispatcher:
         self.workers_changed()
         return unfinished
 
-    def acquit(self, generations: Iterable[Generation]) -> None:
+    def retract_death(self, generations: Iterable[Generation]) -> None:
         """Their worker, which was thought dead, has been found alive."""
-        self._scheduler.acquit(generations)
+        self._scheduler.retract_death(generations)
         self.wake()
 
     def workers_changed(self) -> None:
@@ -231,7 +213,7 @@ class Dispatcher:
         if len(self._scheduler):
             self._expire(now)
             self._send_what_fits(now)
-        row_count = self._scheduler.load.row_count
+        row_count = self._scheduler.work.row_count
         for session in self._sessions.values():
             session.tell_demand(row_count)
 
@@ -250,16 +232,15 @@ class Dispatcher:
                 continue
             progress = session.take_progress()
             for generation, token_count in progress.token_counts.items():
-                self._scheduler.charge(generation.caller, token_count)
+                self._scheduler.queue.charge(generation.caller, token_count)
             if progress.starts:
-                self._ejection.begun(session.worker, len(progress.starts), now)
+                self._outliers.begun(session.worker, len(progress.starts), now)
             if progress.failure_count:
-                self._ejection.failed(session.worker, progress.failure_count, now)
-            if self._gate is not None:
-                for generation, prefill_s in progress.starts:
-                    self._gate.observe_start(generation, prefill_s)
-                for _ in range(progress.end_count):
-                    self._gate.observe_end(now)
+                self._outliers.failed(session.worker, progress.failure_count, now)
+            for generation, prefill_s in progress.starts:
+                self._admission.observe_start(generation, prefill_s)
+            for _ in range(progress.end_count):
+                self._admission.observe_end(now)
 
     def _expire(self, now: float) -> None:
         for generation in self._scheduler.expire(now):
@@ -270,23 +251,23 @@ class Dispatcher:
         sessions = self._sessions.values()
         if self._settling is not None or all(each.takes_nothing for each in sessions):
             return  # this is asked after each step, and while much waits it is mostly so
-        ejected = self._ejection.ejected([each.worker for each in sessions if not each.draining], now)
+        ejected = self._outliers.ejected([each.worker for each in sessions if not each.draining], now)
         able = [each for each in sessions if each.worker not in ejected]
-        while next_ := self._scheduler.next((each.load for each in able), now):
+        while len(self._scheduler) and (next_ := self._scheduler.next([each.load for each in able], now)):
             self._send(next_, now)
 
     def _send(self, assignment: Assignment, now: float) -> None:
         session = self._sessions[assignment.worker]
-        for preempted in session.preempt(assignment.lacking):
+        for preempted in session.preempt(assignment.rows_short):
             preempted.preempt()
-            self._scheduler.restore(preempted)
+            self._scheduler.queue.restore(preempted)
         session.submit(assignment.generation, now)
 
     def _take_back(self, session: Session, *, died: bool) -> list[Generation]:
         unfinished = session.close()
         for generation in unfinished:
             generation.requeue()
-        guilty = self._scheduler.take_back(unfinished, died=died)
+        guilty = self._scheduler.requeue(unfinished, died=died)
         if unfinished:
             logger.warning("%s leaves %d unfinished requests to others", session.worker, len(unfinished))
         for generation in guilty:

@@ -7,8 +7,7 @@ from ..domain.errors import generation_failed
 from ..domain.generation import Generation
 from ..domain.request import ModelFacts
 from ..domain.sequence import Sequence, Status
-from ..scheduling.placement import WorkerLoad
-from ..scheduling.preemption import makes_way
+from ..scheduling.placement import WorkerLoad, is_preemptible
 from ..workers.outbox import Outbox
 from ..workers.protocol import Finish, PromptLogprobs, Start, Step
 
@@ -65,17 +64,17 @@ class Session:
         """Whether the worker takes nothing new."""
         self._outbox = outbox
         self._rows: dict[int, _Row] = {}
-        self._yielding: dict[Generation, _Run] = {}
+        self._preemptible: dict[Generation, _Run] = {}
         """What makes way for interactive work, in the order of submission."""
         self._progress = Progress()
-        self._yielding_rows = 0
+        self._preemptible_rows = 0
         self._outstanding = 0
         self._served = 0
 
     @property
     def takes_nothing(self) -> bool:
         """Whether it is sure that the worker has no room, for however few rows, and that nothing can make way there."""
-        return self.draining or (self._outstanding >= self.row_limit and not self._yielding)
+        return self.draining or (self._outstanding >= self.row_limit and not self._preemptible)
 
     @property
     def has_progress(self) -> bool:
@@ -91,14 +90,14 @@ class Session:
     def load(self) -> WorkerLoad:
         """For `routing`; a worker that drains has no room."""
         limit = 0 if self.draining else self.row_limit
-        youngest = next(reversed(self._yielding.values()), None)
+        youngest = next(reversed(self._preemptible.values()), None)
         return WorkerLoad(
             self.worker,
             outstanding=self._outstanding,
             limit=limit,
             served=self._served,
-            yielding=self._yielding_rows,
-            yielding_begun_at=youngest.begun_at if youngest else 0.0,
+            preemptible=self._preemptible_rows,
+            preemptible_since=youngest.begun_at if youngest else 0.0,
             facts=self.facts,
         )
 
@@ -115,9 +114,9 @@ class Session:
         self._rows.update((sequence.sequence_id, _Row(sequence, run)) for sequence in sequences)
         self._outstanding += run.row_count
         self._served += 1
-        if makes_way(generation):
-            self._yielding[generation] = run
-            self._yielding_rows += run.row_count
+        if is_preemptible(generation):
+            self._preemptible[generation] = run
+            self._preemptible_rows += run.row_count
         self._outbox.submit(generation)
 
     def drop(self, generation: Generation) -> bool:
@@ -130,8 +129,8 @@ class Session:
     def preempt(self, row_count: int) -> list[Generation]:
         """Takes back work that makes way, what began last first, until so many rows are free of it."""
         preempted: list[Generation] = []
-        while row_count > 0 and self._yielding:
-            generation, run = next(reversed(self._yielding.items()))
+        while row_count > 0 and self._preemptible:
+            generation, run = next(reversed(self._preemptible.items()))
             row_count -= run.row_count
             self._take_back(generation)
             preempted.append(generation)
@@ -175,8 +174,8 @@ class Session:
         """
         generations = {row.run.generation: None for row in self._rows.values()}
         self._rows.clear()
-        self._yielding.clear()
-        self._yielding_rows = 0
+        self._preemptible.clear()
+        self._preemptible_rows = 0
         self._outstanding = 0
         return list(generations)
 
@@ -225,8 +224,8 @@ class Session:
             freed = 1 if run.sequence_count else run.row_count
             run.row_count -= freed
             self._outstanding -= freed
-            if run.generation in self._yielding:
-                self._yielding_rows -= freed
+            if run.generation in self._preemptible:
+                self._preemptible_rows -= freed
             if not run.sequence_count:
-                self._yielding.pop(run.generation, None)
+                self._preemptible.pop(run.generation, None)
         return row

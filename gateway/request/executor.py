@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..domain.errors import deadline_exceeded, queue_full, tenant_quota
 from ..domain.generation import HORIZON_S
 from ..domain.tenancy import Caller, Priority, TenantPolicy
-from ..scheduling.ageing import Ageing
-from ..scheduling.estimate import MAX_RETRY_S, MIN_RETRY_S, UNKNOWN_RETRY_S
-from ..scheduling.lane import Lane
+from ..scheduling.admission_control import MAX_RETRY_S, MIN_RETRY_S, UNKNOWN_RETRY_S
+from ..scheduling.queue import Ageing, PriorityClass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,8 +101,8 @@ class Executor:
         self._max_waiting_chars = max_waiting_chars
         self._phase = phase
         self._max_tenant_chars = max_waiting_chars / (TENANT_SHARE if policy.trusted else 1)
-        self._lanes: list[Lane[_Job]] = [Lane(policy) for _ in Priority]
-        self._ageing = Ageing(self._lanes)
+        self._classes: list[PriorityClass[_Job]] = [PriorityClass(policy) for _ in Priority]
+        self._ageing = Ageing(self._classes)
         self._running: set[_Job] = set()
         self._waiting_chars: dict[str, int] = {}
         self._job_count = 0
@@ -113,7 +112,7 @@ class Executor:
     @property
     def waiting_count(self) -> int:
         """Work that waits for a thread."""
-        return sum(map(len, self._lanes))
+        return sum(map(len, self._classes))
 
     @property
     def running_count(self) -> int:
@@ -167,13 +166,13 @@ class Executor:
         return min(max(round(chars * self._char_s / self._thread_count, 3), MIN_RETRY_S), MAX_RETRY_S)
 
     def _add(self, job: _Job) -> None:
-        self._lanes[job.caller.priority].add(job)
+        self._classes[job.caller.priority].add(job)
         tenant = job.caller.tenant
         self._waiting_chars[tenant] = self._waiting_chars.get(tenant, 0) + job.chars
 
     def _remove(self, job: _Job) -> bool:
         """Lets it wait no more. False if it did not."""
-        if not self._lanes[job.caller.priority].remove(job):
+        if not self._classes[job.caller.priority].remove(job):
             return False
         tenant = job.caller.tenant
         self._waiting_chars[tenant] -= job.chars
@@ -189,15 +188,15 @@ class Executor:
     def _start(self) -> None:
         """Begins what is next, as long as there are threads and memory for it."""
         while len(self._running) < self._thread_count:
-            due = self._ageing.due(self._clock())
-            lane = due or next((lane for lane in self._lanes if len(lane)), None)
-            job = lane.head if lane else None
-            if lane is None or job is None:
+            turn = self._ageing.turn(self._clock())
+            next_class = turn or next((each for each in self._classes if len(each)), None)
+            job = next_class.head if next_class else None
+            if next_class is None or job is None:
                 return
             if self._running and self.reserved_bytes + _memory(job) > self._memory_bytes:
                 return
-            self._ageing.sent(job.caller.priority, self._clock(), by_turn=lane is due)
-            lane.charge(job.caller.tenant, job.chars)
+            self._ageing.sent(job.caller.priority, self._clock(), by_turn=next_class is turn)
+            next_class.charge(job.caller.tenant, job.chars)
             self._remove(job)
             self._begin(job)
 

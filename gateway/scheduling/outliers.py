@@ -55,7 +55,7 @@ class _Record:
         return self.failed / (self.begun + self.failed) if self.failed else 0.0
 
 
-class Ejection:
+class OutlierDetector:
     """The records of all workers, by name: they outlive their processes and their streams."""
 
     def __init__(self, policy: EjectionPolicy = EjectionPolicy()) -> None:
@@ -75,10 +75,13 @@ class Ejection:
 
         At most half of them: if there are more outliers, those ejected first stay out. With one worker, none.
         """
+        most = self._most(workers)
+        if not most:
+            return frozenset()
         while worker := self._worst(workers, now):
             self._eject(self._records[worker], now)
         out = sorted(self._out(workers, now), key=lambda worker: (self._records[worker].since, worker))
-        return frozenset(out[: self._most(workers)])
+        return frozenset(out[:most])
 
     def _aged(self, worker: str, now: float) -> _Record:
         record = self._records.setdefault(worker, _Record(at=now))

@@ -1,10 +1,12 @@
-"""Chooses the worker for a generation. Pure."""
+"""Chooses the worker for a generation, and what makes way for it there. Pure."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ..domain.tenancy import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from ..domain.request import ModelFacts
 
 UNBOUNDED = sys.maxsize
+
+MAX_PREEMPTIONS = 3
+"""Each costs a prefill, and time: what has made way so often runs to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +29,9 @@ class WorkerLoad:
     limit: int
     served: int
     """Generations submitted to it so far: among equals the one that served less is next."""
-    yielding: int = 0
+    preemptible: int = 0
     """Rows outstanding that make way for interactive work."""
-    yielding_begun_at: float = 0.0
+    preemptible_since: float = 0.0
     """When the last of those was submitted."""
     facts: ModelFacts | None = None
     """What it said of its model and its room; None: whatever is submitted fits there."""
@@ -37,6 +42,19 @@ class WorkerLoad:
         return self.limit - self.outstanding
 
 
+def is_preemptible(generation: Generation) -> bool:
+    """Whether it is taken back from its worker when interactive work needs the room.
+
+    Batch work is, but for beam searches, which would begin again, and for what has waited or made way enough.
+    """
+    return (
+        generation.caller.priority is Priority.BATCH
+        and generation.config.num_beams == 1
+        and not generation.is_protected
+        and generation.preemptions < MAX_PREEMPTIONS
+    )
+
+
 def fitting(workers: Iterable[WorkerLoad], generation: Generation) -> list[WorkerLoad]:
     """The workers that could run it if they had nothing else to do: those of one model may differ in their memories."""
     return [worker for worker in workers if worker.facts is None or generation.fits(worker.facts)]
@@ -45,9 +63,11 @@ def fitting(workers: Iterable[WorkerLoad], generation: Generation) -> list[Worke
 def pick(workers: Iterable[WorkerLoad], row_count: int, most: int = UNBOUNDED) -> WorkerLoad | None:
     """The worker with the least work outstanding relative to its room.
 
-    None if no worker has room for `row_count` more, of which it is taken to have `most` at most.
+    None if no worker has room for `row_count` more, of which it is taken to have `most` at most. Where several gateways
+    share a worker, the share of one may be smaller than a request. Then the whole share must be free: what is beyond it
+    waits at the worker.
     """
-    roomy = (worker for worker in workers if has_room(worker, row_count, most))
+    roomy = [worker for worker in workers if worker.limit > 0 and not rows_short(worker, row_count, most)]
     return min(roomy, key=_order, default=None)
 
 
@@ -67,36 +87,27 @@ def quietest(workers: Iterable[WorkerLoad]) -> WorkerLoad | None:
     return min(_able(workers), key=lambda worker: (worker.outstanding, worker.name), default=None)
 
 
-def has_room(worker: WorkerLoad, row_count: int, most: int = UNBOUNDED) -> bool:
-    """Whether a worker takes so many rows now.
-
-    Where several gateways share a worker, the share of one may be smaller than a request. Then the whole share must be
-    free: what is beyond it waits at the worker.
-    """
-    return worker.limit > 0 and not lacking(worker, row_count, most)
-
-
-def yielding(workers: Iterable[WorkerLoad], row_count: int, most: int = UNBOUNDED) -> WorkerLoad | None:
+def preemptible(workers: Iterable[WorkerLoad], row_count: int, most: int = UNBOUNDED) -> WorkerLoad | None:
     """The worker that takes so many rows once others have made way: with the fewest to do so, and those begun last.
 
     None if there are not enough of them on any worker.
     """
-    enough = (worker for worker in workers if worker.limit > 0 and worker.yielding >= lacking(worker, row_count, most))
+    enough = [each for each in _able(workers) if each.preemptible >= rows_short(each, row_count, most)]
     return min(enough, key=lambda worker: _harm(worker, row_count, most), default=None)
 
 
-def lacking(worker: WorkerLoad, row_count: int, most: int = UNBOUNDED) -> int:
+def rows_short(worker: WorkerLoad, row_count: int, most: int = UNBOUNDED) -> int:
     """Rows that have to end on a worker before it takes so many, if `most` may be outstanding there at most."""
     limit = min(worker.limit, most)
     return max(0, min(row_count, limit) - limit + worker.outstanding)
 
 
 def _harm(worker: WorkerLoad, row_count: int, most: int) -> tuple[int, float, str]:
-    return lacking(worker, row_count, most), -worker.yielding_begun_at, worker.name
+    return rows_short(worker, row_count, most), -worker.preemptible_since, worker.name
 
 
-def _able(workers: Iterable[WorkerLoad]) -> Iterable[WorkerLoad]:
-    return (worker for worker in workers if worker.limit > 0)
+def _able(workers: Iterable[WorkerLoad]) -> list[WorkerLoad]:
+    return [worker for worker in workers if worker.limit > 0]
 
 
 def _order(worker: WorkerLoad) -> tuple[float, int, str]:

@@ -10,8 +10,7 @@ from bisect import insort
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .backlog import NOTHING, Backlog
-from .line import age
+from .queue import NOTHING, QueuedWork, age
 
 if TYPE_CHECKING:
     from ..domain.generation import Generation
@@ -35,9 +34,15 @@ class Quarantine:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[Generation] = []
+        self.waiting: list[Generation] = []
+        """The suspects that wait."""
         self._alone: Generation | None = None
         self._owed = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no suspect waits or runs, and the others have had their turn."""
+        return not self.waiting and self._alone is None and not self._owed
 
     @property
     def worker(self) -> str | None:
@@ -45,14 +50,9 @@ class Quarantine:
         return None if self._alone is None else self._alone.worker
 
     @property
-    def waiting(self) -> tuple[Generation, ...]:
-        """The suspects that wait."""
-        return tuple(self._waiting)
-
-    @property
-    def load(self) -> Backlog:
+    def work(self) -> QueuedWork:
         """All that waits here."""
-        return sum(map(Backlog.of, self._waiting), NOTHING)
+        return sum(map(QueuedWork.of, self.waiting), NOTHING)
 
     def judge(self, generation: Generation, *, died: bool) -> Verdict:
         """Notes that its worker was lost, by a death or in peace, with this generation unfinished there."""
@@ -63,37 +63,37 @@ class Quarantine:
             self._alone = None
         return Verdict.SUSPECT if generation.deaths >= DEATHS_OF_A_SUSPECT else Verdict.INNOCENT
 
-    def acquit(self, generation: Generation) -> bool:
+    def retract_death(self, generation: Generation) -> bool:
         """Takes one death back. True if the generation was waiting here and leaves for that, a suspect no more."""
         generation.deaths -= 1
         return generation.deaths < DEATHS_OF_A_SUSPECT and self.remove(generation)
 
     def add(self, suspect: Generation) -> None:
         """Lets a suspect wait for its turn."""
-        insort(self._waiting, suspect, key=age)
+        insort(self.waiting, suspect, key=age)
 
     def remove(self, generation: Generation) -> bool:
         """Takes it out. False if it was not waiting here."""
-        if generation not in self._waiting:
+        if generation not in self.waiting:
             return False
-        self._waiting.remove(generation)
+        self.waiting.remove(generation)
         return True
 
     def expire(self, now: float) -> list[Generation]:
         """Takes out those whose deadline has passed."""
-        expired = [one for one in self._waiting if one.deadline_at is not None and one.deadline_at <= now]
+        expired = [one for one in self.waiting if one.deadline_at is not None and one.deadline_at <= now]
         for generation in expired:
-            self._waiting.remove(generation)
+            self.waiting.remove(generation)
         return expired
 
-    def due(self, queued_count: int) -> Generation | None:
+    def next_suspect(self, queued_count: int) -> Generation | None:
         """The suspect whose turn it is, with `queued_count` others waiting."""
         self._owed = min(self._owed, queued_count)
-        return self._waiting[0] if self._waiting and self._alone is None and not self._owed else None
+        return self.waiting[0] if self.waiting and self._alone is None and not self._owed else None
 
     def isolate(self, suspect: Generation) -> None:
         """It is sent now, to a worker with nothing else to do."""
-        self._waiting.remove(suspect)
+        self.waiting.remove(suspect)
         self._alone = suspect
 
     def sent_another(self) -> None:

@@ -13,18 +13,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..domain.tenancy import Priority
-from .placement import UNBOUNDED, WorkerLoad, fitting, lacking, pick, quietest, roomiest, yielding
-from .preemption import makes_way
+from ..domain.tenancy import Priority, TenantPolicy
+from .placement import UNBOUNDED, WorkerLoad, fitting, is_preemptible, pick, preemptible, quietest, roomiest, rows_short
 from .quarantine import Quarantine, Verdict
+from .queue import QueuedWork, RequestQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ..domain.generation import Generation
-    from ..domain.tenancy import Caller
-    from .backlog import Backlog
-    from .queue import Queue
+
+_EQUALS = TenantPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Assignment:
 
     generation: Generation
     worker: str
-    lacking: int = 0
+    rows_short: int = 0
     """Rows of batch work that have to make way there first."""
 
 
@@ -41,137 +40,122 @@ class Scheduler:
     """Everything that waits for a worker: the queue, and suspects in quarantine.
 
     Args:
-        queue: The central queue.
+        policy: The weights of the tenants.
     """
 
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
+    def __init__(self, policy: TenantPolicy = _EQUALS) -> None:
+        self.queue = RequestQueue(policy)
+        """What waits in the usual order: what is new is appended here, and charged for what it is served."""
         self._quarantine = Quarantine()
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._quarantine.waiting)
+        return len(self.queue) + len(self._quarantine.waiting)
 
     def __iter__(self) -> Iterator[Generation]:
-        return iter([*self._quarantine.waiting, *self._queue])
+        return iter([*self._quarantine.waiting, *self.queue])
 
     @property
-    def load(self) -> Backlog:
+    def work(self) -> QueuedWork:
         """All that waits."""
-        return self._queue.load + self._quarantine.load if self._quarantine.waiting else self._queue.load
+        return self.queue.work + self._quarantine.work if self._quarantine.waiting else self.queue.work
 
-    def tenant_load(self, tenant: str) -> Backlog:
-        """What waits of one tenant, but for suspects."""
-        return self._queue.tenant_load(tenant)
-
-    def backlog(self, caller: Caller, due: float | None = None) -> Backlog:
-        """What stands before a new generation; see `Queue.backlog`."""
-        return self._queue.backlog(caller, due)
-
-    def append(self, generation: Generation) -> None:
-        """Takes a new generation."""
-        self._queue.append(generation)
-
-    def restore(self, generation: Generation) -> None:
-        """Takes back what has made way for others."""
-        self._queue.restore(generation)
-
-    def charge(self, caller: Caller, token_count: int) -> None:
-        """Counts tokens that were generated for a caller."""
-        self._queue.charge(caller, token_count)
-
-    def take_back(self, generations: Iterable[Generation], *, died: bool) -> list[Generation]:
+    def requeue(self, generations: Iterable[Generation], *, died: bool) -> list[Generation]:
         """Takes what a worker that was lost, by a death or in peace, has not finished; returns what ends workers."""
         guilty: list[Generation] = []
         for generation in generations:
             match self._quarantine.judge(generation, died=died):
                 case Verdict.INNOCENT:
-                    self._queue.restore(generation)
+                    self.queue.restore(generation)
                 case Verdict.SUSPECT:
                     self._quarantine.add(generation)
                 case Verdict.GUILTY:
                     guilty.append(generation)
         return guilty
 
-    def acquit(self, generations: Iterable[Generation]) -> None:
+    def retract_death(self, generations: Iterable[Generation]) -> None:
         """The worker that they were on had not died."""
         for generation in generations:
-            if self._quarantine.acquit(generation):
-                self._queue.restore(generation)
+            if self._quarantine.retract_death(generation):
+                self.queue.restore(generation)
 
     def remove(self, generation: Generation) -> bool:
         """Takes it out. False if it was not waiting."""
-        return self._queue.remove(generation) or self._quarantine.remove(generation)
+        return self.queue.remove(generation) or self._quarantine.remove(generation)
 
     def expire(self, now: float) -> list[Generation]:
         """Takes out those whose deadline has passed."""
-        return [*self._quarantine.expire(now), *self._queue.expire(now)]
+        return [*self._quarantine.expire(now), *self.queue.expire(now)]
 
-    def next(self, workers: Iterable[WorkerLoad], now: float) -> Assignment | None:
+    def next(self, workers: list[WorkerLoad], now: float) -> Assignment | None:
         """The next generation, taken out, and its worker; None while nothing can be sent."""
-        self._quarantine.settle(len(self._queue))
-        if not len(self):
-            return None
-        shared = [worker for worker in workers if worker.name != self._quarantine.worker]
-        if suspect := self._quarantine.due(len(self._queue)):
-            return self._next_suspect(suspect, shared, now)
-        self._make_way(shared, now)
-        if aside := self._queue.aside:
-            held = roomiest(fitting(shared, aside))
-            return self._place(aside, shared, now) or self._next_head(_but(held, shared), now)
-        return self._next_head(shared, now)
+        quarantine, queued_count = self._quarantine, len(self.queue)
+        if not quarantine.is_idle:
+            quarantine.settle(queued_count)
+            workers = [worker for worker in workers if worker.name != quarantine.worker]
+            if suspect := quarantine.next_suspect(queued_count):
+                return self._next_suspect(suspect, workers, now)
+        self._set_large_head_aside(workers, now)
+        if aside := self.queue.aside:
+            if assignment := self._place(aside, workers, now):
+                return assignment
+            workers = _but(roomiest(fitting(workers, aside)), workers)
+        return self._next_head(workers, now)
 
-    def _next_suspect(self, suspect: Generation, shared: list[WorkerLoad], now: float) -> Assignment | None:
-        held = quietest(fitting(shared, suspect))
+    def _next_suspect(self, suspect: Generation, workers: list[WorkerLoad], now: float) -> Assignment | None:
+        held = quietest(fitting(workers, suspect))
         if held is None or held.outstanding:
-            return self._next_head(_but(held, shared), now)
+            return self._next_head(_but(held, workers), now)
         self._quarantine.isolate(suspect)
         return Assignment(suspect, held.name)
 
-    def _make_way(self, shared: list[WorkerLoad], now: float) -> None:
+    def _set_large_head_aside(self, workers: list[WorkerLoad], now: float) -> None:
         """Sets the head aside if it has to wait for more than the next free row."""
-        self._queue.reconsider_aside()
-        head = self._queue.head(now)
-        if head is None or self._queue.aside is not None:
+        self.queue.reconsider_aside()
+        if self.queue.aside is not None or (head := self.queue.head(now)) is None:
             return
-        if head.row_count > 1 and _pick(shared, head) is None:
-            self._queue.set_aside(head, now)
+        if head.row_count > 1 and _pick(fitting(workers, head), head) is None:
+            self.queue.set_aside(head, now)
 
     def _next_head(self, workers: list[WorkerLoad], now: float) -> Assignment | None:
-        head, best = self._queue.head(now), self._queue.best
-        if head is None or best is None:
+        head = self.queue.head(now)
+        if head is None:
             return None
+        if assignment := self._place(head, workers, now):
+            return assignment
         # What waits for its turn to take a free row does not keep interactive work from taking one of batch work.
-        return self._place(head, workers, now) or self._preempt(best, workers, best.facts.max_rows, now)
+        best = self.queue.best
+        return self._preempt(best, fitting(workers, best), best.facts.max_rows, now) if best else None
 
     def _place(self, generation: Generation, workers: list[WorkerLoad], now: float) -> Assignment | None:
-        if assignment := self._preempt(generation, workers, generation.facts.max_rows, now):
+        able = fitting(workers, generation)
+        if assignment := self._preempt(generation, able, generation.facts.max_rows, now):
             return assignment
-        worker = _pick(workers, generation)
+        worker = _pick(able, generation)
         if worker is None:
-            return self._preempt(generation, workers, UNBOUNDED, now)
+            return self._preempt(generation, able, UNBOUNDED, now)
         return self._assign(Assignment(generation, worker.name), now)
 
-    def _preempt(self, generation: Generation, workers: list[WorkerLoad], most: int, now: float) -> Assignment | None:
+    def _preempt(self, generation: Generation, able: list[WorkerLoad], most: int, now: float) -> Assignment | None:
         """Sends interactive work where it finds room once batch work has made way, if it does not do so by itself."""
-        if generation.caller.priority is not Priority.INTERACTIVE or pick(
-            fitting(workers, generation), generation.row_count, most
-        ):
+        if generation.caller.priority is not Priority.INTERACTIVE or pick(able, generation.row_count, most):
             return None
-        worker = yielding(fitting(workers, generation), generation.row_count, most)
+        worker = preemptible(able, generation.row_count, most)
         if worker is None:
             return None
-        return self._assign(Assignment(generation, worker.name, lacking(worker, generation.row_count, most)), now)
+        short = rows_short(worker, generation.row_count, most)
+        return self._assign(Assignment(generation, worker.name, short), now)
 
     def _assign(self, assignment: Assignment, now: float) -> Assignment:
-        self._queue.send(assignment.generation, now)
-        self._quarantine.sent_another()
+        self.queue.send(assignment.generation, now)
+        if not self._quarantine.is_idle:
+            self._quarantine.sent_another()
         return assignment
 
 
-def _pick(workers: list[WorkerLoad], generation: Generation) -> WorkerLoad | None:
+def _pick(able: list[WorkerLoad], generation: Generation) -> WorkerLoad | None:
     # What makes way is not sent where it would wait in the way.
-    most = generation.facts.max_rows if makes_way(generation) else UNBOUNDED
-    return pick(fitting(workers, generation), generation.row_count, most)
+    most = generation.facts.max_rows if is_preemptible(generation) else UNBOUNDED
+    return pick(able, generation.row_count, most)
 
 
 def _but(held: WorkerLoad | None, workers: list[WorkerLoad]) -> list[WorkerLoad]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..dispatch.dispatcher import Dispatcher
     from ..domain.generation import Generation
     from ..domain.served_model import Models
-    from ..scheduling.outliers import Ejection
+    from ..scheduling.outliers import OutlierDetector
     from .pool import WorkerAddress
     from .protocol import Description
 
@@ -59,7 +59,7 @@ class Link:
         models: Checks, or learns, the worker's model.
         dispatcher: Gets a session for each stream.
         clock: Seconds of a monotonic clock.
-        ejection: Is told of each death.
+        outliers: Is told of each death.
         replace: The pool's; asked to end a worker that hangs, and to start it again.
     """
 
@@ -70,14 +70,14 @@ class Link:
         models: Models,
         dispatcher: Dispatcher,
         clock: Callable[[], float],
-        ejection: Ejection,
+        outliers: OutlierDetector,
         replace: Callable[[WorkerAddress, str], bool],
     ) -> None:
         self._address = address
         self._models = models
         self._dispatcher = dispatcher
         self._clock = clock
-        self._ejection = ejection
+        self._outliers = outliers
         self._replace = replace
         self._lost: _Lost | None = None
         self._signs_of_a_hang = 0
@@ -125,7 +125,7 @@ class Link:
             self._signs_of_a_hang = 0
             with self._models.connected(description.facts):
                 logger.info("%s: connected to %s (%s)", self._address.name, target, ", ".join(description.devices))
-                self._acquit(description.incarnation_id)
+                self._retract_death(description.incarnation_id)
                 return await self._serve(stub, description)
 
     async def _serve(self, stub: WorkerServiceAsyncStub, description: Description) -> str:
@@ -152,11 +152,11 @@ class Link:
         return self._signs_of_a_hang >= SIGNS_OF_A_HANG
 
     def _note_death(self, ending: Ending, incarnation_id: str) -> None:
-        self._ejection.failed(self._address.name, 1, self._clock())
+        self._outliers.failed(self._address.name, 1, self._clock())
         if ending.fault is None or ending.fault.kind is not FaultKind.HUNG:
             self._lost = _Lost(incarnation_id, ending.unfinished)
 
-    def _acquit(self, incarnation_id: str) -> None:
+    def _retract_death(self, incarnation_id: str) -> None:
         if self._lost is not None and self._lost.incarnation_id == incarnation_id:
-            self._dispatcher.acquit(self._lost.unfinished)
+            self._dispatcher.retract_death(self._lost.unfinished)
         self._lost = None

@@ -3,9 +3,7 @@
 from gateway.domain.generation import Generation
 from gateway.domain.sequence import Status
 from gateway.domain.tenancy import Caller, Priority, TenantPolicy
-from gateway.scheduling.placement import WorkerLoad
-from gateway.scheduling.preemption import makes_way
-from gateway.scheduling.queue import Queue
+from gateway.scheduling.placement import WorkerLoad, is_preemptible
 from gateway.scheduling.scheduler import Scheduler
 from tests.fakes import ids
 from tests.gateway.generations import generation
@@ -50,8 +48,8 @@ class Fleet:
     """Workers that a scheduler keeps busy: each step is a second, and a token for each row."""
 
     def __init__(self, *limits: int, policy: TenantPolicy | None = None) -> None:
-        self.queue = Queue(policy or TenantPolicy())
-        self.scheduler = Scheduler(self.queue)
+        self.scheduler = Scheduler(policy or TenantPolicy())
+        self.queue = self.scheduler.queue
         self.now = 0.0
         self.limits = {f"worker-{number}": limit for number, limit in enumerate(limits)}
         self.running: dict[str, list[Generation]] = {name: [] for name in self.limits}
@@ -67,8 +65,8 @@ class Fleet:
                 outstanding=sum(one.row_count for one in self.running[name]),
                 limit=limit,
                 served=0,
-                yielding=sum(one.row_count for one in self.running[name] if makes_way(one)),
-                yielding_begun_at=float(len(self.running[name])),
+                preemptible=sum(one.row_count for one in self.running[name] if is_preemptible(one)),
+                preemptible_since=float(len(self.running[name])),
             )
             for name, limit in self.limits.items()
         ]
@@ -76,19 +74,19 @@ class Fleet:
     def arrive(self, one: Generation, output_limit: int = 1) -> Generation:
         """It waits; it ends after so many tokens."""
         self.output_limits[one] = output_limit
-        self.scheduler.append(one)
+        self.queue.append(one)
         return one
 
     def dispatch(self) -> None:
         while assignment := self.scheduler.next(self.loads(), self.now):
             one, running = assignment.generation, self.running[assignment.worker]
-            lacking = assignment.lacking
-            while lacking > 0:
-                victim = next(each for each in reversed(running) if makes_way(each))
-                lacking -= victim.row_count
+            short = assignment.rows_short
+            while short > 0:
+                victim = next(each for each in reversed(running) if is_preemptible(each))
+                short -= victim.row_count
                 running.remove(victim)
                 victim.preempt()
-                self.scheduler.restore(victim)
+                self.queue.restore(victim)
             if not one.attempts:
                 self._serve(one, len(one.prompt_ids))
             one.submit(assignment.worker, self.now)
@@ -108,7 +106,7 @@ class Fleet:
         for sequence in one.sequences:
             sequence.push(TOKEN, self.now)
             self._serve(one, 1)
-            self.scheduler.charge(one.caller, 1)
+            self.queue.charge(one.caller, 1)
         if one.sequences[0].output_token_count >= self.output_limits[one]:
             one.finish(Status.LENGTH)
 

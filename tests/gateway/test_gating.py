@@ -1,4 +1,4 @@
-"""A dispatcher asks its gate before it takes anything, tells it what workers do, and sends nothing that has expired."""
+"""A dispatcher asks for admission, tells what workers do, and sends nothing that has expired."""
 
 from collections.abc import Iterator
 
@@ -6,15 +6,12 @@ import pytest
 
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.domain.errors import ServiceError, no_worker
-from gateway.domain.generation import Generation
 from gateway.domain.sequence import Status
-from gateway.scheduling.outliers import Ejection, EjectionPolicy
-from gateway.scheduling.queue import Queue
-from gateway.scheduling.scheduler import Scheduler
+from gateway.scheduling.outliers import EjectionPolicy, OutlierDetector
 from gateway.workers.protocol import Finish, Start, Step
 from tests.fakes import ids
 from tests.gateway.callers import asked
-from tests.gateway.dispatch.test_dispatcher import ends, passed, submitted, worker
+from tests.gateway.dispatch.dispatching import Watching, dispatcher, ends, passed, submitted, worker
 from tests.gateway.generations import generation
 
 
@@ -28,65 +25,31 @@ class Clock:
         return self.now
 
 
-class Watching:
-    """A gate that notes what it is told, and refuses what it is told to."""
-
-    def __init__(self) -> None:
-        self.scheduler = Scheduler(Queue())
-        self.refuses = False
-        self.asked_with: list[int] = []
-        self.starts: list[tuple[Generation, float]] = []
-        self.ends: list[float] = []
-        self.loss_count = 0
-
-    def check(self, generation: Generation, now: float) -> None:
-        self.asked_with.append(self.scheduler.load.generation_count)
-        if self.refuses:
-            raise no_worker()
-
-    def observe_start(self, generation: Generation, prefill_s: float) -> None:
-        self.starts.append((generation, prefill_s))
-
-    def observe_end(self, now: float) -> None:
-        self.ends.append(now)
-
-    def observe_loss(self) -> None:
-        self.loss_count += 1
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def gate() -> Watching:
+def admission() -> Watching:
     return Watching()
 
 
 @pytest.fixture
-def ejection() -> Ejection:
-    return Ejection()
+def outliers() -> OutlierDetector:
+    return OutlierDetector()
 
 
 @pytest.fixture
-def dispatching(clock: Clock, ejection: Ejection) -> Iterator[Dispatcher]:
-    made = Dispatcher(
-        Scheduler(Queue()),
-        worker_wait_s=60.0,
-        clock=clock,
-        on_workers_changed=lambda _count: None,
-        ejection=ejection,
-    )
+def dispatching(clock: Clock, outliers: OutlierDetector) -> Iterator[Dispatcher]:
+    made = dispatcher(outliers=outliers, clock=clock)
     yield made
     made.close()
 
 
 @pytest.fixture
-def gated(clock: Clock, gate: Watching) -> Iterator[Dispatcher]:
-    made = Dispatcher(
-        gate.scheduler, worker_wait_s=60.0, clock=clock, on_workers_changed=lambda _count: None, gate=gate
-    )
+def gated(clock: Clock, admission: Watching) -> Iterator[Dispatcher]:
+    made = dispatcher(admission, clock=clock)
     yield made
     made.close()
 
@@ -128,21 +91,21 @@ async def test_what_was_lost_and_expires_is_not_gone_on_with(gated: Dispatcher, 
     assert (one.finished, one.attempts, following.load.outstanding) == (True, 1, 0)
 
 
-async def test_what_the_gate_refuses_does_not_wait_and_need_not_be_released(gated: Dispatcher, gate: Watching) -> None:
+async def test_what_is_refused_does_not_wait_and_need_not_be_released(gated: Dispatcher, admission: Watching) -> None:
     gated.add(worker(limit=1))
     submitted(gated, 2)
-    gate.refuses = True
+    admission.refusal = no_worker()
 
     with pytest.raises(ServiceError, match="NO_WORKER"):
         gated.submit(generation())
 
     await passed(gated)
-    assert gate.asked_with == [0, 0, 1]
+    assert admission.asked_with == [(0, 0), (0, 0), (1, 0)]
     assert (gated.queued_count, gated.running_count) == (1, 2)
 
 
 async def test_what_has_ended_when_it_comes_is_delivered_and_goes_to_no_worker(
-    gated: Dispatcher, gate: Watching
+    gated: Dispatcher, admission: Watching
 ) -> None:
     session, one = worker(), generation()
     gated.add(session)
@@ -153,12 +116,12 @@ async def test_what_has_ended_when_it_comes_is_delivered_and_goes_to_no_worker(
     gated.submit(one)
 
     assert changes == [Status.LENGTH]
-    assert (gate.asked_with, one.attempts, gated.queued_count, gated.running_count) == ([], 0, 0, 1)
+    assert (admission.asked_with, one.attempts, gated.queued_count, gated.running_count) == ([], 0, 0, 1)
     gated.release(one, Status.CANCELLED)
     await gated.wait_idle()
 
 
-async def test_the_gate_hears_of_each_first_token_and_each_end(gated: Dispatcher, gate: Watching, clock: Clock) -> None:
+async def test_each_first_token_and_each_end_is_told(gated: Dispatcher, admission: Watching, clock: Clock) -> None:
     session = worker()
     gated.add(session)
     (one,) = submitted(gated, 1)
@@ -166,23 +129,23 @@ async def test_the_gate_hears_of_each_first_token_and_each_end(gated: Dispatcher
     start = Start(one.sequences[0].sequence_id, 0.0, 0.25)
     session.step(Step([start.sequence_id], ids("a"), starts=(start,)), now=1.0)
     await passed(gated)
-    assert (gate.starts, gate.ends) == ([(one, 0.25)], [])
+    assert (admission.starts, admission.ends) == ([(one, 0.25)], [])
 
     clock.now = 2.0
     ends(session, one)
     await passed(gated)
 
-    assert (gate.starts, gate.ends) == ([(one, 0.25)], [2.0])
+    assert (admission.starts, admission.ends) == ([(one, 0.25)], [2.0])
 
 
 async def test_a_worker_that_fails_far_more_than_the_others_gets_nothing_for_a_while(
-    dispatching: Dispatcher, ejection: Ejection, clock: Clock
+    dispatching: Dispatcher, outliers: OutlierDetector, clock: Clock
 ) -> None:
     bad, good = worker(limit=8), worker(limit=2)
     for session in (bad, good):
         dispatching.add(session)
-        ejection.begun(session.worker, 20, clock.now)
-    ejection.failed(bad.worker, 20, clock.now)
+        outliers.begun(session.worker, 20, clock.now)
+    outliers.failed(bad.worker, 20, clock.now)
 
     made = submitted(dispatching, 3)
     await passed(dispatching)
@@ -194,7 +157,7 @@ async def test_a_worker_that_fails_far_more_than_the_others_gets_nothing_for_a_w
 
 
 async def test_a_worker_that_fails_time_and_again_is_ejected(
-    dispatching: Dispatcher, ejection: Ejection, clock: Clock
+    dispatching: Dispatcher, outliers: OutlierDetector, clock: Clock
 ) -> None:
     bad, good = worker(), worker()
     dispatching.add(bad)
@@ -205,26 +168,26 @@ async def test_a_worker_that_fails_time_and_again_is_ejected(
         await passed(dispatching)
     dispatching.add(good)
 
-    assert ejection.ejected([bad.worker, good.worker], clock.now) == {bad.worker}
+    assert outliers.ejected([bad.worker, good.worker], clock.now) == {bad.worker}
 
 
-async def test_a_lost_worker_is_told_to_the_gate(gated: Dispatcher, gate: Watching) -> None:
+async def test_a_lost_worker_is_told(gated: Dispatcher, admission: Watching) -> None:
     lost = worker()
     gated.add(lost)
     gated.remove(lost, "it died", died=True)
     gated.remove(lost, "again", died=True)
 
-    assert gate.loss_count == 1
+    assert admission.loss_count == 1
 
 
 async def test_the_last_worker_gets_work_however_it_fails(
-    dispatching: Dispatcher, ejection: Ejection, clock: Clock
+    dispatching: Dispatcher, outliers: OutlierDetector, clock: Clock
 ) -> None:
     bad, draining = worker(), worker()
     for session in (bad, draining):
         dispatching.add(session)
     draining.draining = True
-    ejection.failed(bad.worker, 20, clock.now)
+    outliers.failed(bad.worker, 20, clock.now)
 
     (one,) = submitted(dispatching, 1)
     await passed(dispatching)

@@ -92,8 +92,10 @@ def test_the_configuration_says_what_tenants_are_entitled_to() -> None:
 
 
 def test_where_tenants_are_not_told_apart_the_bounds_of_one_are_those_of_all() -> None:
-    assert Config().bounds.max_tenant_queued == Config().max_queued
-    assert Config().bounds.max_tenant_queued_tokens == Config().max_queued_tokens
+    assert Config().queue_limits.max_tenant_queued == Config().max_queued
+    assert Config().queue_limits.max_tenant_queued_tokens == Config().max_queued_tokens
     trusting = Config(trust_tenant_metadata=True)
-    assert trusting.bounds.max_tenant_queued == trusting.max_tenant_queued < trusting.max_queued
-    assert trusting.bounds.max_tenant_queued_tokens == trusting.max_tenant_queued_tokens < trusting.max_queued_tokens
+    assert trusting.queue_limits.max_tenant_queued == trusting.max_tenant_queued < trusting.max_queued
+    assert (
+        trusting.queue_limits.max_tenant_queued_tokens == trusting.max_tenant_queued_tokens < trusting.max_queued_tokens
+    )

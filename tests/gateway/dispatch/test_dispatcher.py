@@ -1,68 +1,31 @@
 """The dispatcher, where it needs no connection to be seen at work."""
 
-import asyncio
 from collections.abc import Iterator
-from itertools import count, pairwise
+from itertools import pairwise
 
 import pytest
 
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.in_flight import Session
 from gateway.domain.errors import ServiceError
-from gateway.domain.generation import Generation
 from gateway.domain.sequence import Status
 from gateway.domain.tenancy import Caller
-from gateway.scheduling.queue import Queue
-from gateway.scheduling.scheduler import Scheduler
 from gateway.workers.liveness import Heartbeat, Liveness
 from gateway.workers.outbox import Outbox
-from gateway.workers.protocol import Credits, Finish, Step
+from gateway.workers.protocol import Credits, Step
 from gateway.workers.run_stream import WorkerStream
 from tests.fakes import ids
 from tests.gateway.callers import asked, batch, interactive
+from tests.gateway.dispatch.dispatching import dispatcher, ends, passed, says, submitted, worker
 from tests.gateway.generations import generation
 from tests.gateway.serving import until
 
 
 @pytest.fixture
 def dispatching() -> Iterator[Dispatcher]:
-    made = Dispatcher(Scheduler(Queue()), worker_wait_s=60.0, clock=lambda: 0.0, on_workers_changed=lambda _count: None)
+    made = dispatcher()
     yield made
     made.close()
-
-
-def impatient() -> Dispatcher:
-    return Dispatcher(Scheduler(Queue()), worker_wait_s=0.0, clock=lambda: 0.0, on_workers_changed=lambda _count: None)
-
-
-_NUMBERS = count()
-
-
-def worker(limit: int = 4) -> Session:
-    session = Session(f"worker-{next(_NUMBERS):03}", Outbox())
-    session.row_limit = limit
-    return session
-
-
-def submitted(dispatching: Dispatcher, number: int) -> list[Generation]:
-    made = [generation() for _ in range(number)]
-    for one in made:
-        dispatching.submit(one)
-    return made
-
-
-def says(session: Session, one: Generation, text: str) -> None:
-    session.step(Step([one.sequences[0].sequence_id] * len(text), ids(text)), now=0.0)
-
-
-def ends(session: Session, one: Generation) -> None:
-    session.step(Step([], [], finishes=(Finish(one.sequences[0].sequence_id, Status.LENGTH, ""),)), now=0.0)
-
-
-async def passed(dispatching: Dispatcher) -> None:
-    """Returns once what has happened has been seen to."""
-    dispatching.wake()
-    await asyncio.sleep(0)
 
 
 async def test_what_a_lost_worker_leaves_goes_before_what_waits_oldest_first(dispatching: Dispatcher) -> None:
@@ -145,7 +108,7 @@ async def test_a_session_that_comes_back_under_its_name_gives_back_what_the_form
 
 
 async def test_what_had_begun_is_lost_and_what_had_not_is_refused_when_no_worker_comes() -> None:
-    dispatching, lost = impatient(), worker(limit=2)
+    dispatching, lost = dispatcher(worker_wait_s=0.0), worker(limit=2)
     dispatching.add(lost)
     begun, prefilling, waiting = submitted(dispatching, 3)
     await passed(dispatching)

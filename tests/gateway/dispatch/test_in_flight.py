@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gateway.dispatch.in_flight import Progress, Session
 from gateway.domain.request import OutputOptions
 from gateway.domain.sequence import Status, TokenLogprob
-from gateway.scheduling.placement import pick, yielding
+from gateway.scheduling.placement import pick, preemptible
 from gateway.workers.outbox import Outbox
 from gateway.workers.protocol import Finish, PromptLogprobs, Start, Step
 from tests.fakes import ids
@@ -193,12 +193,12 @@ async def test_what_makes_way_is_what_began_last_until_there_is_room_enough() ->
     first, wide, other, last = batch(), batch(candidate_count=2), interactive(), batch()
     for now, one in enumerate((first, wide, other, last)):
         worker.submit(one, now=now)
-    assert (worker.load.yielding, worker.load.yielding_begun_at) == (4, 3)
+    assert (worker.load.preemptible, worker.load.preemptible_since) == (4, 3)
 
     assert worker.preempt(0) == []
     assert worker.preempt(2) == [last, wide]
 
-    assert (worker.load.outstanding, worker.load.yielding, worker.load.yielding_begun_at) == (2, 1, 0)
+    assert (worker.load.outstanding, worker.load.preemptible, worker.load.preemptible_since) == (2, 1, 0)
     assert worker.preempt(9) == [first]
     assert worker.load.outstanding == 1
 
@@ -208,7 +208,7 @@ async def test_what_has_ended_makes_no_way() -> None:
     worker.submit(one, now=1.0)
     for sequence, left in zip(one.sequences, (1, 0), strict=True):
         worker.step(step(sequence.sequence_id, "a", Status.LENGTH), now=2.0)
-        assert worker.load.yielding == left
+        assert worker.load.preemptible == left
 
     assert worker.preempt(1) == []
 
@@ -306,7 +306,7 @@ def test_where_nothing_is_taken_routing_finds_neither_room_nor_what_makes_way(
     worker.row_limit -= min(lowered_by, limit)
     worker.draining = draining
 
-    fitting = [count for count in range(1, 6) if pick([worker.load], count) or yielding([worker.load], count)]
+    fitting = [count for count in range(1, 6) if pick([worker.load], count) or preemptible([worker.load], count)]
 
     assert not (worker.takes_nothing and fitting)
     assert worker.takes_nothing or fitting or lowered_by
@@ -318,7 +318,7 @@ async def test_a_closed_session_has_nothing_that_could_make_way() -> None:
 
     worker.close()
 
-    assert worker.load.yielding == 0
+    assert worker.load.preemptible == 0
     assert worker.preempt(1) == []
 
 

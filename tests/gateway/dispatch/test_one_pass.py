@@ -12,59 +12,23 @@ from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.in_flight import Session
 from gateway.domain.generation import Generation
 from gateway.domain.sequence import Status
-from gateway.scheduling.queue import Queue
-from gateway.scheduling.scheduler import Scheduler
 from gateway.workers.liveness import Liveness
 from gateway.workers.outbox import Outbox
 from gateway.workers.protocol import Credits, Finish, Start, Step
 from gateway.workers.run_stream import WorkerStream
 from tests.fakes import ids
+from tests.gateway.dispatch.dispatching import Counting, Watching, dispatcher
 from tests.gateway.generations import generation
-
-_NUMBERS = count()
-
-
-class Counting(Dispatcher):
-    """A dispatcher that counts its passes."""
-
-    passes = 0
-
-    def _pass(self) -> None:
-        self.passes += 1
-        super()._pass()
-
-
-class Watching:
-    """A gate that lets all in, and notes how many wait and how many have ended when it is asked."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self._ended = 0
-        self.seen: list[tuple[int, int]] = []
-
-    def check(self, generation: Generation, now: float) -> None:
-        self.seen.append((len(self._scheduler), self._ended))
-
-    def observe_start(self, generation: Generation, prefill_s: float) -> None:
-        """Nothing of interest."""
-
-    def observe_end(self, now: float) -> None:
-        self._ended += 1
-
-    def observe_loss(self) -> None:
-        """Nothing of interest."""
-
-
-def counting(gate: Watching | None = None, scheduler: Scheduler | None = None) -> Counting:
-    scheduler = Scheduler(Queue()) if scheduler is None else scheduler
-    return Counting(scheduler, worker_wait_s=60.0, clock=lambda: 0.0, on_workers_changed=lambda _count: None, gate=gate)
 
 
 @pytest.fixture
 def dispatching() -> Iterator[Counting]:
-    made = counting()
+    made = dispatcher()
     yield made
     made.close()
+
+
+_NUMBERS = count()
 
 
 def stream(dispatching: Dispatcher, limit: int) -> WorkerStream:
@@ -139,7 +103,7 @@ async def test_tokens_cost_no_pass_while_nothing_waits_and_are_charged_before_wh
     dispatching.submit(generation())
 
     assert not at._session.has_progress
-    assert dispatching._scheduler._queue.counter(one.caller) == len(one.prompt_ids) + 9
+    assert dispatching._scheduler.queue.counter(one.caller) == len(one.prompt_ids) + 9
 
 
 async def test_what_is_told_while_something_waits_is_seen_to_in_the_next_turn(dispatching: Counting) -> None:
@@ -155,10 +119,9 @@ async def test_what_is_told_while_something_waits_is_seen_to_in_the_next_turn(di
     assert other.attempts == 1
 
 
-async def test_the_gate_is_asked_about_the_queue_as_it_is() -> None:
-    scheduler = Scheduler(Queue())
-    gate = Watching(scheduler)
-    dispatching = counting(gate, scheduler)
+async def test_admission_is_decided_by_the_queue_as_it_is() -> None:
+    admission = Watching()
+    dispatching = dispatcher(admission)
     at = stream(dispatching, 2)
     made = [generation() for _ in range(5)]
 
@@ -168,7 +131,7 @@ async def test_the_gate_is_asked_about_the_queue_as_it_is() -> None:
     dispatching.submit(made[4])
 
     # Two went to the worker before the fourth came, and a third one before the last, in the room of the first.
-    assert gate.seen == [(0, 0), (0, 0), (0, 0), (1, 0), (1, 1)]
+    assert admission.asked_with == [(0, 0), (0, 0), (0, 0), (1, 0), (1, 1)]
     dispatching.close()
 
 
@@ -176,7 +139,7 @@ async def test_the_gate_is_asked_about_the_queue_as_it_is() -> None:
 async def test_equals_are_sent_in_the_order_of_their_arrival_whenever_passes_are_made(
     events: list[str], limit: int
 ) -> None:
-    dispatching = counting()
+    dispatching = dispatcher()
     at = stream(dispatching, limit)
     made: list[Generation] = []
     for event in events:
@@ -207,9 +170,8 @@ async def test_one_that_is_cancelled_in_the_turn_that_it_comes_in_reaches_no_wor
 
 
 async def test_progress_of_the_turn_in_which_a_worker_is_lost_is_not_lost_with_it() -> None:
-    scheduler = Scheduler(Queue())
-    gate = Watching(scheduler)
-    dispatching = counting(gate, scheduler)
+    admission = Watching()
+    dispatching = dispatcher(admission)
     at, one, other = stream(dispatching, 2), generation(), generation()
     dispatching.submit(one)
     dispatching.submit(other)
@@ -220,7 +182,7 @@ async def test_progress_of_the_turn_in_which_a_worker_is_lost_is_not_lost_with_i
     dispatching.add(Session("other", Outbox()))
     dispatching.submit(generation())
 
-    assert gate.seen[-1] == (1, 1)
+    assert admission.asked_with[-1] == (1, 1)
     dispatching.close()
 
 

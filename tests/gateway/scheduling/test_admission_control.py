@@ -1,4 +1,4 @@
-"""The gate: what would wait in vain is refused, and nothing else is."""
+"""The admission: what would wait in vain is refused, and nothing else is."""
 
 from math import inf
 
@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 from gateway.domain.errors import Code, ServiceError
 from gateway.domain.generation import Generation
 from gateway.domain.tenancy import Caller, Priority
-from gateway.scheduling.admission_control import MIN_ENDING_S, Gate
-from gateway.scheduling.bounds import Bounds
-from gateway.scheduling.estimate import Speed
-from gateway.scheduling.queue import Queue
+from gateway.scheduling.admission_control import MIN_ENDING_S, AdmissionControl, QueueLimits, ThroughputEstimator
 from gateway.scheduling.scheduler import Scheduler
 from tests.fakes import ids
 from tests.gateway.generations import generation
@@ -22,7 +19,7 @@ ANYBODY = Caller()
 
 
 class Scene:
-    """A gate before a scheduler, and what it learns by."""
+    """A admission before a scheduler, and what it learns by."""
 
     def __init__(
         self,
@@ -32,23 +29,25 @@ class Scene:
         max_tenant_queued: int = 100,
         max_wait_s: float = inf,
     ) -> None:
-        self.scheduler = Scheduler(Queue())
-        bounds = Bounds(
+        self.scheduler = Scheduler()
+        limits = QueueLimits(
             max_queued=max_queued,
             max_queued_tokens=max_queued_tokens,
             max_tenant_queued=max_tenant_queued,
             max_tenant_queued_tokens=1000,
         )
-        self.gate = Gate(self.scheduler, bounds=bounds, speed=Speed(), max_wait_s=max_wait_s)
+        self.admission = AdmissionControl(
+            self.scheduler, limits=limits, estimator=ThroughputEstimator(), max_wait_s=max_wait_s
+        )
 
     def wait(self, count: int, caller: Caller = ANYBODY) -> None:
         for _ in range(count):
-            self.scheduler.append(asked(caller=caller))
+            self.scheduler.queue.append(asked(caller=caller))
 
     def drain(self, gap_s: float, end_count: int = 20) -> None:
         """So many end, one every so often, while something waits."""
         for number in range(end_count):
-            self.gate.observe_end(number * gap_s)
+            self.admission.observe_end(number * gap_s)
 
     def read(self, seconds: float, prompt: str = "ab") -> None:
         """Some prompts were read, each in so much time."""
@@ -56,16 +55,16 @@ class Scene:
             one = generation(prompt=prompt)
             one.submit("worker", NOW)
             one.sequences[0].push(ids("a")[0], NOW)
-            self.gate.observe_start(one, seconds)
+            self.admission.observe_start(one, seconds)
 
     def is_let_in(self, caller: Caller) -> bool:
         """Whether a call may become a generation; it does not."""
-        with self.gate.admitting(caller):
+        with self.admission.preparing(caller):
             return True
 
     def refusal(self, one: Generation, now: float = NOW) -> ServiceError | None:
         try:
-            self.gate.check(one, now)
+            self.admission.admit(one, now)
         except ServiceError as error:
             return error
         return None
@@ -160,11 +159,11 @@ def test_what_goes_on_after_a_loss_says_nothing_of_prefills_and_steps() -> None:
         one.requeue()
         one.submit("second", NOW + 100.0)
         one.sequences[0].push(ids("b")[0], NOW + 200.0)
-        scene.gate.observe_start(one, 100.0)
-        scene.gate.observe_answer(one, NOW + 200.0)
+        scene.admission.observe_start(one, 100.0)
+        scene.admission.observe_answer(one, NOW + 200.0)
 
     assert scene.refusal(asked(1.0)) is None
-    assert scene.gate.ending_s == MIN_ENDING_S
+    assert scene.admission.ending_s == MIN_ENDING_S
 
 
 def test_the_number_of_those_who_wait_is_checked_before_there_is_a_generation() -> None:
@@ -173,23 +172,23 @@ def test_the_number_of_those_who_wait_is_checked_before_there_is_a_generation() 
     assert scene.is_let_in(ANYBODY)
     scene.wait(1)
 
-    with pytest.raises(ServiceError, match="QUEUE_FULL"), scene.gate.admitting(ANYBODY):
+    with pytest.raises(ServiceError, match="QUEUE_FULL"), scene.admission.preparing(ANYBODY):
         pass
 
 
 def test_who_is_about_to_wait_counts_as_waiting_until_that_has_come_to_something_or_nothing() -> None:
     scene = Scene(max_queued=3, max_tenant_queued=2)
     flood, other = Caller("flood"), Caller("other")
-    with scene.gate.admitting(flood), scene.gate.admitting(flood):
-        with pytest.raises(ServiceError, match="TENANT_QUOTA"), scene.gate.admitting(flood):
+    with scene.admission.preparing(flood), scene.admission.preparing(flood):
+        with pytest.raises(ServiceError, match="TENANT_QUOTA"), scene.admission.preparing(flood):
             pass
         assert scene.refusal(asked(caller=other)) is None
-        with scene.gate.admitting(other), pytest.raises(ServiceError, match="QUEUE_FULL"):
-            scene.gate.check(asked(caller=Caller("third")), NOW)
-        with pytest.raises(ZeroDivisionError), scene.gate.admitting(other):
+        with scene.admission.preparing(other), pytest.raises(ServiceError, match="QUEUE_FULL"):
+            scene.admission.admit(asked(caller=Caller("third")), NOW)
+        with pytest.raises(ZeroDivisionError), scene.admission.preparing(other):
             raise ZeroDivisionError
 
-    assert not scene.gate._admitting
+    assert not scene.admission._preparing
     scene.wait(1)
     assert scene.is_let_in(flood)
 
@@ -199,7 +198,7 @@ def test_a_flood_of_one_tenant_leaves_room_for_the_others() -> None:
     flood, other = Caller("flood"), Caller("other")
     scene.wait(3, flood)
 
-    with pytest.raises(ServiceError, match="TENANT_QUOTA"), scene.gate.admitting(flood):
+    with pytest.raises(ServiceError, match="TENANT_QUOTA"), scene.admission.preparing(flood):
         pass
     assert scene.is_let_in(other)
     assert scene.refusal(asked(caller=other)) is None
@@ -223,7 +222,7 @@ def test_output_that_a_caller_holds_counts_with_its_prompt() -> None:
 
     assert scene.refusal(held("x" * 8)) is None
     assert scene.refusal(held("x" * 9)) is not None
-    scene.scheduler.append(held("x" * 8))
+    scene.scheduler.queue.append(held("x" * 8))
     assert scene.refusal(asked(prompt="x")) is not None
 
 
@@ -248,43 +247,43 @@ def test_a_refusal_says_when_what_waits_is_worked_off() -> None:
 
 
 def test_a_call_is_ended_two_steps_before_its_deadline_but_never_too_shortly_before() -> None:
-    gate = Scene().gate
-    assert gate.ending_s == MIN_ENDING_S
-    answered(gate, step_s=0.01)
-    assert gate.ending_s == MIN_ENDING_S
+    admission = Scene().admission
+    assert admission.ending_s == MIN_ENDING_S
+    answered(admission, step_s=0.01)
+    assert admission.ending_s == MIN_ENDING_S
     for _ in range(300):
-        answered(gate, step_s=0.5)
-    assert gate.ending_s == pytest.approx(1.0, rel=0.01)
+        answered(admission, step_s=0.5)
+    assert admission.ending_s == pytest.approx(1.0, rel=0.01)
 
 
-def answered(gate: Gate, *, step_s: float) -> None:
+def answered(admission: AdmissionControl, *, step_s: float) -> None:
     """A generation of five tokens has ended."""
     one = generation()
     for number, token_id in enumerate(ids("abcde")):
         one.sequences[0].push(token_id, NOW + number * step_s)
-    gate.observe_answer(one, NOW + 100.0)
+    admission.observe_answer(one, NOW + 100.0)
 
 
 def test_beams_say_nothing_of_the_step_because_all_their_tokens_come_at_once() -> None:
-    gate = Scene().gate
+    admission = Scene().admission
     for _ in range(300):
-        answered(gate, step_s=0.5)
+        answered(admission, step_s=0.5)
     for _ in range(300):
         search = generation(num_beams=2)
         for token_id in ids("abcde"):
             search.sequences[0].push(token_id, NOW)
-        gate.observe_answer(search, NOW)
+        admission.observe_answer(search, NOW)
 
-    assert gate.ending_s == pytest.approx(1.0, rel=0.01)
+    assert admission.ending_s == pytest.approx(1.0, rel=0.01)
 
 
 def test_answers_of_one_token_or_none_say_nothing_of_the_step() -> None:
-    gate, one = Scene().gate, generation()
-    gate.observe_answer(generation(), NOW)
+    admission, one = Scene().admission, generation()
+    admission.observe_answer(generation(), NOW)
     one.sequences[0].push(ids("a")[0], NOW)
-    gate.observe_answer(one, NOW + 60.0)
+    admission.observe_answer(one, NOW + 60.0)
 
-    assert gate.ending_s == MIN_ENDING_S
+    assert admission.ending_s == MIN_ENDING_S
 
 
 def test_what_would_wait_for_too_long_is_refused_whatever_its_deadline() -> None:

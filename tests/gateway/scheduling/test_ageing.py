@@ -2,13 +2,12 @@
 
 from gateway.domain.generation import Generation
 from gateway.domain.tenancy import Priority
-from gateway.scheduling.ageing import AGED_S
-from gateway.scheduling.queue import Queue
+from gateway.scheduling.queue import AGED_S, RequestQueue
 from tests.gateway.callers import batch, interactive, lost
 
 
 def test_an_aged_class_gets_one_turn_in_eight_while_a_better_one_always_waits() -> None:
-    queue, old = Queue(), [batch() for _ in range(9)]
+    queue, old = RequestQueue(), [batch() for _ in range(9)]
     for one in old:
         queue.append(one)
     order: list[Generation] = []
@@ -24,7 +23,7 @@ def test_an_aged_class_gets_one_turn_in_eight_while_a_better_one_always_waits() 
 
 
 def test_a_large_one_that_is_let_through_by_its_age_keeps_its_place_aside_and_is_the_only_one() -> None:
-    queue, large = Queue(), batch(candidate_count=4)
+    queue, large = RequestQueue(), batch(candidate_count=4)
     queue.append(large)
     queue.append(batch())
     while (head := queue.head(AGED_S)) is not large or len(queue) < 3:
@@ -48,7 +47,7 @@ def test_a_large_one_that_is_let_through_by_its_age_keeps_its_place_aside_and_is
 
 
 def test_a_class_that_has_not_aged_gets_no_turn() -> None:
-    queue = Queue()
+    queue = RequestQueue()
     queue.append(batch())
     for _ in range(40):
         queue.append(interactive())

@@ -160,7 +160,7 @@ def test_shares_of_tokens_are_within_a_tenth_of_the_weights_whatever_is_sent(wei
     policy: dict[str, float] = dict(zip(TENANTS, weights, strict=False))
     fleet = backlogged(policy, seed, greedy="blue")
     # From here on, after the first round, until the first tenant has little left.
-    while min(fleet.queue.tenant_load(tenant).generation_count for tenant in policy) > 5:
+    while min(fleet.queue.work_of(tenant).generation_count for tenant in policy) > 5:
         fleet.step()
 
     served, fair = sum(fleet.tokens.values()), sum(policy.values())
@@ -183,7 +183,7 @@ def test_a_tenant_within_its_share_does_not_wait_for_the_backlog_of_another() ->
         waited += 1
 
     assert waited < 10
-    assert fleet.queue.tenant_load("greedy").generation_count > 300
+    assert fleet.queue.work_of("greedy").generation_count > 300
 
 
 def test_a_prompt_is_charged_when_it_is_sent_and_not_again_when_another_worker_goes_on() -> None:
@@ -196,7 +196,7 @@ def test_a_prompt_is_charged_when_it_is_sent_and_not_again_when_another_worker_g
 
     fleet.running["worker-0"].clear()
     one.requeue()
-    fleet.scheduler.take_back([one], died=True)
+    fleet.scheduler.requeue([one], died=True)
     fleet.dispatch()
 
     assert fleet.running["worker-0"] == [one]

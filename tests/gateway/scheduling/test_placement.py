@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.scheduling.placement import WorkerLoad, has_room, lacking, pick, quietest, roomiest, yielding
+from gateway.scheduling.placement import WorkerLoad, pick, preemptible, quietest, roomiest, rows_short
 
 LOADS = st.lists(
     st.builds(
@@ -14,8 +14,8 @@ LOADS = st.lists(
         outstanding=st.integers(0, 9),
         limit=st.integers(0, 9),
         served=st.integers(0, 9),
-        yielding=st.integers(0, 9),
-        yielding_begun_at=st.floats(0, 9),
+        preemptible=st.integers(0, 9),
+        preemptible_since=st.floats(0, 9),
     ),
     max_size=6,
 )
@@ -63,19 +63,19 @@ def test_a_worker_is_held_if_and_only_if_one_takes_rows(loads: list[WorkerLoad])
 def test_rows_make_way_if_and_only_if_there_is_room_then_and_as_few_as_possible(
     loads: list[WorkerLoad], row_count: int
 ) -> None:
-    found = yielding(loads, row_count)
+    found = preemptible(loads, row_count)
 
     def afterwards(load: WorkerLoad) -> WorkerLoad:
-        return replace(load, outstanding=load.outstanding - load.yielding)
+        return replace(load, outstanding=load.outstanding - load.preemptible)
 
-    enough = [load for load in loads if has_room(afterwards(load), row_count)]
+    enough = [load for load in loads if pick([afterwards(load)], row_count)]
     assert (found in enough) == bool(enough)
-    assert found is None or lacking(found, row_count) == min(lacking(load, row_count) for load in enough)
+    assert found is None or rows_short(found, row_count) == min(rows_short(load, row_count) for load in enough)
 
 
 def test_among_equals_the_rows_that_began_last_make_way() -> None:
-    early = WorkerLoad("early", outstanding=4, limit=4, served=0, yielding=2, yielding_begun_at=1.0)
-    late = WorkerLoad("late", outstanding=4, limit=4, served=0, yielding=1, yielding_begun_at=2.0)
+    early = WorkerLoad("early", outstanding=4, limit=4, served=0, preemptible=2, preemptible_since=1.0)
+    late = WorkerLoad("late", outstanding=4, limit=4, served=0, preemptible=1, preemptible_since=2.0)
 
-    assert yielding([early, late], 1) is late
-    assert yielding([early, late], 2) is early
+    assert preemptible([early, late], 1) is late
+    assert preemptible([early, late], 2) is early

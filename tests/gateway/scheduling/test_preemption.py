@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from gateway.domain.generation import Generation
 from gateway.domain.tenancy import Priority
-from gateway.scheduling.ageing import AGED_S, TURN
-from gateway.scheduling.preemption import MAX_PREEMPTIONS, makes_way
+from gateway.scheduling.placement import MAX_PREEMPTIONS, is_preemptible
+from gateway.scheduling.queue import AGED_S, TURN
 from tests.gateway.callers import Fleet, asked, batch, interactive
 from tests.gateway.generations import generation
 
@@ -131,9 +131,9 @@ def test_so_many_make_way_as_are_needed_and_only_where_that_is_enough() -> None:
 
 def test_a_beam_search_does_not_make_way() -> None:
     one = batch(candidate_count=2)
-    assert makes_way(one)
+    assert is_preemptible(one)
     one.config = replace(one.config, num_beams=2)
-    assert not makes_way(one)
+    assert not is_preemptible(one)
 
 
 def test_what_is_preempted_goes_on_behind_its_tokens_under_new_names() -> None:

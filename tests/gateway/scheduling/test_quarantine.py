@@ -14,7 +14,7 @@ def suspects(workers: Workers, count: int) -> list[Generation]:
     present = small(count)
     for one in present:
         one.deaths = 1
-    assert workers.scheduler.take_back(present, died=True) == []
+    assert workers.scheduler.requeue(present, died=True) == []
     return present
 
 
@@ -59,7 +59,7 @@ def test_a_suspect_whose_worker_drains_is_tried_alone_again() -> None:
     assert quarantine.judge(one, died=False) is Verdict.SUSPECT
     quarantine.add(one)
 
-    assert quarantine.due(queued_count=0) is one
+    assert quarantine.next_suspect(queued_count=0) is one
 
 
 def test_a_suspect_waits_until_a_worker_is_empty_and_has_it_to_itself() -> None:
@@ -150,7 +150,7 @@ def test_one_whose_worker_is_found_alive_is_no_suspect_any_more() -> None:
     workers.arrive(*running)
     waiting = suspects(workers, 2)
 
-    workers.scheduler.acquit(waiting)
+    workers.scheduler.retract_death(waiting)
     workers.dispatch()
 
     assert workers.running["worker-0"] == [*running, *waiting]
@@ -166,4 +166,4 @@ def test_a_suspect_whose_deadline_passes_waits_no_more() -> None:
     assert workers.scheduler.expire(5.0) == [waiting[0]]
 
     assert list(workers.scheduler) == waiting[1:]
-    assert workers.scheduler.load.generation_count == 2
+    assert workers.scheduler.work.generation_count == 2

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from gateway.domain.generation import Generation
 from gateway.scheduling.placement import WorkerLoad
-from gateway.scheduling.queue import Queue
 from gateway.scheduling.scheduler import Scheduler
 from tests.gateway.generations import generation
 
@@ -14,7 +13,7 @@ class Workers:
     """Workers as a scheduler sees them; a test ends what runs there."""
 
     def __init__(self, *limits: int) -> None:
-        self.scheduler = Scheduler(Queue())
+        self.scheduler = Scheduler()
         self.limits = {f"worker-{number}": limit for number, limit in enumerate(limits)}
         self.running: dict[str, list[Generation]] = {name: [] for name in self.limits}
         self.sent: list[Generation] = []
@@ -27,7 +26,7 @@ class Workers:
 
     def arrive(self, *generations: Generation) -> None:
         for one in generations:
-            self.scheduler.append(one)
+            self.scheduler.queue.append(one)
         self.dispatch()
 
     def dispatch(self) -> None:
@@ -122,5 +121,5 @@ def test_what_waits_is_counted_in_rows_until_it_is_sent_or_leaves(arrivals: list
         if leaves:
             workers.scheduler.remove(one)
             workers.dispatch()
-        assert workers.scheduler.load.row_count == sum(one.row_count for one in workers.scheduler)
+        assert workers.scheduler.work.row_count == sum(one.row_count for one in workers.scheduler)
         assert len(workers.scheduler) == len(list(workers.scheduler))

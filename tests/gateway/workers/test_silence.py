@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from gateway.dispatch.dispatcher import Dispatcher
-from gateway.scheduling.queue import Queue
-from gateway.scheduling.scheduler import Scheduler
 from gateway.workers import run_stream as worker_stream
 from gateway.workers.liveness import SILENCE_LIMIT_S, FaultKind, Liveness
 from gateway.workers.run_stream import WorkerStream
+from tests.gateway.dispatch.dispatching import dispatcher
 
 if TYPE_CHECKING:
     from textserve.internal.v1.worker_pb2_grpc import WorkerServiceAsyncStub
@@ -49,8 +47,8 @@ async def given_up(monkeypatch: pytest.MonkeyPatch, clock: Clock, has_unread: Ca
     """When a silent worker was given up, in seconds since the stream was opened."""
     monkeypatch.setattr(worker_stream, "LOOK_INTERVAL_S", 0)
     stub = cast("WorkerServiceAsyncStub", SimpleNamespace(Run=lambda _: Silence()))
-    dispatcher = Dispatcher(Scheduler(Queue()), worker_wait_s=60.0, clock=clock, on_workers_changed=lambda _count: None)
-    stream = WorkerStream("worker", dispatcher, Liveness("a", 0.0), clock, has_unread)
+    dispatching = dispatcher(clock=clock)
+    stream = WorkerStream("worker", dispatching, Liveness("a", 0.0), clock, has_unread)
 
     async with asyncio.timeout(30):
         ending = await stream.serve(stub)

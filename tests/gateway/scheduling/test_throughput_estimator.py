@@ -8,39 +8,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.scheduling.backlog import Backlog
-from gateway.scheduling.estimate import MAX_RETRY_S, MIN_RETRY_S, UNKNOWN_RETRY_S, Ratio, Speed
+from gateway.scheduling.admission_control import (
+    MAX_RETRY_S,
+    MIN_RETRY_S,
+    UNKNOWN_RETRY_S,
+    DecayedRatio,
+    ThroughputEstimator,
+)
+from gateway.scheduling.queue import QueuedWork
 
-BACKLOGS = st.builds(Backlog, st.integers(1, 2000), st.integers(0, 10**6), st.integers(0, 4000))
+BACKLOGS = st.builds(QueuedWork, st.integers(1, 2000), st.integers(0, 10**6), st.integers(0, 4000))
 SECONDS = st.floats(0.001, 100.0)
 ENOUGH = 8
 NOW = 1000.0
 
 
-def drained(gap_s: float, *, end_count: int = 20) -> Speed:
+def drained(gap_s: float, *, end_count: int = 20) -> ThroughputEstimator:
     """A speed that has seen one generation end every so often, while others waited."""
-    speed = Speed()
+    speed = ThroughputEstimator()
     for number in range(end_count):
         speed.observe_end(number * gap_s, has_waiting=True)
     return speed
 
 
-def waiting(count: int) -> Backlog:
-    return Backlog(count, count * 10, count)
+def waiting(count: int) -> QueuedWork:
+    return QueuedWork(count, count * 10, count)
 
 
 @given(BACKLOGS, st.integers(1, 10**6))
-def test_nothing_is_estimated_before_anything_is_known(backlog: Backlog, prompt_tokens: int) -> None:
-    assert Speed().wait_s(backlog, prompt_tokens, NOW) is None
-    assert Speed().retry_after_s(backlog) == UNKNOWN_RETRY_S
+def test_nothing_is_estimated_before_anything_is_known(backlog: QueuedWork, prompt_tokens: int) -> None:
+    assert ThroughputEstimator().wait_s(backlog, prompt_tokens, NOW) is None
+    assert ThroughputEstimator().retry_after_s(backlog) == UNKNOWN_RETRY_S
 
 
 @given(st.lists(st.tuples(SECONDS, st.booleans()), max_size=60), BACKLOGS)
 def test_how_fast_work_comes_is_not_taken_for_how_fast_it_is_done(
-    ends: list[tuple[float, bool]], some: Backlog
+    ends: list[tuple[float, bool]], some: QueuedWork
 ) -> None:
     """Only between two ends in turn that somebody waited for is everything busy."""
-    speed, now = Speed(), 0.0
+    speed, now = ThroughputEstimator(), 0.0
     for number, (gap_s, has_waiting) in enumerate(ends):
         now += gap_s
         speed.observe_end(now, has_waiting=has_waiting and number % 2 == 0)
@@ -54,12 +60,12 @@ def test_some_ends_are_no_measurement_yet() -> None:
 
 
 @given(st.floats(0.001, 10.0), BACKLOGS)
-def test_a_steady_drain_is_known_exactly(gap_s: float, backlog: Backlog) -> None:
+def test_a_steady_drain_is_known_exactly(gap_s: float, backlog: QueuedWork) -> None:
     assert drained(gap_s).wait_s(backlog, 5, NOW) == pytest.approx(backlog.generation_count * gap_s)
 
 
 @given(st.floats(0.001, 10.0), BACKLOGS, st.floats(0.01, 100.0))
-def test_estimates_scale_with_time(gap_s: float, backlog: Backlog, factor: float) -> None:
+def test_estimates_scale_with_time(gap_s: float, backlog: QueuedWork, factor: float) -> None:
     slow, fast = drained(gap_s * factor), drained(gap_s)
 
     assert slow.drain_s(backlog) == pytest.approx((fast.drain_s(backlog) or 0.0) * factor)
@@ -90,7 +96,7 @@ class Guess:
 
 def queued(row_count: int, service_s: float, gaps: list[float]) -> list[Guess]:
     """First come, first served by `row_count` rows for `service_s` each: what is estimated, and how long it was."""
-    speed, guesses = Speed(), list[Guess]()
+    speed, guesses = ThroughputEstimator(), list[Guess]()
     running, line = list[float](), deque[tuple[float, float | None]]()
     now = 0.0
 
@@ -138,8 +144,8 @@ def test_the_simulated_queue_does_wait_and_is_estimated() -> None:
     assert max(guess.estimate_s for guess in guesses) > 5.0
 
 
-def read(prompts: list[int], seconds_per_token: float) -> Speed:
-    speed = Speed()
+def read(prompts: list[int], seconds_per_token: float) -> ThroughputEstimator:
+    speed = ThroughputEstimator()
     for prompt_tokens in prompts:
         speed.observe_prefill(prompt_tokens, prompt_tokens * seconds_per_token, NOW)
     return speed
@@ -156,7 +162,7 @@ def test_prompts_of_a_length_that_was_seen_take_as_long_as_those(prompt_tokens: 
 def test_no_prompt_is_estimated_to_take_longer_than_one_of_its_magnitude_did(
     prefills: list[tuple[int, float]], prompt_tokens: int
 ) -> None:
-    speed = Speed()
+    speed = ThroughputEstimator()
     for seen_tokens, seconds in prefills:
         speed.observe_prefill(seen_tokens, seconds, NOW)
     estimate_s = speed.prefill_s(prompt_tokens, NOW)
@@ -182,7 +188,7 @@ def test_a_prompt_shorter_than_all_that_were_seen_is_unknown() -> None:
     speed = read([4000] * 10, 0.1)
 
     assert speed.prefill_s(5, NOW) is None
-    assert speed.wait_s(Backlog(), 5, NOW) == 0.0
+    assert speed.wait_s(QueuedWork(), 5, NOW) == 0.0
 
 
 @given(st.floats(0.01, 100.0))
@@ -212,13 +218,13 @@ def test_queue_and_prefill_add_up_and_the_unknown_one_counts_as_nothing() -> Non
     for _ in range(3):
         speed.observe_prefill(10, 0.5, NOW)
     assert speed.wait_s(waiting(3), 10, NOW) == pytest.approx(6.5)
-    assert speed.wait_s(Backlog(), 10, NOW) == pytest.approx(0.5)
+    assert speed.wait_s(QueuedWork(), 10, NOW) == pytest.approx(0.5)
     assert read([10] * 3, 0.05).wait_s(waiting(3), 10, NOW) == pytest.approx(0.5)
 
 
 @given(st.floats(0.0001, 100.0), BACKLOGS, BACKLOGS)
 def test_retry_delays_are_bounded_whole_milliseconds_and_grow_with_the_backlog(
-    gap_s: float, one: Backlog, other: Backlog
+    gap_s: float, one: QueuedWork, other: QueuedWork
 ) -> None:
     speed = drained(gap_s)
     less, more = sorted((one, other), key=lambda backlog: backlog.generation_count)
@@ -237,7 +243,7 @@ def test_a_caller_comes_again_when_what_it_found_is_worked_off() -> None:
 
 
 def test_the_step_is_the_mean_time_between_tokens() -> None:
-    speed = Speed()
+    speed = ThroughputEstimator()
     assert speed.step_s == 0.0
     speed.observe_decode(10, 1.0)
     assert speed.step_s == pytest.approx(0.1)
@@ -248,7 +254,7 @@ def test_the_step_is_the_mean_time_between_tokens() -> None:
 
 @given(st.lists(st.tuples(st.floats(0.001, 100.0), st.floats(0.1, 100.0)), min_size=1, max_size=50), st.integers(2, 50))
 def test_a_ratio_lies_between_those_that_were_observed(observed: list[tuple[float, float]], window: int) -> None:
-    ratio = Ratio(window)
+    ratio = DecayedRatio(window)
     for over, under in observed:
         ratio.observe(over, under)
 
@@ -258,7 +264,7 @@ def test_a_ratio_lies_between_those_that_were_observed(observed: list[tuple[floa
 
 
 def test_a_ratio_over_no_time_at_all_is_unknown() -> None:
-    ratio = Ratio(4)
+    ratio = DecayedRatio(4)
     ratio.observe(1.0, 0.0)
 
     assert ratio.value is None
