@@ -1,4 +1,4 @@
-"""The gateway: its public server, its links to the workers, and how they start and stop."""
+"""The gateway: its public server, its connections to the workers, and how they start and stop."""
 
 import asyncio
 import contextlib
@@ -21,13 +21,14 @@ from .api.server_options import server_options
 from .api.services import GenerationServicer, ModelServicer
 from .config import Config
 from .dispatch.dispatcher import Dispatcher
+from .dispatch.in_flight import InFlight
 from .domain.served_model import Models
 from .request.executor import Executors
 from .request.preprocess import SEED_LIMIT, Preprocessor
 from .scheduling.admission_control import AdmissionControl, ThroughputEstimator
 from .scheduling.outliers import OutlierDetector
 from .scheduling.scheduler import Scheduler
-from .workers.connection import Link
+from .workers.connection import WorkerConnection
 from .workers.pool import PoolFailed, WorkerAddress, WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class StartupError(Exception):
 
 
 class Gateway:
-    """One gateway: its public server, and its links to the workers of a pool.
+    """One gateway: its public server, and its connections to the workers of a pool.
 
     Args:
         config: Its configuration.
@@ -88,7 +89,7 @@ class Gateway:
         self._pool = pool
         self._clock = clock
         self._awaited = 1 if config.worker else pool.size
-        self._links: dict[str, Link] = {}
+        self._connections: dict[str, WorkerConnection[InFlight]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = self._build_server()
 
@@ -115,7 +116,7 @@ class Gateway:
             await self._wait_idle(grace_s)
             self.dispatcher.close()
             await self._server.stop(CLOSING_GRACE_S)
-            await self._close_links()
+            await self._close_connections()
         finally:
             await self._pool.stop(grace_s)
             self._executors.close()
@@ -123,20 +124,20 @@ class Gateway:
 
     def worker_up(self, address: WorkerAddress) -> None:
         """The pool has a worker: connects to it."""
-        link = Link(
+        connection = WorkerConnection(
             address,
             models=self.models,
-            dispatcher=self.dispatcher,
+            dispatch=self.dispatcher,
             clock=self._clock,
             outliers=self._outliers,
             replace=self._pool.replace,
         )
-        self._links[address.name] = link
-        link.open()
+        self._connections[address.name] = connection
+        connection.open()
 
     def worker_down(self, name: str) -> None:
         """The process of a worker has ended."""
-        self._spawn(self._links.pop(name).close())
+        self._spawn(self._connections.pop(name).close())
 
     def _bind(self) -> str:
         try:
@@ -172,11 +173,11 @@ class Gateway:
             async with asyncio.timeout(grace_s):
                 await self.dispatcher.wait_idle()
 
-    async def _close_links(self) -> None:
-        closing = (link.close() for link in self._links.values())
+    async def _close_connections(self) -> None:
+        closing = (each.close() for each in self._connections.values())
         for error in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(error, Exception):
-                logger.error("a link could not be closed", exc_info=error)
+                logger.error("a connection could not be closed", exc_info=error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -26,6 +26,7 @@ PURE = (
     "gateway/request/contradictions.py",
     "gateway/request/sequence_ids.py",
     "gateway/domain/logprobs.py",
+    "gateway/domain/worker_words.py",
     "gateway/scheduling/scheduler.py",
     "gateway/scheduling/quarantine.py",
     "gateway/domain/tenancy.py",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gateway.workers.pool.devices import cpu_count
+from gateway.workers.pool.machine import cpu_count
 from worker.memory.available import available_cpus
 
 

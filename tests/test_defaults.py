@@ -7,8 +7,7 @@ import pytest
 
 from gateway.domain.generation_config import GenerationConfig, valid_part
 from gateway.request.defaults import MODELS_OWN, resolve
-from gateway.workers.config_messages import write_config
-from gateway.workers.protocol import read_description
+from gateway.workers.protocol import read_description, write_config
 from tests.worker.service.test_messages import FACTS, TOKENIZER
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2

@@ -18,15 +18,14 @@ from google.protobuf.descriptor import FieldDescriptor
 
 import client
 from client import GenerateOptions
-from gateway.domain.request import ExponentialDecay, GenerationConfig
-from gateway.request.config_limits import config_violations
-from gateway.request.defaults import EffectiveConfig, resolve
-from gateway.workers.config_messages import write_config
+from gateway.domain.generation_config import EffectiveConfig, ExponentialDecay, GenerationConfig, config_violations
+from gateway.request.defaults import resolve
+from gateway.workers.protocol import write_config
 from tests.parameters import PARAMETERS, VOCAB_SIZE
 from textserve.internal.v1 import worker_pb2 as pb
 from textserve.v1 import generation_pb2
 from worker.domain.sequence import Beams, SamplingParameters
-from worker.loading.generation_defaults import GenerationDefaults
+from worker.loading.checkpoint.generation_defaults import GenerationDefaults
 from worker.service.submission import roots
 
 ROOT = Path(__file__).parent.parent

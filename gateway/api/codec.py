@@ -36,7 +36,7 @@ from ..domain.request import (
 from ..domain.sequence import Delta, ReportedToken, Sequence, Status, Timing
 from ..domain.served_model import ServedModel
 from ..request.validation import MAX_CHAT_MESSAGES, MAX_PROMPT_IDS, MAX_RESUMED_CANDIDATES, MAX_STOP_SEQUENCES
-from ..workers.config_messages import read_config, write_config
+from ..workers.protocol import read_config, write_config
 
 
 def read_request(message: pb.GenerateRequest, *, is_stream: bool) -> Request:

@@ -122,7 +122,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         return StreamWriter(
             generation,
             interval_s=lambda: write_interval_s(self._dispatcher.running_count),
-            on_overflow=lambda: self._dispatcher.abandon(generation, slow_reader(MAX_PENDING_CHARS)),
+            on_overflow=lambda: self._dispatcher.fail(generation, slow_reader(MAX_PENDING_CHARS)),
         )
 
     @asynccontextmanager
@@ -180,13 +180,13 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def _end(self, generation: Generation, status: Status) -> None:
         if not generation.finished:
-            self._dispatcher.end(generation, status)
+            self._dispatcher.finish(generation, status)
 
     def _release(self, generation: Generation, call: Call, context: Context) -> None:
         # After its own cancel or deadline the caller hears nothing of ours: only the log has the phase.
         phase = PHASES.get(generation.status)
         left = why_left(context.time_remaining(), call.timeout_s)
-        self._dispatcher.release(generation, left)
+        self._dispatcher.detach(generation, left)
         self._admission_control.observe_answer(generation, self._clock())
         logger.info(
             "request %s: %s%s; %d prompt tokens, %d output tokens, %s",

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable
 
 from ..domain.errors import ServiceError, deadline_exceeded, draining, no_worker, poison_request, worker_lost
 from ..domain.generation import Generation
+from ..domain.request import ModelFacts
 from ..domain.sequence import Status
 from ..scheduling.admission_control import AdmissionControl
 from ..scheduling.outliers import OutlierDetector
-from ..scheduling.scheduler import Assignment, Scheduler
-from .in_flight import Session
-from .no_worker_timer import Outage
+from ..scheduling.scheduler import Scheduler
+from ..workers.run_stream import SendBuffer
+from .in_flight import InFlight
+from .no_worker_timer import NoWorkerTimer
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +55,8 @@ class Dispatcher:
         self._admission = admission
         self._outliers = outliers
         self._on_workers_changed = on_workers_changed
-        self._outage = Outage(worker_wait_s, self._give_up)
-        self._sessions: dict[str, Session] = {}
+        self._no_worker_timer = NoWorkerTimer(worker_wait_s, self._give_up)
+        self._in_flight: dict[str, InFlight] = {}
         self._running: set[Generation] = set()
         self._draining = False
         self._closed = False
@@ -70,21 +72,22 @@ class Dispatcher:
 
     @property
     def running_count(self) -> int:
-        """Generations that were submitted and not released."""
+        """Generations that were submitted and not detached."""
         return len(self._running)
 
     @property
     def utilization(self) -> float:
         """Rows that run and wait, relative to those that workers take; 0 without any."""
-        loads = [session.load for session in self._sessions.values()]
-        limit = sum(load.limit for load in loads)
-        row_count = self._scheduler.work.row_count + sum(load.outstanding for load in loads)
+        row_count, limit = self._scheduler.work.row_count, 0
+        for each in self._in_flight.values():
+            row_count += each.outstanding
+            limit += each.limit
         return row_count / limit if limit else 0.0
 
     @property
     def worker_count(self) -> int:
         """Workers that take work."""
-        return sum(not session.draining for session in self._sessions.values())
+        return sum(not each.draining for each in self._in_flight.values())
 
     @property
     def has_unfinished(self) -> bool:
@@ -95,11 +98,11 @@ class Dispatcher:
         """Raises ServiceError if a generation would not be taken now: DRAINING or NO_WORKER."""
         if self._draining:
             raise draining()
-        if not self._sessions and not self._outage.lasts:
+        if not self._in_flight and not self._no_worker_timer.is_running:
             raise no_worker()
 
     def submit(self, generation: Generation) -> None:
-        """Takes a generation, which must be released later. Raises as `check_open` and `AdmissionControl.admit` do.
+        """Takes a generation, which must be detached later. Raises as `check_open` and `AdmissionControl.admit` do.
 
         One that has ended, because its caller holds all of it, goes to no worker. One that was admitted for a worker
         that has left meanwhile, and fits none that is there, is refused with NO_WORKER.
@@ -117,43 +120,47 @@ class Dispatcher:
         if generation.finished:
             generation.on_change()
 
-    def release(self, generation: Generation, status: Status) -> None:
-        """Lets go of a generation: if it has not finished, it ends with `status` and its rows become free."""
-        self._running.discard(generation)
-        if not self._running:
-            self._idle.set()
-        self._withdraw(generation)
-        generation.finish(status)
-
-    def end(self, generation: Generation, status: Status) -> None:
-        """Ends a generation before its time, still to be delivered and released; its rows become free at once."""
-        self._withdraw(generation)
+    def finish(self, generation: Generation, status: Status) -> None:
+        """Ends a generation before its time, still to be delivered and detached; its rows become free at once."""
+        self._let_go(generation)
         generation.finish(status)
         generation.on_change()
 
-    def abandon(self, generation: Generation, error: ServiceError) -> None:
-        """Ends a generation with an error; its rows become free at once."""
-        self._withdraw(generation)
+    def fail(self, generation: Generation, error: ServiceError) -> None:
+        """Ends a generation with an error, still to be detached; its rows become free at once."""
+        self._let_go(generation)
         generation.fail(error)
 
-    def add(self, session: Session) -> None:
+    def detach(self, generation: Generation, status: Status) -> None:
+        """Knows a generation no more: if it has not finished, it ends with `status` and its rows become free."""
+        self._running.discard(generation)
+        if not self._running:
+            self._idle.set()
+        self._let_go(generation)
+        generation.finish(status)
+
+    def open(self, worker: str, buffer: SendBuffer, facts: ModelFacts | None = None) -> InFlight:
+        """The account of a worker, and where it puts what the worker is to be told; it gets no work before `add`."""
+        return InFlight(worker, buffer, facts)
+
+    def add(self, in_flight: InFlight) -> None:
         """A worker takes work now."""
-        if former := self._sessions.get(session.worker):
+        if former := self._in_flight.get(in_flight.worker):
             self.remove(former, "it has come back", died=True)
-        self._sessions[session.worker] = session
-        self._outage.end()
+        self._in_flight[in_flight.worker] = in_flight
+        self._no_worker_timer.stop()
         self.workers_changed()
 
-    def remove(self, session: Session, why: str, *, died: bool) -> list[Generation]:
+    def remove(self, in_flight: InFlight, why: str, *, died: bool) -> list[Generation]:
         """A worker is gone, by a death or in peace: what it has not finished waits for another one, and is returned."""
-        if self._sessions.get(session.worker) is not session:
+        if self._in_flight.get(in_flight.worker) is not in_flight:
             return []
         self._catch_up()
-        del self._sessions[session.worker]
+        del self._in_flight[in_flight.worker]
         self._admission.observe_loss()
-        if not self._sessions and not self._closed:
-            self._outage.begin(session.worker, why)
-        unfinished = self._take_back(session, died=died)
+        if not self._in_flight and not self._closed:
+            self._no_worker_timer.start(in_flight.worker, why)
+        unfinished = self._requeue(in_flight, died=died)
         if died and not self._closed:
             self._settle()
         self.workers_changed()
@@ -169,15 +176,15 @@ class Dispatcher:
         self._on_workers_changed(self.worker_count)
         for generation in tuple(self._scheduler):
             if self._fits_nowhere(generation):
-                self.abandon(generation, _lost(generation, "none that is left has the room for it"))
+                self.fail(generation, _lost(generation, "none that is left has the room for it"))
         self.wake()
 
-    def stepped(self, session: Session) -> None:
+    def stepped(self, in_flight: InFlight) -> None:
         """A worker has told the outcome of steps.
 
         Tokens and ends change nothing as long as nothing waits: the next pass is early enough for them.
         """
-        if session.has_news or len(self._scheduler):
+        if in_flight.has_news or len(self._scheduler):
             self.wake()
 
     def wake(self) -> None:
@@ -190,21 +197,22 @@ class Dispatcher:
         self._draining = True
         for generation in tuple(self._scheduler):
             if not generation.attempts:
-                self.abandon(generation, draining())
+                self.fail(generation, draining())
 
     async def wait_idle(self) -> None:
-        """Returns once everything has been released."""
+        """Returns once everything has been detached."""
         await self._idle.wait()
 
     def close(self) -> None:
         """Ends with DRAINING what has not ended; whoever leaves then is not waited for."""
         self._closed = True
         for generation in tuple(self._running):
-            self.abandon(generation, draining())
-        self._outage.end()
+            self.fail(generation, draining())
+        self._no_worker_timer.stop()
         self._end_settling()
 
     def _pass(self) -> None:
+        """Sees to what has happened since the last one."""
         self._due = None
         if self._closed:
             return
@@ -212,10 +220,8 @@ class Dispatcher:
         self._take_in_progress(now)
         if len(self._scheduler):
             self._expire(now)
-            self._send_what_fits(now)
-        row_count = self._scheduler.work.row_count
-        for session in self._sessions.values():
-            session.tell_demand(row_count)
+            self._place(now)
+        self._report_queue_depth()
 
     def _catch_up(self) -> None:
         """Does now what the next pass would: what is decided next must see the queue as it is."""
@@ -227,49 +233,54 @@ class Dispatcher:
 
     def _take_in_progress(self, now: float) -> None:
         """Takes in what the workers have done."""
-        for session in self._sessions.values():
-            if not session.has_progress:
+        for each in self._in_flight.values():
+            if not each.has_progress:
                 continue
-            progress = session.take_progress()
+            progress = each.take_progress()
             for generation, token_count in progress.token_counts.items():
                 self._scheduler.queue.charge(generation.caller, token_count)
             if progress.starts:
-                self._outliers.begun(session.worker, len(progress.starts), now)
+                self._outliers.begun(each.worker, len(progress.starts), now)
             if progress.failure_count:
-                self._outliers.failed(session.worker, progress.failure_count, now)
+                self._outliers.failed(each.worker, progress.failure_count, now)
             for generation, prefill_s in progress.starts:
                 self._admission.observe_start(generation, prefill_s)
             for _ in range(progress.end_count):
                 self._admission.observe_end(now)
 
     def _expire(self, now: float) -> None:
+        """Ends what has waited beyond its deadline."""
         for generation in self._scheduler.expire(now):
             limit_s = 0.0 if generation.deadline_at is None else generation.deadline_at - generation.arrived_at
             generation.fail(deadline_exceeded(limit_s, "queue"))
 
-    def _send_what_fits(self, now: float) -> None:
-        sessions = self._sessions.values()
-        if self._settling is not None or all(each.takes_nothing for each in sessions):
+    def _place(self, now: float) -> None:
+        """Sends to the workers what they have room for."""
+        workers = self._in_flight.values()
+        if self._settling is not None or all(each.takes_nothing for each in workers):
             return  # this is asked after each step, and while much waits it is mostly so
-        ejected = self._outliers.ejected([each.worker for each in sessions if not each.draining], now)
-        able = [each for each in sessions if each.worker not in ejected]
+        ejected = self._outliers.ejected([each.worker for each in workers if not each.draining], now)
+        able = [each for each in workers if each.worker not in ejected]
         while len(self._scheduler) and (next_ := self._scheduler.next([each.load for each in able], now)):
-            self._send(next_, now)
+            in_flight = self._in_flight[next_.worker]
+            for preempted in in_flight.preempt(next_.rows_short):
+                preempted.preempt()
+                self._scheduler.queue.restore(preempted)
+            in_flight.submit(next_.generation, now)
 
-    def _send(self, assignment: Assignment, now: float) -> None:
-        session = self._sessions[assignment.worker]
-        for preempted in session.preempt(assignment.rows_short):
-            preempted.preempt()
-            self._scheduler.queue.restore(preempted)
-        session.submit(assignment.generation, now)
+    def _report_queue_depth(self) -> None:
+        """Tells the workers how many rows wait for any of them."""
+        row_count = self._scheduler.work.row_count
+        for each in self._in_flight.values():
+            each.buffer.report_queue_depth(row_count)
 
-    def _take_back(self, session: Session, *, died: bool) -> list[Generation]:
-        unfinished = session.close()
+    def _requeue(self, in_flight: InFlight, *, died: bool) -> list[Generation]:
+        unfinished = in_flight.close()
         for generation in unfinished:
             generation.requeue()
         guilty = self._scheduler.requeue(unfinished, died=died)
         if unfinished:
-            logger.warning("%s leaves %d unfinished requests to others", session.worker, len(unfinished))
+            logger.warning("%s leaves %d unfinished requests to others", in_flight.worker, len(unfinished))
         for generation in guilty:
             logger.error("request %s has ended worker after worker", generation.server_request_id)
             generation.fail(poison_request())
@@ -288,21 +299,22 @@ class Dispatcher:
             self._settling.cancel()
             self._settling = None
 
-    def _withdraw(self, generation: Generation) -> None:
-        session = self._sessions.get(generation.worker)
-        if self._scheduler.remove(generation) or (session and session.drop(generation)):
+    def _let_go(self, generation: Generation) -> None:
+        """Lets it wait no more, or run no more."""
+        in_flight = self._in_flight.get(generation.worker)
+        if self._scheduler.remove(generation) or (in_flight and in_flight.detach(generation)):
             self.wake()
 
     def _fits_nowhere(self, generation: Generation) -> bool:
         """Whether there are workers, and none of them could ever run it. It would keep what waits behind it, too."""
-        return bool(self._sessions) and not any(
-            session.facts is None or generation.fits(session.facts) for session in self._sessions.values()
+        return bool(self._in_flight) and not any(
+            each.facts is None or generation.fits(each.facts) for each in self._in_flight.values()
         )
 
     def _give_up(self, worker: str, why: str) -> None:
         logger.error("%s was lost: %s; %d waiting requests end", worker, why, len(self._scheduler))
         for generation in tuple(self._scheduler):
-            self.abandon(generation, _lost(generation, why))
+            self.fail(generation, _lost(generation, why))
 
 
 def _lost(generation: Generation, why: str) -> ServiceError:

@@ -1,15 +1,14 @@
 """The sequences of this gateway on one worker, for as long as one stream to it lasts."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..domain.errors import generation_failed
 from ..domain.generation import Generation
 from ..domain.request import ModelFacts
 from ..domain.sequence import Sequence, Status
+from ..domain.worker_words import Finish, PromptLogprobs, Start, Step
 from ..scheduling.placement import WorkerLoad, is_preemptible
-from ..workers.outbox import Outbox
-from ..workers.protocol import Finish, PromptLogprobs, Start, Step
+from ..workers.run_stream import SendBuffer
 
 
 @dataclass(slots=True, eq=False)
@@ -42,44 +41,48 @@ class Progress:
     failure_count: int = 0
     """Generations that have failed there."""
 
-    def __bool__(self) -> bool:
-        return bool(self.token_counts or self.starts or self.end_count or self.failure_count)
 
-
-class Session:
+class InFlight:
     """Keeps account of what is outstanding on a worker, and hands what comes from it to their sequences.
 
     Args:
         worker: Name of the worker.
-        outbox: Where it puts what the worker is to be told.
+        buffer: Where it puts what the worker is to be told.
         facts: What the worker said of its model and its room; None: whatever is submitted fits there.
     """
 
-    def __init__(self, worker: str, outbox: Outbox, facts: ModelFacts | None = None) -> None:
+    def __init__(self, worker: str, buffer: SendBuffer, facts: ModelFacts | None = None) -> None:
         self.worker = worker
+        self.buffer = buffer
         self.facts = facts
         self.row_limit = 0
         """Most rows that may be outstanding, as the worker last said."""
         self.draining = False
         """Whether the worker takes nothing new."""
-        self._outbox = outbox
         self._rows: dict[int, _Row] = {}
         self._preemptible: dict[Generation, _Run] = {}
         """What makes way for interactive work, in the order of submission."""
-        self._progress = Progress()
+        self.outstanding = 0
+        """Rows that were submitted and have not ended."""
         self._preemptible_rows = 0
-        self._outstanding = 0
         self._served = 0
+        self._progress = Progress()
+
+    @property
+    def limit(self) -> int:
+        """Rows that may be outstanding now: a worker that drains has no room."""
+        return 0 if self.draining else self.row_limit
 
     @property
     def takes_nothing(self) -> bool:
         """Whether it is sure that the worker has no room, for however few rows, and that nothing can make way there."""
-        return self.draining or (self._outstanding >= self.row_limit and not self._preemptible)
+        return self.draining or (self.outstanding >= self.row_limit and not self._preemptible)
 
     @property
     def has_progress(self) -> bool:
         """Whether there is any to take."""
-        return bool(self._progress)
+        progress = self._progress
+        return bool(progress.token_counts or progress.starts or progress.end_count or progress.failure_count)
 
     @property
     def has_news(self) -> bool:
@@ -88,13 +91,12 @@ class Session:
 
     @property
     def load(self) -> WorkerLoad:
-        """For `routing`; a worker that drains has no room."""
-        limit = 0 if self.draining else self.row_limit
+        """For the scheduler."""
         youngest = next(reversed(self._preemptible.values()), None)
         return WorkerLoad(
             self.worker,
-            outstanding=self._outstanding,
-            limit=limit,
+            outstanding=self.outstanding,
+            limit=self.limit,
             served=self._served,
             preemptible=self._preemptible_rows,
             preemptible_since=youngest.begun_at if youngest else 0.0,
@@ -107,21 +109,23 @@ class Session:
         Raises ValueError if some of it is there already: a worker would not know which of the two it is told about.
         """
         sequences = generation.unfinished
-        if any(sequence.sequence_id in self._rows for sequence in sequences):
-            raise ValueError(f"{self.worker} runs sequence {sequences[0].sequence_id} already")
+        for sequence in sequences:
+            if sequence.sequence_id in self._rows:
+                raise ValueError(f"{self.worker} runs sequence {sequence.sequence_id} already")
         run = _Run(generation, len(sequences), generation.row_count, now)
         generation.submit(self.worker, now)
-        self._rows.update((sequence.sequence_id, _Row(sequence, run)) for sequence in sequences)
-        self._outstanding += run.row_count
+        for sequence in sequences:
+            self._rows[sequence.sequence_id] = _Row(sequence, run)
+        self.outstanding += run.row_count
         self._served += 1
         if is_preemptible(generation):
             self._preemptible[generation] = run
             self._preemptible_rows += run.row_count
-        self._outbox.submit(generation)
+        self.buffer.submit(generation)
 
-    def drop(self, generation: Generation) -> bool:
+    def detach(self, generation: Generation) -> bool:
         """Lets go of what of a generation is still outstanding. False if nothing was."""
-        if not self._take_back(generation):
+        if not self._remove(generation):
             return False
         self._progress.end_count += 1
         return True
@@ -132,7 +136,7 @@ class Session:
         while row_count > 0 and self._preemptible:
             generation, run = next(reversed(self._preemptible.items()))
             row_count -= run.row_count
-            self._take_back(generation)
+            self._remove(generation)
             preempted.append(generation)
         return preempted
 
@@ -141,25 +145,26 @@ class Session:
         progress, self._progress = self._progress, Progress()
         return progress
 
-    def tell_demand(self, row_count: int) -> None:
-        """Tells the worker how many rows wait for any worker."""
-        self._outbox.tell_demand(row_count)
-
     def step(self, step: Step, now: float) -> None:
         """Takes in the outcome of engine steps. What belongs to sequences that have left is dropped."""
-        self._start(step.starts)
+        for start in step.starts:
+            self._start(start)
+        rows = self._rows
         for sequence_id, token_id, logprob in step.tokens():
-            row = self._rows.get(sequence_id)
+            row = rows.get(sequence_id)
             if row is None:
                 continue
-            row.sequence.push(token_id, now, logprob)
-            generation, counts = row.run.generation, self._progress.token_counts
+            sequence, generation = row.sequence, row.run.generation
+            sequence.push(token_id, now, logprob)
+            # Whoever is told of a token may have the progress so far taken.
+            counts = self._progress.token_counts
             counts[generation] = counts.get(generation, 0) + 1
-            if row.sequence.finished:
+            if sequence.status >= Status.END_OF_SEQUENCE:
                 self._end(sequence_id)
-                self._outbox.cancel((sequence_id,))
+                self.buffer.cancel((sequence_id,))
             generation.on_change()
-        self._finish(step.finishes)
+        for finish in step.finishes:
+            self._finish(finish)
 
     def prompt_logprobs(self, part: PromptLogprobs) -> None:
         """Takes in a part of a prompt's log-probabilities."""
@@ -176,46 +181,44 @@ class Session:
         self._rows.clear()
         self._preemptible.clear()
         self._preemptible_rows = 0
-        self._outstanding = 0
+        self.outstanding = 0
         return list(generations)
 
-    def _start(self, starts: Iterable[Start]) -> None:
-        for start in starts:
-            if row := self._rows.get(start.sequence_id):
-                row.sequence.start(start.wait_s, start.prefill_s)
-                if not row.run.is_started:
-                    row.run.is_started = True
-                    self._progress.starts.append((row.run.generation, start.prefill_s))
+    def _start(self, start: Start) -> None:
+        if row := self._rows.get(start.sequence_id):
+            row.sequence.start(start.wait_s, start.prefill_s)
+            if not row.run.is_started:
+                row.run.is_started = True
+                self._progress.starts.append((row.run.generation, start.prefill_s))
 
-    def _finish(self, finishes: Iterable[Finish]) -> None:
-        for finish in finishes:
-            row = self._end(finish.sequence_id)
-            if row is None:
-                continue
-            generation = row.run.generation
-            if finish.status is Status.FAILED:
-                self._progress.failure_count += 1
-                generation.fail(generation_failed(finish.error))
-                self.drop(generation)
-            else:
-                row.sequence.finish(finish.status, finish.score)
-                generation.on_change()
+    def _finish(self, finish: Finish) -> None:
+        row = self._end(finish.sequence_id)
+        if row is None:
+            return
+        generation = row.run.generation
+        if finish.status is Status.FAILED:
+            self._progress.failure_count += 1
+            generation.fail(generation_failed(finish.error))
+            self.detach(generation)
+        else:
+            row.sequence.finish(finish.status, finish.score)
+            generation.on_change()
 
     def _end(self, sequence_id: int) -> _Row | None:
-        row = self._leave(sequence_id)
+        row = self._free(sequence_id)
         if row is not None and not row.run.sequence_count:
             self._progress.end_count += 1
         return row
 
-    def _take_back(self, generation: Generation) -> bool:
+    def _remove(self, generation: Generation) -> bool:
         """False if nothing of it was outstanding."""
         ids = [sequence.sequence_id for sequence in generation.sequences]
-        dropped = [sequence_id for sequence_id in ids if self._leave(sequence_id)]
+        dropped = [sequence_id for sequence_id in ids if self._free(sequence_id)]
         if dropped:
-            self._outbox.cancel(dropped)
+            self.buffer.cancel(dropped)
         return bool(dropped)
 
-    def _leave(self, sequence_id: int) -> _Row | None:
+    def _free(self, sequence_id: int) -> _Row | None:
         """Frees the room of a sequence; beams that are more than the sequences go with the last one."""
         row = self._rows.pop(sequence_id, None)
         if row is not None:
@@ -223,7 +226,7 @@ class Session:
             run.sequence_count -= 1
             freed = 1 if run.sequence_count else run.row_count
             run.row_count -= freed
-            self._outstanding -= freed
+            self.outstanding -= freed
             if run.generation in self._preemptible:
                 self._preemptible_rows -= freed
             if not run.sequence_count:

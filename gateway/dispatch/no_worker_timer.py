@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable
 
 
-class Outage:
+class NoWorkerTimer:
     """Runs from the loss of the last worker until one is there again, or the patience is at its end.
 
     Args:
-        patience_s: How long it may last, in seconds.
+        patience_s: How long it may run, in seconds.
         on_end_of_patience: Called then, with the name of the worker that was lost, and why it was.
     """
 
@@ -18,15 +18,15 @@ class Outage:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def lasts(self) -> bool:
+    def is_running(self) -> bool:
         """Whether a worker is still awaited."""
         return self._timer is not None
 
-    def begin(self, worker: str, why: str) -> None:
+    def start(self, worker: str, why: str) -> None:
         """The last worker was lost."""
         self._timer = asyncio.get_running_loop().call_later(self._patience_s, self._lose_patience, worker, why)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """A worker is there, or nobody waits any more."""
         if self._timer is not None:
             self._timer.cancel()

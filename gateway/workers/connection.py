@@ -1,43 +1,57 @@
-"""The connection to one worker: kept up as long as the worker is meant to be there."""
+"""The connection to one worker: kept up as long as the worker is meant to be there.
+
+Before anything is run there, the worker is asked what it holds.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic
 
-from grpc import StatusCode, aio
+from grpc import ChannelConnectivity, StatusCode, aio
 
+from textserve.internal.v1 import worker_pb2 as pb
 from textserve.internal.v1.worker_pb2_grpc import WorkerServiceStub
 
-from ..api.transport import worker_channel_options
-from ..domain.served_model import ModelMismatchError
-from .handshake import HandshakeError, shake_hands, why_unreachable
-from .liveness import FaultKind, Liveness
+from ..domain.generation_config import valid_part
+from ..domain.served_model import ModelMismatchError, ServedModel
+from ..text.tokenizer import Tokenizer, TokenizerFacts
+from .liveness import FaultKind, Liveness, has_unread
 from .pool.supervisor import Backoff, BackoffPolicy
-from .run_stream import Ending, WorkerStream
-from .unread import has_unread
+from .protocol import read_description
+from .run_stream import Dispatch, Ending, F, RunStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from textserve.internal.v1.worker_pb2_grpc import WorkerServiceAsyncStub
 
-    from ..dispatch.dispatcher import Dispatcher
     from ..domain.generation import Generation
+    from ..domain.request import ModelFacts
     from ..domain.served_model import Models
+    from ..domain.worker_words import Description
     from ..scheduling.outliers import OutlierDetector
     from .pool import WorkerAddress
-    from .protocol import Description
 
 logger = logging.getLogger(__name__)
 
 RECONNECT = BackoffPolicy(initial_s=0.1, max_s=5.0, reset_after_s=10.0)
 # A broken stream alone may be this process's doing, as may one handshake without an answer: after a stall of its own.
 SIGNS_OF_A_HANG = 2
+# The answer stands ready: a worker that takes longer is taken to be stopped, or its event loop to be blocked.
+DESCRIBE_TIMEOUT_S = 5.0
+TOKENIZER_TIMEOUT_S = 120.0
+# A connection that has failed says why at once.
+REASON_TIMEOUT_S = 1.0
+
+
+class HandshakeError(Exception):
+    """A worker's answers do not fit together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +65,13 @@ class _Lost:
     unfinished: tuple[Generation, ...]
 
 
-class Link:
+class WorkerConnection(Generic[F]):
     """Connects to a worker, learns its model, opens the one stream to it, and does so again when it is lost.
 
     Args:
         address: Where the worker listens.
         models: Checks, or learns, the worker's model.
-        dispatcher: Gets a session for each stream.
+        dispatch: Gets the worker, anew for each stream.
         clock: Seconds of a monotonic clock.
         outliers: Is told of each death.
         replace: The pool's; asked to end a worker that hangs, and to start it again.
@@ -68,14 +82,14 @@ class Link:
         address: WorkerAddress,
         *,
         models: Models,
-        dispatcher: Dispatcher,
+        dispatch: Dispatch[F],
         clock: Callable[[], float],
         outliers: OutlierDetector,
         replace: Callable[[WorkerAddress, str], bool],
     ) -> None:
         self._address = address
         self._models = models
-        self._dispatcher = dispatcher
+        self._dispatch = dispatch
         self._clock = clock
         self._outliers = outliers
         self._replace = replace
@@ -85,7 +99,7 @@ class Link:
 
     def open(self) -> None:
         """Starts to connect."""
-        self._task = asyncio.create_task(self._keep_up(), name=f"link {self._address.name}")
+        self._task = asyncio.create_task(self._keep_up(), name=f"connection {self._address.name}")
 
     async def close(self) -> None:
         """Gives the worker up. What it ran goes on elsewhere."""
@@ -101,9 +115,9 @@ class Link:
             try:
                 why = await self._attend()
                 if self._hangs and self._replace(self._address, why):
-                    return  # the pool ends this link with the process
+                    return  # the pool ends this connection with the process
             except Exception as error:
-                # Whatever it is, this worker or the next in its place may do better; without a link none is used.
+                # Whatever it is, this worker or the next in its place may do better; without a connection none is used.
                 logger.exception("%s: a connection failed", self._address.name)
                 why = f"unexpected {type(error).__name__}"
             delay_s = backoff.next_delay(uptime_s=self._clock() - began_at, chance=random.random())  # noqa: S311 - jitter
@@ -130,9 +144,9 @@ class Link:
 
     async def _serve(self, stub: WorkerServiceAsyncStub, description: Description) -> str:
         liveness = Liveness(description.incarnation_id, self._clock())
-        stream = WorkerStream(
+        stream = RunStream(
             self._address.name,
-            self._dispatcher,
+            self._dispatch,
             liveness,
             self._clock,
             self._has_unread,
@@ -158,5 +172,86 @@ class Link:
 
     def _retract_death(self, incarnation_id: str) -> None:
         if self._lost is not None and self._lost.incarnation_id == incarnation_id:
-            self._dispatcher.retract_death(self._lost.unfinished)
+            self._dispatch.retract_death(self._lost.unfinished)
         self._lost = None
+
+
+async def shake_hands(stub: WorkerServiceAsyncStub, models: Models) -> Description:
+    """Checks that the worker holds the pool's model, or adopts its model if the pool has none, or none any more.
+
+    Raises HandshakeError, ModelMismatchError, or AioRpcError if the worker can't be reached.
+    """
+    answer = await stub.Describe(pb.DescribeRequest(), timeout=DESCRIBE_TIMEOUT_S, wait_for_ready=True)
+    description = _sound(read_description(answer))
+    models.check(description.facts)
+    if not models.knows(description.facts):
+        models.set_model(ServedModel(description.facts, await fetch_tokenizer(stub, description.facts)))
+        logger.info("the model is %s (%s)", description.facts.name, description.facts.fingerprint)
+    return description
+
+
+async def why_unreachable(channel: aio.Channel, error: aio.AioRpcError) -> str:
+    """In words, why a worker did not answer. Who waits for a connection in vain is told of his deadline alone."""
+    if error.code() is not StatusCode.DEADLINE_EXCEEDED:
+        return error.details() or error.code().name
+    if channel.get_state() is not ChannelConnectivity.READY:
+        stub: WorkerServiceAsyncStub = WorkerServiceStub(channel)
+        try:
+            await stub.Describe(pb.DescribeRequest(), timeout=REASON_TIMEOUT_S)
+        except aio.AioRpcError as reason:
+            if reason.code() is not StatusCode.DEADLINE_EXCEEDED:
+                return reason.details() or reason.code().name
+    return f"nothing came within {DESCRIBE_TIMEOUT_S:g} s"
+
+
+async def fetch_tokenizer(stub: WorkerServiceAsyncStub, facts: ModelFacts) -> Tokenizer:
+    """The worker's tokenizer. Raises HandshakeError if it is not the one that `facts` names."""
+    info: pb.TokenizerInfo | None = None
+    serialized = bytearray()
+    async for message in stub.GetTokenizer(pb.GetTokenizerRequest(), timeout=TOKENIZER_TIMEOUT_S):
+        if message.HasField("info"):
+            info = message.info
+        serialized += message.chunk
+    digest = hashlib.sha256(serialized).hexdigest()
+    if info is None or not digest == info.sha256 == facts.tokenizer_sha256:
+        raise HandshakeError(f"its tokenizer has hash {digest}, not {facts.tokenizer_sha256}")
+    parts = TokenizerFacts(
+        chat_template=info.chat_template,
+        special_tokens=dict(info.special_tokens),
+        clean_up_tokenization_spaces=info.clean_up_tokenization_spaces,
+        clean_up_bpe=info.clean_up_bpe,
+        split_special_tokens=info.split_special_tokens,
+    )
+    # Large ones take seconds to build.
+    try:
+        return await asyncio.to_thread(Tokenizer.from_parts, bytes(serialized), parts)
+    except ValueError as error:
+        raise HandshakeError(f"its tokenizer can't be read: {error}") from error
+
+
+def _sound(description: Description) -> Description:
+    """The description without defaults that no request could have."""
+    facts = description.facts
+    valid, violations = valid_part(facts.generation_defaults, facts.vocab_size)
+    for violation in violations:
+        logger.warning("%s: default %s is ignored: %s", facts.name, violation.field, violation.description)
+    return replace(description, facts=replace(facts, generation_defaults=valid))
+
+
+def worker_channel_options() -> list[tuple[str, str | int]]:
+    """For the connection to a worker; hangs are noticed by its heartbeats, long before keepalive."""
+    return [
+        ("grpc.keepalive_timeout_ms", 5_000),
+        # Without it a peer that is stopped is noticed after a minute, whatever the keepalive timeout says.
+        ("grpc.http2.ping_timeout_ms", 5_000),
+        # By default keepalive stops silently after two pings on a quiet connection.
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", 10_000),
+        # The connection has its own backoff.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.max_receive_message_length", -1),
+        # A worker is never behind a proxy of the environment.
+        ("grpc.enable_http_proxy", 0),
+    ]

@@ -1,10 +1,26 @@
-"""Judges by its messages whether a worker is alive. Pure: time comes in as an argument, in seconds."""
+"""Judges by its messages whether a worker is alive: time comes in as an argument, in seconds.
 
+A silent worker is told from a gateway that has not read what the worker said. All connections of a process share gRPC's
+few threads. A peer that sends without a pause keeps one of them busy, and gRPC adds one a second: some such peers stop
+the reading from others for seconds, and the workers' heartbeats stay in the kernel's buffers.
+"""
+
+import array
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import termios
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+
+from ..domain.worker_words import Heartbeat
 
 # Workers send a heartbeat every second: two may be missed.
 SILENCE_LIMIT_S = 3.0
+_DESCRIPTORS = Path("/dev/fd")
 
 
 class FaultKind(Enum):
@@ -23,16 +39,6 @@ class Fault:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """What a worker says of itself every second. An idle engine has limit and elapsed 0."""
-
-    incarnation_id: str
-    step: int
-    step_limit_s: float
-    step_elapsed_s: float
-
-
 class Liveness:
     """One worker's signs of life on one stream.
 
@@ -42,27 +48,21 @@ class Liveness:
     """
 
     def __init__(self, incarnation_id: str, now: float) -> None:
+        self.heard_at = now
+        """When any message came last."""
+        self.has_stepped = False
+        """Whether the outcome of a step came since the last heartbeat: what that said of one under way is over."""
         self._incarnation_id = incarnation_id
-        self._heard_at = now
         self._beat: Heartbeat | None = None
-        self._has_stepped = False
-
-    def heard(self, now: float) -> None:
-        """Any message came."""
-        self._heard_at = now
 
     def beat(self, heartbeat: Heartbeat) -> None:
         """A heartbeat came."""
         self._beat = heartbeat
-        self._has_stepped = False
-
-    def stepped(self) -> None:
-        """The outcome of a step came: what the last heartbeat said of the step under way no longer holds."""
-        self._has_stepped = True
+        self.has_stepped = False
 
     def fault(self, now: float) -> Fault | None:
         """What is wrong with the worker, None if nothing is."""
-        silence_s = now - self._heard_at
+        silence_s = now - self.heard_at
         if silence_s > SILENCE_LIMIT_S:
             return Fault(FaultKind.SILENT, f"it has been silent for {silence_s:.1f} s")
         beat = self._beat
@@ -70,10 +70,44 @@ class Liveness:
             return None
         if beat.incarnation_id != self._incarnation_id:
             return Fault(FaultKind.REPLACED, "another process answers in its place")
-        if not self._has_stepped and 0 < beat.step_limit_s < beat.step_elapsed_s:
+        if not self.has_stepped and 0 < beat.step_limit_s < beat.step_elapsed_s:
             return Fault(FaultKind.HUNG, _hung(beat))
         return None
 
 
 def _hung(beat: Heartbeat) -> str:
     return f"engine step {beat.step} has taken {beat.step_elapsed_s:.1f} s of at most {beat.step_limit_s:.1f} s"
+
+
+def has_unread(target: str) -> bool:
+    """Returns whether bytes from there wait in one of this process's connections, as the kernel tells.
+
+    Args:
+        target: `unix:/path` or `address:port`, with the address as a number; of others nothing is known.
+    """
+    return any(_unread_bytes(each) > 0 and _peer(each) == target for each in _descriptors())
+
+
+def _descriptors() -> list[int]:
+    with contextlib.suppress(OSError):  # no such folder, or no descriptor left to read it with
+        return [int(each.name) for each in _DESCRIPTORS.iterdir()]
+    return []
+
+
+def _peer(descriptor: int) -> str:
+    """Returns where a connection goes, in gRPC's words; nothing for what is no connection, or is closed meanwhile."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return ""
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            name = connection.getpeername()
+    except OSError:
+        return ""
+    return f"unix:{name}" if isinstance(name, str) else f"{name[0]}:{name[1]}"
+
+
+def _unread_bytes(descriptor: int) -> int:
+    count = array.array("i", [0])
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(descriptor, termios.FIONREAD, count)
+    return count[0]

@@ -1,99 +1,42 @@
-"""The edge to the workers: the internal protobuf messages become values of the domain, and the other way round."""
+"""The edge to the workers: the internal protobuf messages become values of the domain, and the other way round.
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import repeat
+The parameters are the same message towards callers and workers, and are read and written here for both.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Any
 
 from google.protobuf import duration_pb2
 
 from textserve.internal.v1 import worker_pb2 as pb
+from textserve.v1 import generation_pb2
 
 from ..domain.generation import Generation
+from ..domain.generation_config import EffectiveConfig, ExponentialDecay, GenerationConfig, set_fields
 from ..domain.request import ModelFacts
 from ..domain.sequence import Status, TokenLogprob, has_logprobs
 from ..domain.tenancy import Priority
-from .config_messages import read_config, write_config
-from .liveness import Heartbeat
+from ..domain.worker_words import (
+    Credits,
+    Description,
+    Draining,
+    Event,
+    Finish,
+    Heartbeat,
+    PromptLogprobs,
+    Start,
+    Step,
+)
 
 _END_STATUSES = {
     pb.SEQUENCE_FINISH_REASON_END_OF_SEQUENCE: Status.END_OF_SEQUENCE,
     pb.SEQUENCE_FINISH_REASON_STOP_TOKEN: Status.STOP_TOKEN,
     pb.SEQUENCE_FINISH_REASON_LENGTH: Status.LENGTH,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What a worker says about itself and its model."""
-
-    facts: ModelFacts
-    incarnation_id: str
-    devices: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """How long a sequence took to its first token, in seconds."""
-
-    sequence_id: int
-    wait_s: float
-    prefill_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The end of a sequence; `error` is set if the status is FAILED, `score` after a beam search."""
-
-    sequence_id: int
-    status: Status
-    error: str
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The outcome of engine steps; `sequence_ids`, `token_ids` and, unless empty, `logprobs` run in parallel."""
-
-    sequence_ids: Sequence[int]
-    token_ids: Sequence[int]
-    starts: tuple[Start, ...] = ()
-    finishes: tuple[Finish, ...] = ()
-    logprobs: tuple[TokenLogprob | None, ...] = ()
-
-    def tokens(self) -> Iterator[tuple[int, int, TokenLogprob | None]]:
-        """Each token: its sequence's id, its own, and its log-probability if its sequence asked for it.
-
-        Raises ValueError if they do not run in parallel.
-        """
-        logprobs = self.logprobs or repeat(None, len(self.token_ids))
-        return zip(self.sequence_ids, self.token_ids, logprobs, strict=True)
-
-
-@dataclass(frozen=True, slots=True)
-class PromptLogprobs:
-    """Log-probabilities of consecutive prompt tokens of a submission, which its first sequence stands for.
-
-    `position` is that of the first one, from 1.
-    """
-
-    sequence_id: int
-    position: int
-    logprobs: tuple[TokenLogprob, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Credits:
-    """Most sequences that may be outstanding."""
-
-    sequence_limit: int
-
-
-@dataclass(frozen=True, slots=True)
-class Draining:
-    """The worker takes nothing new."""
-
-
-Event = Step | PromptLogprobs | Credits | Heartbeat | Draining
+_ID_LISTS = ("stop_token_ids", "allowed_token_ids", "suppress_tokens", "begin_suppress_tokens")
+_SPECIAL = frozenset({*_ID_LISTS, "logit_bias", "bad_words_ids", "early_stopping", "exponential_decay_length_penalty"})
+_SCALARS = frozenset(field.name for field in fields(GenerationConfig)) - _SPECIAL
 
 
 def read_description(message: pb.DescribeResponse) -> Description:
@@ -162,6 +105,33 @@ def demand(queued_count: int) -> pb.RunRequest:
     return pb.RunRequest(demand=pb.Demand(queued_count=queued_count))
 
 
+def read_config(message: generation_pb2.GenerationConfig) -> GenerationConfig:
+    """The parameters that are set."""
+    values: dict[str, Any] = {field.name: value for field, value in message.ListFields() if field.name in _SCALARS}
+    values |= {name: tuple(getattr(message, name)) for name in _ID_LISTS}
+    return GenerationConfig(
+        **values,
+        logit_bias=tuple(sorted(message.logit_bias.items())),
+        bad_words_ids=tuple(tuple(words.ids) for words in message.bad_words_ids),
+        early_stopping=message.early_stopping or None,
+        exponential_decay_length_penalty=_read_decay(message),
+    )
+
+
+def write_config(config: GenerationConfig | EffectiveConfig) -> generation_pb2.GenerationConfig:
+    """The parameters that are set."""
+    decay = config.exponential_decay_length_penalty
+    return generation_pb2.GenerationConfig(
+        **set_fields(config)
+        | {
+            "logit_bias": dict(config.logit_bias),
+            "bad_words_ids": [generation_pb2.TokenSequence(ids=ids) for ids in config.bad_words_ids],
+            "exponential_decay_length_penalty": decay
+            and generation_pb2.ExponentialDecayLengthPenalty(start_index=decay.start_index, factor=decay.factor),
+        }
+    )
+
+
 def _submitted(generation: Generation) -> Iterator[pb.SubmittedSequence]:
     for sequence in generation.unfinished:
         yield pb.SubmittedSequence(
@@ -171,12 +141,16 @@ def _submitted(generation: Generation) -> Iterator[pb.SubmittedSequence]:
 
 def _read_step(step: pb.Step) -> Step:
     return Step(
-        sequence_ids=step.sequence_ids,
-        token_ids=step.token_ids,
-        starts=tuple(Start(start.sequence_id, _seconds(start.wait), _seconds(start.prefill)) for start in step.starts),
-        finishes=tuple(map(_read_finish, step.finishes)),
-        logprobs=_read_logprobs(step),
+        step.sequence_ids,
+        step.token_ids,
+        tuple(map(_read_start, step.starts)),
+        tuple(map(_read_finish, step.finishes)),
+        _read_logprobs(step),
     )
+
+
+def _read_start(start: pb.SequenceStart) -> Start:
+    return Start(start.sequence_id, _seconds(start.wait), _seconds(start.prefill))
 
 
 def _read_finish(finish: pb.SequenceFinish) -> Finish:
@@ -193,7 +167,8 @@ def _read_logprobs(step: pb.Step) -> tuple[TokenLogprob | None, ...]:
 
     Raises ValueError if there are more or fewer than were asked for.
     """
-    having = [has_logprobs(sequence_id) for sequence_id in step.sequence_ids]
+    # `has_logprobs` of each, without a call for every token.
+    having = [sequence_id % 2 == 1 for sequence_id in step.sequence_ids]
     if sum(having) != len(step.logprobs):
         raise ValueError(f"{len(step.logprobs)} log-probabilities for {sum(having)} tokens")
     if not step.logprobs:
@@ -219,3 +194,10 @@ def _read_heartbeat(message: pb.Heartbeat) -> Heartbeat:
 
 def _seconds(duration: duration_pb2.Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
+
+
+def _read_decay(message: generation_pb2.GenerationConfig) -> ExponentialDecay | None:
+    if not message.HasField("exponential_decay_length_penalty"):
+        return None
+    decay = message.exponential_decay_length_penalty
+    return ExponentialDecay(decay.start_index, decay.factor)

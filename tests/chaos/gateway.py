@@ -33,8 +33,8 @@ class RecordedDispatcher(Dispatcher):
         super().submit(generation)
         self.record(Admitted(now(), os.getpid(), generation.sequences[0].seed))
 
-    def release(self, generation: Generation, status: Status) -> None:
-        super().release(generation, status)
+    def detach(self, generation: Generation, status: Status) -> None:
+        super().detach(generation, status)
         ended = generation.error.reason if generation.error else generation.status.name
         self.record(Released(now(), os.getpid(), generation.sequences[0].seed, ended))
 

@@ -7,8 +7,8 @@ import pytest
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.domain.errors import ServiceError, no_worker
 from gateway.domain.sequence import Status
+from gateway.domain.worker_words import Finish, Start, Step
 from gateway.scheduling.outliers import EjectionPolicy, OutlierDetector
-from gateway.workers.protocol import Finish, Start, Step
 from tests.fakes import ids
 from tests.gateway.callers import asked
 from tests.gateway.dispatch.dispatching import Watching, dispatcher, ends, passed, submitted, worker
@@ -73,7 +73,7 @@ async def test_what_expires_in_the_queue_ends_with_its_phase_and_reaches_no_work
     assert expiring.error.metadata["phase"] == "queue"
     assert expiring.attempts == 0
     assert patient.worker == session.worker
-    gated.release(expiring, Status.DEADLINE)
+    gated.detach(expiring, Status.DEADLINE)
 
 
 async def test_what_was_lost_and_expires_is_not_gone_on_with(gated: Dispatcher, clock: Clock) -> None:
@@ -117,7 +117,7 @@ async def test_what_has_ended_when_it_comes_is_delivered_and_goes_to_no_worker(
 
     assert changes == [Status.LENGTH]
     assert (admission.asked_with, one.attempts, gated.queued_count, gated.running_count) == ([], 0, 0, 1)
-    gated.release(one, Status.CANCELLED)
+    gated.detach(one, Status.CANCELLED)
     await gated.wait_idle()
 
 

@@ -11,11 +11,9 @@ from grpc import StatusCode, aio
 
 from gateway.api.interceptors import CallInterceptor
 from gateway.api.rich_status import PUSHBACK
-from gateway.dispatch.dispatcher import Dispatcher
 from gateway.domain import errors
 from gateway.domain.errors import Code, ServiceError
-from gateway.scheduling.queue import Queue
-from gateway.scheduling.scheduler import Scheduler
+from tests.gateway.dispatch.dispatching import dispatcher
 from tests.gateway.serving import failing, failure_of
 
 
@@ -27,8 +25,7 @@ async def raising(error: BaseException) -> AsyncIterator[aio.UnaryUnaryMultiCall
         raise error
 
     method = grpc.unary_unary_rpc_method_handler(behavior, bytes, bytes)
-    idle = Dispatcher(Scheduler(Queue()), worker_wait_s=0.0, clock=time.monotonic, on_workers_changed=lambda _: None)
-    interceptor = CallInterceptor(idle, max_message_bytes=100, clock=time.monotonic)
+    interceptor = CallInterceptor(dispatcher(), max_message_bytes=100, clock=time.monotonic)
     server = aio.server(interceptors=(interceptor,))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", {"Call": method}),))
     port = server.add_insecure_port("127.0.0.1:0")

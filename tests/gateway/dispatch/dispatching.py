@@ -6,14 +6,14 @@ from itertools import count
 from math import inf
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.in_flight import Session
+from gateway.dispatch.in_flight import InFlight
 from gateway.domain.generation import Generation
 from gateway.domain.sequence import Status
+from gateway.domain.worker_words import Finish, Step
 from gateway.scheduling.admission_control import AdmissionControl, QueueLimits, ThroughputEstimator
 from gateway.scheduling.outliers import OutlierDetector
 from gateway.scheduling.scheduler import Scheduler
-from gateway.workers.outbox import Outbox
-from gateway.workers.protocol import Finish, Step
+from gateway.workers.run_stream import SendBuffer
 from tests.fakes import ids
 from tests.gateway.generations import generation
 
@@ -81,8 +81,8 @@ def dispatcher(
     )
 
 
-def worker(limit: int = 4) -> Session:
-    session = Session(f"worker-{next(_NUMBERS):03}", Outbox())
+def worker(limit: int = 4) -> InFlight:
+    session = InFlight(f"worker-{next(_NUMBERS):03}", SendBuffer())
     session.row_limit = limit
     return session
 
@@ -94,11 +94,11 @@ def submitted(dispatching: Dispatcher, number: int) -> list[Generation]:
     return made
 
 
-def says(session: Session, one: Generation, text: str) -> None:
+def says(session: InFlight, one: Generation, text: str) -> None:
     session.step(Step([one.sequences[0].sequence_id] * len(text), ids(text)), now=0.0)
 
 
-def ends(session: Session, one: Generation) -> None:
+def ends(session: InFlight, one: Generation) -> None:
     session.step(Step([], [], finishes=(Finish(one.sequences[0].sequence_id, Status.LENGTH, ""),)), now=0.0)
 
 

@@ -6,14 +6,13 @@ from itertools import pairwise
 import pytest
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.in_flight import Session
+from gateway.dispatch.in_flight import InFlight
 from gateway.domain.errors import ServiceError
 from gateway.domain.sequence import Status
 from gateway.domain.tenancy import Caller
-from gateway.workers.liveness import Heartbeat, Liveness
-from gateway.workers.outbox import Outbox
-from gateway.workers.protocol import Credits, Step
-from gateway.workers.run_stream import WorkerStream
+from gateway.domain.worker_words import Credits, Heartbeat, Step
+from gateway.workers.liveness import Liveness
+from gateway.workers.run_stream import RunStream, SendBuffer
 from tests.fakes import ids
 from tests.gateway.callers import asked, batch, interactive
 from tests.gateway.dispatch.dispatching import dispatcher, ends, passed, says, submitted, worker
@@ -96,7 +95,7 @@ async def test_a_session_that_comes_back_under_its_name_gives_back_what_the_form
     dispatching.add(former)
     (one,) = submitted(dispatching, 1)
     await passed(dispatching)
-    later = Session(former.worker, Outbox())
+    later = InFlight(former.worker, SendBuffer())
     later.row_limit = 4
 
     dispatching.add(later)
@@ -149,7 +148,7 @@ async def test_what_is_cancelled_while_it_waits_for_a_worker_is_gone(dispatching
     await passed(dispatching)
     dispatching.remove(lost, "it died", died=True)
 
-    dispatching.release(one, Status.CANCELLED)
+    dispatching.detach(one, Status.CANCELLED)
 
     assert dispatching.queued_count == 0
     assert one.status is Status.CANCELLED
@@ -162,7 +161,7 @@ async def test_the_demand_that_a_worker_hears_of_is_in_rows(dispatching: Dispatc
     for _ in range(3):
         dispatching.submit(generation(candidate_count=2))
     await passed(dispatching)
-    requests = session._outbox.requests()
+    requests = session.buffer.requests()
 
     kinds = [await anext(requests) for _ in range(2)]
 
@@ -170,7 +169,7 @@ async def test_the_demand_that_a_worker_hears_of_is_in_rows(dispatching: Dispatc
 
 
 async def test_a_worker_whose_engine_hangs_is_given_no_work(dispatching: Dispatcher) -> None:
-    stream = WorkerStream("worker", dispatching, Liveness("a", 0.0), lambda: 0.0, lambda: False)
+    stream = RunStream("worker", dispatching, Liveness("a", 0.0), lambda: 0.0, lambda: False)
 
     stream.take(Heartbeat(incarnation_id="a", step=5, step_limit_s=3.0, step_elapsed_s=60.0))
     stream.take(Credits(4))
@@ -208,7 +207,7 @@ async def test_what_made_way_can_be_released_while_it_waits(dispatching: Dispatc
         dispatching.submit(one)
     await passed(dispatching)
 
-    dispatching.release(moved, Status.CANCELLED)
+    dispatching.detach(moved, Status.CANCELLED)
     ends(session, urgent)
     await passed(dispatching)
 
@@ -243,13 +242,13 @@ async def test_what_is_ended_runs_until_it_is_released_but_takes_no_room(dispatc
     await passed(dispatching)
     one.on_change = lambda: told.append(one.status)
 
-    dispatching.end(one, Status.TIME_LIMIT)
+    dispatching.finish(one, Status.TIME_LIMIT)
     assert told == [Status.TIME_LIMIT]
     await passed(dispatching)
 
     assert following.worker == session.worker
     assert dispatching.running_count == 2
-    dispatching.release(one, Status.CANCELLED)
+    dispatching.detach(one, Status.CANCELLED)
     assert (one.status, dispatching.running_count) == (Status.TIME_LIMIT, 1)
 
 

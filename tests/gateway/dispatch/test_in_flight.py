@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dispatch.in_flight import Progress, Session
+from gateway.dispatch.in_flight import InFlight, Progress
 from gateway.domain.request import OutputOptions
 from gateway.domain.sequence import Status, TokenLogprob
+from gateway.domain.worker_words import Finish, PromptLogprobs, Start, Step
 from gateway.scheduling.placement import pick, preemptible
-from gateway.workers.outbox import Outbox
-from gateway.workers.protocol import Finish, PromptLogprobs, Start, Step
+from gateway.workers.run_stream import SendBuffer
 from tests.fakes import ids
 from tests.gateway.callers import batch, interactive
 from tests.gateway.generations import generation
 
 
-def session(limit: int = 8) -> Session:
-    made = Session("worker-0", Outbox())
+def session(limit: int = 8) -> InFlight:
+    made = InFlight("worker-0", SendBuffer())
     made.row_limit = limit
     return made
 
@@ -37,7 +37,7 @@ async def test_outstanding_is_what_was_submitted_and_has_not_ended() -> None:
 
     worker.step(step(one.sequences[0].sequence_id, "a", Status.LENGTH), now=2.0)
     assert worker.load.outstanding == 2
-    worker.drop(other)
+    worker.detach(other)
     assert worker.load.outstanding == 0
 
 
@@ -55,7 +55,7 @@ async def test_a_stop_sequence_frees_the_room_in_the_same_step() -> None:
 async def test_tokens_of_sequences_that_have_left_are_dropped() -> None:
     one, worker = generation(), session()
     worker.submit(one, now=1.0)
-    worker.drop(one)
+    worker.detach(one)
 
     worker.step(step(one.sequences[0].sequence_id, "abc", Status.LENGTH), now=2.0)
 
@@ -160,7 +160,7 @@ async def test_a_beam_search_that_is_dropped_frees_all_its_rows() -> None:
     one.config = replace(one.config, num_beams=4)
     worker.submit(one, now=1.0)
 
-    worker.drop(one)
+    worker.detach(one)
 
     assert worker.load.outstanding == 0
 
@@ -230,8 +230,8 @@ async def test_late_tokens_of_what_made_way_are_not_taken_twice_when_it_is_back(
 
 
 async def test_the_worker_is_told_to_drop_the_old_name_and_to_go_on_under_the_new_one() -> None:
-    outbox = Outbox()
-    one, worker = batch(), Session("worker-0", outbox)
+    outbox = SendBuffer()
+    one, worker = batch(), InFlight("worker-0", outbox)
     requests = outbox.requests()
     name = one.sequences[0].sequence_id
     worker.submit(one, now=1.0)
@@ -264,7 +264,7 @@ async def test_progress_counts_each_token_for_its_caller_each_start_and_each_end
     assert progress.end_count == 1
     worker.step(step(first, "", Status.LENGTH), now=4.0)
     assert worker.take_progress().end_count == 0
-    worker.drop(mine)
+    worker.detach(mine)
     assert worker.take_progress().end_count == 1
     assert not worker.has_progress
 

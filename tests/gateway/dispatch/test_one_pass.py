@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.in_flight import Session
+from gateway.dispatch.in_flight import InFlight
 from gateway.domain.generation import Generation
 from gateway.domain.sequence import Status
+from gateway.domain.worker_words import Credits, Finish, Start, Step
 from gateway.workers.liveness import Liveness
-from gateway.workers.outbox import Outbox
-from gateway.workers.protocol import Credits, Finish, Start, Step
-from gateway.workers.run_stream import WorkerStream
+from gateway.workers.run_stream import RunStream, SendBuffer
 from tests.fakes import ids
 from tests.gateway.dispatch.dispatching import Counting, Watching, dispatcher
 from tests.gateway.generations import generation
@@ -31,9 +30,9 @@ def dispatching() -> Iterator[Counting]:
 _NUMBERS = count()
 
 
-def stream(dispatching: Dispatcher, limit: int) -> WorkerStream:
+def stream(dispatching: Dispatcher, limit: int) -> RunStream[InFlight]:
     """The stream of a worker that takes so many rows."""
-    made = WorkerStream(f"w{next(_NUMBERS):04}", dispatching, Liveness("a", 0.0), lambda: 0.0, lambda: False)
+    made = RunStream(f"w{next(_NUMBERS):04}", dispatching, Liveness("a", 0.0), lambda: 0.0, lambda: False)
     made.take(Credits(limit))
     return made
 
@@ -58,7 +57,7 @@ async def test_a_thousand_that_are_cancelled_at_once_cost_one_pass(dispatching: 
     *cancelled, last = queued
 
     for one in (*running, *cancelled):
-        dispatching.release(one, Status.CANCELLED)
+        dispatching.detach(one, Status.CANCELLED)
     assert dispatching.passes == 0
     await asyncio.sleep(0)
 
@@ -77,7 +76,7 @@ async def test_what_several_workers_tell_in_one_turn_costs_one_pass(dispatching:
     dispatching.passes = 0
 
     for one in made[:16]:
-        (at,) = (each for each in streams if each._session.worker == one.worker)
+        (at,) = (each for each in streams if each._in_flight.worker == one.worker)
         at.take(end(one))
     await asyncio.sleep(0)
 
@@ -102,7 +101,7 @@ async def test_tokens_cost_no_pass_while_nothing_waits_and_are_charged_before_wh
     assert dispatching.passes == 0
     dispatching.submit(generation())
 
-    assert not at._session.has_progress
+    assert not at._in_flight.has_progress
     assert dispatching._scheduler.queue.counter(one.caller) == len(one.prompt_ids) + 9
 
 
@@ -163,10 +162,10 @@ async def test_one_that_is_cancelled_in_the_turn_that_it_comes_in_reaches_no_wor
     at, one = stream(dispatching, 1), generation()
 
     dispatching.submit(one)
-    dispatching.release(one, Status.CANCELLED)
+    dispatching.detach(one, Status.CANCELLED)
     await asyncio.sleep(0)
 
-    assert (one.attempts, at._session.load.outstanding, dispatching.queued_count) == (0, 0, 0)
+    assert (one.attempts, at._in_flight.load.outstanding, dispatching.queued_count) == (0, 0, 0)
 
 
 async def test_progress_of_the_turn_in_which_a_worker_is_lost_is_not_lost_with_it() -> None:
@@ -178,8 +177,8 @@ async def test_progress_of_the_turn_in_which_a_worker_is_lost_is_not_lost_with_i
     await asyncio.sleep(0)
 
     at.take(end(one))
-    dispatching.remove(at._session, "it died", died=True)
-    dispatching.add(Session("other", Outbox()))
+    dispatching.remove(at._in_flight, "it died", died=True)
+    dispatching.add(InFlight("other", SendBuffer()))
     dispatching.submit(generation())
 
     assert admission.asked_with[-1] == (1, 1)

@@ -10,7 +10,7 @@ from gateway.domain.generation_config import EffectiveConfig, GenerationConfig, 
 from gateway.domain.request import Request
 from gateway.request.defaults import MODELS_OWN, SAMPLING, resolve, samples
 from gateway.request.validation import contradictions, length_violations, output_room, request_violations
-from gateway.workers.config_messages import read_config, write_config
+from gateway.workers.protocol import read_config, write_config
 from tests.gateway.configs import EVERYTHING, configs
 from tests.gateway.requests import FACTS, GOOD
 

@@ -219,4 +219,4 @@ def test_no_work_for_a_request_goes_to_the_threads_that_everybody_shares() -> No
     sharing = {path.name for path in folder.rglob("*.py") if re.search(r"to_thread|run_in_executor", path.read_text())}
 
     # A worker's tokenizer is read before there is any request.
-    assert sharing <= {"handshake.py"}
+    assert sharing <= {"connection.py"}

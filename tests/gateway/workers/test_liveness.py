@@ -1,6 +1,7 @@
 """A worker is judged by its messages, on a clock that the test moves."""
 
-from gateway.workers.liveness import SILENCE_LIMIT_S, Fault, FaultKind, Heartbeat, Liveness
+from gateway.domain.worker_words import Heartbeat
+from gateway.workers.liveness import SILENCE_LIMIT_S, Fault, FaultKind, Liveness
 
 
 def beat(incarnation_id: str = "a", step_limit_s: float = 0.0, step_elapsed_s: float = 0.0) -> Heartbeat:
@@ -10,7 +11,7 @@ def beat(incarnation_id: str = "a", step_limit_s: float = 0.0, step_elapsed_s: f
 def test_a_worker_that_is_heard_is_alive() -> None:
     liveness = Liveness("a", now=0.0)
     for now in range(1, 100):
-        liveness.heard(float(now))
+        liveness.heard_at = float(now)
         assert liveness.fault(now + 1.0) is None
 
 
@@ -36,7 +37,7 @@ def test_a_step_that_came_back_late_is_no_fault_until_a_heartbeat_says_so_again(
     liveness = Liveness("a", now=0.0)
     liveness.beat(beat(step_limit_s=30.0, step_elapsed_s=30.5))
 
-    liveness.stepped()
+    liveness.has_stepped = True
     assert liveness.fault(1.0) is None
 
     liveness.beat(beat(step_limit_s=3.0, step_elapsed_s=3.5))

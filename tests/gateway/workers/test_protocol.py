@@ -3,7 +3,8 @@
 import pytest
 
 from gateway.domain.sequence import SequenceIds, Status, TokenLogprob, has_logprobs
-from gateway.workers.protocol import Finish, PromptLogprobs, Step, read_event, submit
+from gateway.domain.worker_words import Finish, PromptLogprobs, Step
+from gateway.workers.protocol import read_event, submit
 from tests.fake_engine import logprob_of
 from tests.fakes import ids
 from tests.gateway.generations import generation

@@ -71,7 +71,7 @@ async def test_nothing_is_said_to_a_worker_that_is_to_be_ended() -> None:
         described = _calls(served.worker)
         served.worker.beat(limit_s=3, elapsed_s=4)
         await until(lambda: len(served.pool.asked_to_replace) == 1)
-        task = served.gateway._links["worker-0"]._task
+        task = served.gateway._connections["worker-0"]._task
         assert task is not None
         await task  # the link has nothing more to do: it does not connect again
         assert described == []
@@ -108,7 +108,7 @@ async def test_a_static_worker_that_was_stopped_and_goes_on_has_not_died() -> No
 async def test_a_worker_whose_stream_broke_and_that_does_not_answer_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gateway.workers.handshake.DESCRIBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("gateway.workers.connection.DESCRIBE_TIMEOUT_S", 0.05)
     async with supervised(FakeWorker()) as served:
         await served.worker.die()
 
@@ -121,7 +121,7 @@ async def test_one_handshake_without_an_answer_is_not_enough(monkeypatch: pytest
     worker = FakeWorker(runs_freely=True)
     answers = asyncio.Event()
     _hold_first(worker, answers)
-    monkeypatch.setattr("gateway.workers.handshake.DESCRIBE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("gateway.workers.connection.DESCRIBE_TIMEOUT_S", 0.2)
     async with supervised(worker) as served:
         assert (await served.caller.generate(request(max_new_tokens=1))).candidates[0].text == "a"
         assert served.pool.asked_to_replace == []

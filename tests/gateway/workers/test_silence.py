@@ -9,7 +9,7 @@ import pytest
 
 from gateway.workers import run_stream as worker_stream
 from gateway.workers.liveness import SILENCE_LIMIT_S, FaultKind, Liveness
-from gateway.workers.run_stream import WorkerStream
+from gateway.workers.run_stream import RunStream
 from tests.gateway.dispatch.dispatching import dispatcher
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ async def given_up(monkeypatch: pytest.MonkeyPatch, clock: Clock, has_unread: Ca
     monkeypatch.setattr(worker_stream, "LOOK_INTERVAL_S", 0)
     stub = cast("WorkerServiceAsyncStub", SimpleNamespace(Run=lambda _: Silence()))
     dispatching = dispatcher(clock=clock)
-    stream = WorkerStream("worker", dispatching, Liveness("a", 0.0), clock, has_unread)
+    stream = RunStream("worker", dispatching, Liveness("a", 0.0), clock, has_unread)
 
     async with asyncio.timeout(30):
         ending = await stream.serve(stub)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gateway.workers.unread import has_unread
+from gateway.workers.liveness import has_unread
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,6 @@ def test_where_the_system_does_not_list_descriptors_nothing_is_known(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     connection.worker.sendall(b"beat")
-    monkeypatch.setattr("gateway.workers.unread._DESCRIPTORS", tmp_path / "nowhere")
+    monkeypatch.setattr("gateway.workers.liveness._DESCRIPTORS", tmp_path / "nowhere")
 
     assert not has_unread(connection.target)

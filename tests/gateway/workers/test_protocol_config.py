@@ -6,7 +6,7 @@ from hypothesis import given
 
 from gateway.domain.generation_config import EarlyStopping, EffectiveConfig, GenerationConfig
 from gateway.domain.request import OutputOptions
-from gateway.workers.config_messages import read_config, write_config
+from gateway.workers.protocol import read_config, write_config
 from tests.gateway.configs import configs
 from textserve.v1 import generation_pb2 as pb
 

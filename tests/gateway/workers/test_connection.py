@@ -16,7 +16,7 @@ from tests.gateway.serving import LOCAL, FakePool, request, serving, until
     "broken",
     [
         "gateway.workers.connection.shake_hands",
-        "gateway.workers.connection.WorkerStream",
+        "gateway.workers.connection.RunStream",
         "gateway.workers.connection.Liveness",
     ],
 )
@@ -58,7 +58,7 @@ async def test_a_stop_stops_the_pool_whatever_fails_before(
 
     with monkeypatch.context() as patched:
         if broken == "links":
-            patched.setattr(gateway._links["worker-0"], "close", fail_later)
+            patched.setattr(gateway._connections["worker-0"], "close", fail_later)
             await gateway.stop(0)
             assert "nobody expects this" in caplog.text
         else:
@@ -67,7 +67,7 @@ async def test_a_stop_stops_the_pool_whatever_fails_before(
                 await gateway.stop(0)
         assert pool.stopped_with == [0]
     if broken == "links":
-        await gateway._links["worker-0"].close()
+        await gateway._connections["worker-0"].close()
     else:
         await gateway.stop(0)
 
@@ -76,7 +76,7 @@ async def test_a_failure_to_close_the_link_of_a_lost_worker_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(FakeWorker()) as served:
-        link = served.gateway._links["worker-0"]
+        link = served.gateway._connections["worker-0"]
 
         async def fail() -> None:
             await close()
@@ -99,7 +99,7 @@ async def test_a_worker_that_cannot_be_reached_is_reported_with_the_reason(
     target: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    monkeypatch.setattr("gateway.workers.handshake.DESCRIBE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("gateway.workers.connection.DESCRIBE_TIMEOUT_S", 0.5)
     gateway = Gateway(Config(listen="127.0.0.1:0", worker=(target,)), StaticPool((target,)))
     await gateway.start()
     try:
@@ -115,8 +115,8 @@ async def test_a_worker_that_cannot_be_reached_is_reported_with_the_reason(
 async def test_a_worker_that_listens_and_does_not_answer_is_reported_as_that(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gateway.workers.handshake.DESCRIBE_TIMEOUT_S", 0.3)
-    monkeypatch.setattr("gateway.workers.handshake.REASON_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("gateway.workers.connection.DESCRIBE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("gateway.workers.connection.REASON_TIMEOUT_S", 0.3)
     silent = socket.create_server(("127.0.0.1", 0))  # the kernel takes connections for it
     target = f"127.0.0.1:{silent.getsockname()[1]}"
     gateway = Gateway(Config(listen="127.0.0.1:0", worker=(target,)), StaticPool((target,)))

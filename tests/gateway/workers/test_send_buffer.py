@@ -2,18 +2,18 @@
 
 from gateway.domain.generation_config import EffectiveConfig, GenerationConfig
 from gateway.request.defaults import resolve
-from gateway.workers.outbox import Outbox
+from gateway.workers.run_stream import SendBuffer
 from tests.gateway.configs import EVERYTHING
 from tests.gateway.generations import generation
 
 
 async def test_submissions_and_cancels_keep_their_order_and_cancels_in_a_row_are_merged() -> None:
-    outbox, one, other = Outbox(), generation(), generation()
+    outbox, one, other = SendBuffer(), generation(), generation()
     outbox.submit(one)
     outbox.cancel([7])
     outbox.cancel([8, 9])
     outbox.submit(other)
-    outbox.tell_demand(3)
+    outbox.report_queue_depth(3)
     requests = outbox.requests()
 
     got = [await anext(requests) for _ in range(4)]
@@ -26,20 +26,20 @@ async def test_submissions_and_cancels_keep_their_order_and_cancels_in_a_row_are
 
 
 async def test_a_demand_that_the_worker_knows_is_not_told_again() -> None:
-    outbox = Outbox()
+    outbox = SendBuffer()
     requests = outbox.requests()
-    outbox.tell_demand(2)
+    outbox.report_queue_depth(2)
     assert (await anext(requests)).demand.queued_count == 2
 
-    outbox.tell_demand(5)
-    outbox.tell_demand(2)
+    outbox.report_queue_depth(5)
+    outbox.report_queue_depth(2)
     outbox.close()
 
     assert await anext(requests, None) is None
 
 
 async def test_a_submission_has_every_parameter_and_the_seed_of_its_sequence() -> None:
-    outbox = Outbox()
+    outbox = SendBuffer()
     one = generation(candidate_count=2)
     one.config = resolve(EVERYTHING, GenerationConfig(), room=500, seed=1)
     outbox.submit(one)
