@@ -1,4 +1,4 @@
-"""What `docs/parameters.md` names exists, and what exists is in it; `docs/errors.md` has the service config."""
+"""What the pages name exists, and what exists is in `docs/parameters.md`; `docs/errors.md` has the service config."""
 
 import argparse
 import dataclasses
@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from google.protobuf.message import Message
 
 from client._channel import SERVICE_CONFIG
@@ -15,6 +16,7 @@ from worker.domain.config import Config
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+PAGES = sorted(path for path in [*ROOT.glob("*.md"), *DOCS.glob("*.md")] if path.name != "CHANGELOG.md")
 PARAMETERS = (DOCS / "parameters.md").read_text()
 
 
@@ -23,6 +25,15 @@ def test_every_test_that_the_readme_names_exists() -> None:
     assert len(named) > 10
     missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text()
+    links = [page.parent / link.partition("#")[0] for link in re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", text)]
+    folders = "client|gateway|worker|protos|tests|bench|examples|tutor|docs|scripts"
+    named = [ROOT / name for name in re.findall(rf"`((?:{folders})/[\w./]*\w/?)`", text)]
+    assert [str(path.relative_to(ROOT)) for path in links + named if not path.exists()] == []
 
 
 def fields(*messages: type[Message]) -> list[str]:
