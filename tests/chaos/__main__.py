@@ -12,6 +12,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from tests import life_line
 from tests.chaos import hostile_scene, pool_scenes
 from tests.chaos.cancel_scene import cancels
 from tests.chaos.fairness_scene import fairness
@@ -151,6 +152,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=SCENES, default=list(SCENES), help="Scenes to run.")
     parser.add_argument("--seed", type=int, default=1, help="Seed of mixed calls and faults.")
     flags = parser.parse_args()
+    life_line.hold()
     outcomes = asyncio.run(_outcomes(flags.only, LONG if flags.long else SHORT, flags.seed))
     sys.stdout.write(table(outcomes))
     return int(any(outcome.problems or (flags.strict and outcome.misses) for outcome in outcomes))

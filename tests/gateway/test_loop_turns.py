@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -193,7 +194,7 @@ async def watched(*flags: str) -> AsyncIterator[Watched]:
     command = [sys.executable, "-m", "tests.gateway.watched_gateway", worker.target, *flags]
     root = Path(__file__).parents[2]
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=pipe, stdout=pipe, cwd=root, env={"PYTHONPATH": f"{root}:{root / 'protos'}"}
+        *command, stdin=pipe, stdout=pipe, cwd=root, env={**os.environ, "PYTHONPATH": f"{root}:{root / 'protos'}"}
     )
     beats = asyncio.create_task(worker.keep_beating())
     try:

@@ -1,6 +1,7 @@
 """The gateway as a process: its ready line, its signals, its exit status."""
 
 import asyncio
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -23,7 +24,7 @@ async def process(*flags: str) -> AsyncIterator[Process]:
     """A gateway of its own, ended with the test."""
     command = [sys.executable, "-m", "gateway", "--listen", "127.0.0.1:0", *flags]
     running = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}, stdout=PIPE, stderr=PIPE
+        *command, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}, stdout=PIPE, stderr=PIPE
     )
     try:
         yield running
@@ -104,7 +105,7 @@ async def test_an_address_that_is_taken_is_one_clear_line_and_exit_status_1() ->
 async def test_a_gateway_loads_no_torch() -> None:
     code = "import sys, gateway.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     running = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, cwd=ROOT, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}
+        sys.executable, "-c", code, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}
     )
 
     assert await running.wait() == 0
