@@ -12,6 +12,8 @@
 
 `AsyncClient` has the same methods for asyncio. What they take is in `GenerateOptions`; what they raise is drawn in
 `errors`. A call ends after 60 seconds unless the client or the call names another timeout.
+
+It must not know the servers: the protos are all that it shares with them.
 """
 
 from importlib.metadata import PackageNotFoundError, version

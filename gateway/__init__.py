@@ -1,7 +1,7 @@
 """The gateway of textserve: it takes generation calls over gRPC and runs them on worker processes.
 
 It works in the text domain: it validates, templates, tokenizes, queues, routes, detokenizes, matches stop sequences
-and delivers. The workers know tokens only. It never loads torch.
+and delivers. The workers know tokens only. It must not know torch.
 
 The life of a request, folder by folder. Imports go down this list, never up:
 

@@ -8,9 +8,9 @@ import sys
 
 from .config import Config
 from .server import Gateway, StartupError
-from .workers.pool import PoolFailed, WorkerPool
 from .workers.pool.embedded import EmbeddedPool
 from .workers.pool.static import StaticPool
+from .workers.pool.worker_pool import PoolFailed, WorkerPool
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from .scheduling.admission_control import AdmissionControl, ThroughputEstimator
 from .scheduling.outliers import OutlierDetector
 from .scheduling.scheduler import Scheduler
 from .workers.connection import WorkerConnection
-from .workers.pool import PoolFailed, WorkerAddress, WorkerPool
+from .workers.pool.worker_pool import PoolFailed, WorkerAddress, WorkerPool
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The worker: one process that holds one model and generates tokens for all its callers in one left-padded batch.
 
-It is the token domain. Text, chat templates and stop strings belong to the gateway, and nothing here imports it.
+It is the token domain. Text, chat templates and stop strings belong to the gateway, which it must not know.
 
 The process: `cli` reads flags, `server` loads the model (`loading/loading`), puts an engine together (`assembly`), runs
 it once before anybody waits (`warm_up`), listens and drains; `quantize` writes a checkpoint instead.

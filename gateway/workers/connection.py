@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..domain.served_model import Models
     from ..domain.worker_words import Description
     from ..scheduling.outliers import OutlierDetector
-    from .pool import WorkerAddress
+    from .pool.worker_pool import WorkerAddress
 
 logger = logging.getLogger(__name__)
 

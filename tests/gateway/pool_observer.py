@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from gateway.workers.pool import WorkerAddress
+from gateway.workers.pool.worker_pool import WorkerAddress
 
 
 class Recorder:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.workers.pool import WorkerAddress
 from gateway.workers.pool.embedded import EmbeddedPool
+from gateway.workers.pool.worker_pool import WorkerAddress
 
 WORKER = Path(__file__).with_name("pool_worker.py")
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 
 from gateway.config import Config
 from gateway.server import Gateway
-from gateway.workers.pool import PoolFailed, PoolListener, WorkerAddress
+from gateway.workers.pool.worker_pool import PoolFailed, PoolListener, WorkerAddress
 from tests.fakes import PATIENCE_S, FakeWorker
 from textserve.v1 import generation_pb2 as pb
 from textserve.v1 import generation_pb2_grpc, model_pb2_grpc

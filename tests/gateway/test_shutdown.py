@@ -7,7 +7,7 @@ from grpc import StatusCode
 
 from gateway.process import serve
 from gateway.server import Gateway, StartupError
-from gateway.workers.pool import PoolFailed
+from gateway.workers.pool.worker_pool import PoolFailed
 from tests.fakes import FakeWorker
 from tests.gateway.serving import LOCAL, FakePool, failing, failure_of, request, serving, text_of, to_the_end
 

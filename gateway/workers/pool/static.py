@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import PoolFailed, PoolListener, WorkerAddress
+from .worker_pool import PoolFailed, PoolListener, WorkerAddress
 
 
 class StaticPool:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import PoolFailed, PoolListener, WorkerAddress
 from .machine import Placement
 from .process import WorkerProcess, describe_exit
+from .worker_pool import PoolFailed, PoolListener, WorkerAddress
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from gateway.workers.pool import WorkerAddress
 from gateway.workers.pool.static import StaticPool
+from gateway.workers.pool.worker_pool import WorkerAddress
 from tests.gateway.pool_observer import Recorder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.workers.pool import PoolFailed
+from gateway.workers.pool.worker_pool import PoolFailed
 from tests.gateway.pool_observer import pid_of
 from tests.gateway.pool_scene import NEVER, Scene, on_both_loops
 
