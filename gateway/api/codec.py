@@ -93,9 +93,6 @@ _FINISH_REASONS = {
     Status.DEADLINE: pb.FINISH_REASON_DEADLINE,
 }
 
-_Taken = tuple[Sequence, Delta | None, bool]
-"""A candidate, what is new of it, and whether its end is."""
-
 # What is made in one go of log-probabilities, those of alternatives included: a few milliseconds, below 64 KiB.
 PART_NUMBERS = 4096
 
@@ -113,36 +110,34 @@ def started(generation: Generation) -> pb.StreamGenerateResponse:
     )
 
 
-def echoes(generation: Generation) -> list[pb.StreamGenerateResponse]:
+def echoes(generation: Generation) -> Iterator[pb.StreamGenerateResponse]:
     """The prompt as the first delta of each candidate, if it was asked for and the caller does not hold it."""
-    if not generation.prompt_text:
-        return []
-    return [
-        _delta(sequence.candidate_index, generation.prompt_text)
-        for sequence in generation.sequences
-        if not sequence.holds_echo
-    ]
+    if generation.prompt_text:
+        for sequence in generation.sequences:
+            if not sequence.holds_echo:
+                yield _delta(sequence.candidate_index, generation.prompt_text)
 
 
-def news(generation: Generation, now: float) -> Iterable[pb.StreamGenerateResponse]:
-    """What has come since the last call: what is new of each candidate, merged, and its end.
+def news(generation: Generation, now: float) -> Iterator[pb.StreamGenerateResponse]:
+    """What has come since the last call.
 
-    It is taken at once. Log-probabilities are many messages, large ones: each is made when it is asked for.
+    First log-probabilities of the prompt, then what is new of each candidate, merged, and its end. It is taken at once,
+    and each message is made when it is asked for: many of them may be large.
     """
-    taken: list[_Taken] = []
+    taken: list[tuple[Sequence, Delta | None, bool]] = []
     for sequence in generation.sequences:
         delta, has_ended = sequence.take(), sequence.status >= Status.END_OF_SEQUENCE and sequence.take_end()
         if delta is not None or has_ended:
             taken.append((sequence, delta, has_ended))
-    if generation.output.logprobs or generation.output.prompt_logprobs:
-        return _news_with_logprobs(generation, taken, now)
-    messages: list[pb.StreamGenerateResponse] = []
+    if generation.output.prompt_logprobs:
+        yield from _prompt_parts(generation)
     for sequence, delta, has_ended in taken:
-        if delta is not None:
-            messages.append(_delta(sequence.candidate_index, delta.text, delta.token_ids))
+        if delta is not None and delta.logprobs:
+            yield from _deltas_with_logprobs(sequence.candidate_index, delta)
+        elif delta is not None:
+            yield _delta(sequence.candidate_index, delta.text, delta.token_ids)
         if has_ended:
-            messages.append(pb.StreamGenerateResponse(finished=_finished(generation, sequence, now)))
-    return messages
+            yield pb.StreamGenerateResponse(finished=_finished(generation, sequence, now))
 
 
 def response(generation: Generation, now: float) -> pb.GenerateResponse:
@@ -186,23 +181,24 @@ def _reported_prompt_ids(generation: Generation) -> list[int]:
     return generation.prompt_ids if generation.output.echo and generation.output.token_ids else []
 
 
-def _news_with_logprobs(
-    generation: Generation, taken: Iterable[_Taken], now: float
-) -> Iterator[pb.StreamGenerateResponse]:
-    """The same, behind log-probabilities of the prompt, and each delta behind those of its tokens that are too many."""
-    most = PART_NUMBERS // (1 + generation.output.top_logprobs)
-    while (part := generation.take_prompt_logprobs(most)) is not None:
+def _prompt_parts(generation: Generation) -> Iterator[pb.StreamGenerateResponse]:
+    while (part := generation.take_prompt_logprobs(_part_size(generation.output.top_logprobs))) is not None:
         message = pb.StreamPromptLogprobs(position=part.position, logprobs=_logprobs(part.tokens))
         yield pb.StreamGenerateResponse(prompt_logprobs=message)
-    for sequence, delta, has_ended in taken:
-        if delta is not None:
-            tokens, index = delta.logprobs, sequence.candidate_index
-            last = max(0, len(tokens) - 1) // most * most
-            for start in range(0, last, most):
-                yield _delta(index, logprobs=_logprobs(tokens[start : start + most]))
-            yield _delta(index, delta.text, delta.token_ids, _logprobs(tokens[last:]))
-        if has_ended:
-            yield pb.StreamGenerateResponse(finished=_finished(generation, sequence, now))
+
+
+def _deltas_with_logprobs(index: int, delta: Delta) -> Iterator[pb.StreamGenerateResponse]:
+    """The delta, behind as many others as the first of its log-probabilities need."""
+    tokens = delta.logprobs
+    size = _part_size(len(tokens[0].logprob.top))
+    *first, last = (tokens[start : start + size] for start in range(0, len(tokens), size))
+    for part in first:
+        yield _delta(index, logprobs=_logprobs(part))
+    yield _delta(index, delta.text, delta.token_ids, _logprobs(last))
+
+
+def _part_size(top_logprobs: int) -> int:
+    return PART_NUMBERS // (1 + top_logprobs)
 
 
 def _delta(
