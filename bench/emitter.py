@@ -1,9 +1,9 @@
 """A worker process that only emits tokens: what it costs is not the model's.
 
-    python -m bench.emitter --mode instant|paced|silent
+    python -m bench.emitter --mode instant|paced|silent [--room ROWS] [--pace STEPS_PER_S]
 
-instant: a sequence gets all its tokens at once. paced: 312 steps a second, a token for each sequence in each step.
-silent: nothing. The id of a token is the number of its step, and the process writes the time of every step to the file
+instant: a sequence gets all its tokens at once. paced: 312 steps a second, or as many as --pace says, a token for each
+sequence in each step. silent: nothing. The id of a token is the number of its step, and the process writes the time of every step to the file
 that --log names, so that whoever receives a token can tell its age: all processes share one monotonic clock.
 """
 
@@ -40,8 +40,10 @@ def tokenizer_json() -> bytes:
 class Emitter(worker_pb2_grpc.WorkerServiceServicer):
     """Stands in for a worker."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, room: int, pace: float) -> None:
         self.mode = mode
+        self.room = room
+        self.pace = pace
         self.times: list[float] = []
         """When each step was made."""
         self._tokenizer = tokenizer_json()
@@ -52,7 +54,7 @@ class Emitter(worker_pb2_grpc.WorkerServiceServicer):
         """Describes a model that is not there."""
         return pb.DescribeResponse(
             model="emitter", architecture="none", context_length=16_000, vocab_size=VOCAB_SIZE, quantization="none",
-            fingerprint="0", max_rows=ROOM, incarnation_id="0", devices=["cpu"], tokenizer_sha256=self._sha256,
+            fingerprint="0", max_rows=self.room, incarnation_id="0", devices=["cpu"], tokenizer_sha256=self._sha256,
         )  # fmt: skip
 
     async def GetTokenizer(
@@ -70,7 +72,7 @@ class Emitter(worker_pb2_grpc.WorkerServiceServicer):
         context: object,
     ) -> AsyncIterator[pb.RunResponse]:
         """Emits tokens."""
-        yield pb.RunResponse(credits=pb.Credits(sequence_limit=ROOM))
+        yield pb.RunResponse(credits=pb.Credits(sequence_limit=self.room))
         outgoing: asyncio.Queue[pb.RunResponse] = asyncio.Queue()
         tasks = [asyncio.create_task(self._read(request_iterator, outgoing)), asyncio.create_task(_beat(outgoing))]
         if self.mode == "paced":
@@ -97,7 +99,7 @@ class Emitter(worker_pb2_grpc.WorkerServiceServicer):
         """Keeps to absolute times, so that a late step does not delay the ones after it."""
         due = time.monotonic()
         while True:
-            due += 1 / STEPS_PER_S
+            due += 1 / self.pace
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             if self._left:
                 outgoing.put_nowait(self._step())
@@ -121,9 +123,9 @@ async def _beat(outgoing: asyncio.Queue[pb.RunResponse]) -> None:
         await asyncio.sleep(1)
 
 
-async def serve(mode: str) -> list[float]:
+async def serve(mode: str, room: int, pace: float) -> list[float]:
     """Serves until standard input ends; returns the times of the steps."""
-    emitter = Emitter(mode)
+    emitter = Emitter(mode, room, pace)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(emitter, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -137,6 +139,8 @@ async def serve(mode: str) -> list[float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=["instant", "paced", "silent"], required=True)
+    parser.add_argument("--room", type=int, default=ROOM)
+    parser.add_argument("--pace", type=float, default=STEPS_PER_S)
     parser.add_argument("--log", required=True)
     flags = parser.parse_args()
-    Path(flags.log).write_text(json.dumps(asyncio.run(serve(flags.mode))))
+    Path(flags.log).write_text(json.dumps(asyncio.run(serve(flags.mode, flags.room, flags.pace))))

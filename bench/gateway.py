@@ -5,7 +5,8 @@
 - Time to first token: a stream through the gateway, and the same through the worker's own `Run`, in turns.
 - Load: 64 streams at 312 steps a second, 20,000 tokens a second: whether every token arrives, and how old it is then.
 - Memory: resident memory of the gateway for each of 1,000 streams that wait for their first token.
-- Longest hold of the loop: how late a gateway's answer to a health probe is, at most, while large requests come.
+- Longest hold of the loop: how late a gateway's answer to a health probe is, at most, while large requests come, and
+  while 1,000 calls are cancelled at once, most of which wait for one of a worker's 64 rows.
 """
 
 import asyncio
@@ -51,11 +52,12 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(mode: str) -> AsyncIterator[Scene]:
+async def scene(mode: str, room: int | None = None) -> AsyncIterator[Scene]:
     """Starts an emitter and a gateway; both end with the scene."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "steps.json"
-        emitter = await _start(["-m", "bench.emitter", "--mode", mode, "--log", str(log)])
+        rows = [] if room is None else ["--room", str(room)]
+        emitter = await _start(["-m", "bench.emitter", "--mode", mode, "--log", str(log), *rows])
         worker = (await _line(emitter)).strip()
         flags = ["--listen", "127.0.0.1:0", "--worker", worker, "--log-level", "warning", "--max-queued", "4096"]
         gateway = await _start(["-m", "gateway", *flags])
@@ -221,6 +223,28 @@ async def longest_holds() -> list[dict[str, object]]:
     return rows
 
 
+async def hold_of_cancels() -> dict[str, object]:
+    """Measures the same while 1,000 calls are cancelled at once: 64 that run, and all that wait behind them."""
+    async with scene("silent", room=ROWS) as at, contextlib.AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(own_connection(at.gateway)) for _ in range(CONNECTIONS)]
+        stubs = [generation_pb2_grpc.GenerationServiceStub(channel) for channel in channels]
+        calls = [stub.StreamGenerate(request(16)) for stub in stubs for _ in range(IDLE_STREAMS // CONNECTIONS)]
+        # What comes after them and has ended shows that they have been taken, or have left.
+        last = request(16)
+        last.generation_config.max_time = 1.0
+        await asyncio.gather(*(stub.Generate(last) for stub in stubs))
+        prober = await _start(["-m", "bench.probe", at.gateway])
+        await _line(prober)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*(stub.Generate(last) for stub in stubs))
+        assert prober.stdin is not None
+        prober.stdin.close()
+        longest_ms = float(await _line(prober))
+        await prober.wait()
+    return {"requests": f"{IDLE_STREAMS:,} calls that are cancelled", "longest hold of the loop ms": longest_ms}
+
+
 def own_connection(target: str) -> grpc.aio.Channel:
     """A channel that shares its connection with no other one: each takes a few hundred calls."""
     return grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)])
@@ -239,7 +263,9 @@ async def measure(rounds: int) -> tuple[dict[str, list[dict[str, object]]], dict
     load = median_row(loads, "age p99 ms")
     memory = await idle_memory()
     tables = {"time to first token": firsts[rounds // 2], "20,000 tokens/s": [load], "idle streams": [memory]}
-    tables["longest hold of the loop"] = await longest_holds()
+    cancels = [await hold_of_cancels() for _ in range(rounds)]
+    cancelled = median_row(cancels, "longest hold of the loop ms")
+    tables["longest hold of the loop"] = [*await longest_holds(), cancelled]
     checks = {
         f"added time to first token at most {ADDED_P50_MS} ms": added <= ADDED_P50_MS,
         "every token arrives, in order": all(row["tokens arrived"] == row["tokens expected"] for row in loads)
