@@ -3,8 +3,9 @@
     python -m bench.emitter --mode instant|paced|silent [--room ROWS] [--pace STEPS_PER_S]
 
 instant: a sequence gets all its tokens at once. paced: 312 steps a second, or as many as --pace says, a token for each
-sequence in each step. silent: nothing. The id of a token is the number of its step, and the process writes the time of every step to the file
-that --log names, so that whoever receives a token can tell its age: all processes share one monotonic clock.
+sequence in each step. silent: nothing. The id of a token is the number of its step, and the process writes the time of
+every step to the file that --log names, so that whoever receives a token can tell its age: all processes share one
+monotonic clock.
 """
 
 import argparse

@@ -35,7 +35,7 @@ from textserve.v1 import generation_pb2_grpc
 ROOT = Path(__file__).parent.parent
 GATEWAY = f"{ROOT / 'gateway'}/"
 CANDIDATES, TOKENS = 2, 8
-STEPS_PER_S = 20
+STEPS_PER_S = 50
 CALLS, ROWS = 1000, 64
 
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from ..domain.errors import ServiceError, deadline_exceeded, draining, no_worker, poison_request, worker_lost
+from ..domain.errors import ServiceError, deadline_exceeded, draining, internal, no_worker, poison_request, worker_lost
 from ..domain.generation import Generation
 from ..domain.request import ModelFacts
 from ..domain.sequence import Status
@@ -64,6 +64,8 @@ class Dispatcher:
         self._idle.set()
         self._due: asyncio.Handle | None = None
         """The pass that has been asked for."""
+        self._depth = 0
+        """Rows that waited when the last pass was over; whatever came later has asked for another one."""
         self._settling: asyncio.TimerHandle | None = None
 
     @property
@@ -182,9 +184,10 @@ class Dispatcher:
     def stepped(self, in_flight: InFlight) -> None:
         """A worker has told the outcome of steps.
 
-        Tokens and ends change nothing as long as nothing waits: the next pass is early enough for them.
+        As long as nothing waits, tokens and ends change nothing: the next pass is early enough for them. It is not for
+        what has begun or failed, as it counts when that was.
         """
-        if in_flight.has_news or len(self._scheduler):
+        if self._depth or in_flight.progress.starts or in_flight.progress.failure_count:
             self.wake()
 
     def wake(self) -> None:
@@ -234,9 +237,9 @@ class Dispatcher:
     def _take_in_progress(self, now: float) -> None:
         """Takes in what the workers have done."""
         for each in self._in_flight.values():
-            if not each.has_progress:
-                continue
             progress = each.take_progress()
+            if progress is None:
+                continue
             for generation, token_count in progress.token_counts.items():
                 self._scheduler.queue.charge(generation.caller, token_count)
             if progress.starts:
@@ -266,13 +269,18 @@ class Dispatcher:
             for preempted in in_flight.preempt(next_.rows_short):
                 preempted.preempt()
                 self._scheduler.queue.restore(preempted)
-            in_flight.submit(next_.generation, now)
+            try:
+                in_flight.submit(next_.generation, now)
+            except Exception:
+                # A pass is everybody's: what can't be sent ends alone.
+                logger.exception("request %s can't be sent", next_.generation.server_request_id)
+                self.fail(next_.generation, internal())
 
     def _report_queue_depth(self) -> None:
         """Tells the workers how many rows wait for any of them."""
-        row_count = self._scheduler.work.row_count
+        self._depth = self._scheduler.work.row_count
         for each in self._in_flight.values():
-            each.buffer.report_queue_depth(row_count)
+            each.buffer.report_queue_depth(self._depth)
 
     def _requeue(self, in_flight: InFlight, *, died: bool) -> list[Generation]:
         unfinished = in_flight.close()

@@ -66,7 +66,8 @@ class InFlight:
         """Rows that were submitted and have not ended."""
         self._preemptible_rows = 0
         self._served = 0
-        self._progress = Progress()
+        self.progress = Progress()
+        """What the worker has done since that was taken."""
 
     @property
     def limit(self) -> int:
@@ -77,17 +78,6 @@ class InFlight:
     def takes_nothing(self) -> bool:
         """Whether it is sure that the worker has no room, for however few rows, and that nothing can make way there."""
         return self.draining or (self.outstanding >= self.row_limit and not self._preemptible)
-
-    @property
-    def has_progress(self) -> bool:
-        """Whether there is any to take."""
-        progress = self._progress
-        return bool(progress.token_counts or progress.starts or progress.end_count or progress.failure_count)
-
-    @property
-    def has_news(self) -> bool:
-        """Whether something has begun or failed there: when it did counts."""
-        return bool(self._progress.starts or self._progress.failure_count)
 
     @property
     def load(self) -> WorkerLoad:
@@ -127,7 +117,7 @@ class InFlight:
         """Lets go of what of a generation is still outstanding. False if nothing was."""
         if not self._remove(generation):
             return False
-        self._progress.end_count += 1
+        self.progress.end_count += 1
         return True
 
     def preempt(self, row_count: int) -> list[Generation]:
@@ -140,9 +130,12 @@ class InFlight:
             preempted.append(generation)
         return preempted
 
-    def take_progress(self) -> Progress:
-        """Everything since the last call."""
-        progress, self._progress = self._progress, Progress()
+    def take_progress(self) -> Progress | None:
+        """Everything since the last call; None if there is nothing."""
+        progress = self.progress
+        if not (progress.token_counts or progress.starts or progress.end_count or progress.failure_count):
+            return None
+        self.progress = Progress()
         return progress
 
     def step(self, step: Step, now: float) -> None:
@@ -157,7 +150,7 @@ class InFlight:
             sequence, generation = row.sequence, row.run.generation
             sequence.push(token_id, now, logprob)
             # Whoever is told of a token may have the progress so far taken.
-            counts = self._progress.token_counts
+            counts = self.progress.token_counts
             counts[generation] = counts.get(generation, 0) + 1
             if sequence.status >= Status.END_OF_SEQUENCE:
                 self._end(sequence_id)
@@ -189,7 +182,7 @@ class InFlight:
             row.sequence.start(start.wait_s, start.prefill_s)
             if not row.run.is_started:
                 row.run.is_started = True
-                self._progress.starts.append((row.run.generation, start.prefill_s))
+                self.progress.starts.append((row.run.generation, start.prefill_s))
 
     def _finish(self, finish: Finish) -> None:
         row = self._end(finish.sequence_id)
@@ -197,7 +190,7 @@ class InFlight:
             return
         generation = row.run.generation
         if finish.status is Status.FAILED:
-            self._progress.failure_count += 1
+            self.progress.failure_count += 1
             generation.fail(generation_failed(finish.error))
             self.detach(generation)
         else:
@@ -207,7 +200,7 @@ class InFlight:
     def _end(self, sequence_id: int) -> _Row | None:
         row = self._free(sequence_id)
         if row is not None and not row.run.sequence_count:
-            self._progress.end_count += 1
+            self.progress.end_count += 1
         return row
 
     def _remove(self, generation: Generation) -> bool:

@@ -180,10 +180,14 @@ class AdmissionControl:
 
     def _check_limits(self, caller: Caller, prompt_tokens: int) -> None:
         tenant = caller.tenant
+        work, tenant_work = self._scheduler.work, self._scheduler.queue.work_of(tenant)
+        if self._preparing_count:
+            work += QueuedWork(self._preparing_count)
+            tenant_work += QueuedWork(self._preparing.get(tenant, 0))
         self._limits.check(
             tenant,
-            work=self._scheduler.work + QueuedWork(self._preparing_count),
-            tenant_work=self._scheduler.queue.work_of(tenant) + QueuedWork(self._preparing.get(tenant, 0)),
+            work=work,
+            tenant_work=tenant_work,
             prompt_tokens=prompt_tokens,
             retry_after_s=self._estimator.retry_after_s,
         )

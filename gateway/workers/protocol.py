@@ -61,7 +61,10 @@ def read_description(message: pb.DescribeResponse) -> Description:
 
 
 def read_event(message: pb.RunResponse) -> Event | None:
-    """What a worker says on its stream; None for what a newer worker may say and this gateway does not know."""
+    """What a worker says on its stream; None for what a newer worker may say and this gateway does not know.
+
+    Raises ValueError if a step has more or fewer log-probabilities than were asked for.
+    """
     match message.WhichOneof("message"):
         case "step":
             return _read_step(message.step)
@@ -139,13 +142,20 @@ def _submitted(generation: Generation) -> Iterator[pb.SubmittedSequence]:
         )
 
 
+# `has_logprobs` of each token's sequence, without a call for each: 1 for an odd id.
+_HAS_LOGPROBS = (1).__and__
+
+
 def _read_step(step: pb.Step) -> Step:
+    asked_count = sum(map(_HAS_LOGPROBS, step.sequence_ids))
+    if asked_count != len(step.logprobs):
+        raise ValueError(f"{len(step.logprobs)} log-probabilities for {asked_count} tokens")
     return Step(
         step.sequence_ids,
         step.token_ids,
         tuple(map(_read_start, step.starts)),
         tuple(map(_read_finish, step.finishes)),
-        _read_logprobs(step),
+        _read_logprobs(step) if asked_count else (),
     )
 
 
@@ -163,18 +173,9 @@ def _read_finish(finish: pb.SequenceFinish) -> Finish:
 
 
 def _read_logprobs(step: pb.Step) -> tuple[TokenLogprob | None, ...]:
-    """One for each token, None where its sequence has not asked for it; nothing if none has.
-
-    Raises ValueError if there are more or fewer than were asked for.
-    """
-    # `has_logprobs` of each, without a call for every token.
-    having = [sequence_id % 2 == 1 for sequence_id in step.sequence_ids]
-    if sum(having) != len(step.logprobs):
-        raise ValueError(f"{len(step.logprobs)} log-probabilities for {sum(having)} tokens")
-    if not step.logprobs:
-        return ()
+    """One for each token, None where its sequence has not asked for it."""
     logprobs = map(_read_logprob, step.logprobs)
-    return tuple(next(logprobs) if has else None for has in having)
+    return tuple(next(logprobs) if has_logprobs(sequence_id) else None for sequence_id in step.sequence_ids)
 
 
 def _read_logprob(message: pb.TokenLogprobs) -> TokenLogprob:

@@ -23,6 +23,13 @@ def session(limit: int = 8) -> InFlight:
     return made
 
 
+def taken_from(worker: InFlight) -> Progress:
+    """What it has done since the last time: something."""
+    progress = worker.take_progress()
+    assert progress is not None
+    return progress
+
+
 def step(sequence_id: int, text: str, finish: Status | None = None, error: str = "") -> Step:
     tokens = ids(text)
     finishes = (Finish(sequence_id, finish, error),) if finish is not None else ()
@@ -257,16 +264,16 @@ async def test_progress_counts_each_token_for_its_caller_each_start_and_each_end
 
     worker.step(Step([first, second, third, third], ids("xyab"), starts=starts), now=2.0)
     worker.step(Step([third], ids("c")), now=3.0)
-    progress = worker.take_progress()
+    progress = taken_from(worker)
 
     assert progress.token_counts == {mine: 2, other: 2}
     assert progress.starts == [(mine, 0.25), (other, 0.25)]
     assert progress.end_count == 1
     worker.step(step(first, "", Status.LENGTH), now=4.0)
-    assert worker.take_progress().end_count == 0
+    assert worker.take_progress() is None
     worker.detach(mine)
-    assert worker.take_progress().end_count == 1
-    assert not worker.has_progress
+    assert taken_from(worker).end_count == 1
+    assert worker.take_progress() is None
 
 
 async def test_progress_that_is_taken_in_the_middle_of_a_step_misses_no_token() -> None:
@@ -274,11 +281,11 @@ async def test_progress_that_is_taken_in_the_middle_of_a_step_misses_no_token() 
     for one in (first, second):
         worker.submit(one, now=1.0)
     taken: list[Progress] = []
-    first.on_change = lambda: taken.append(worker.take_progress())
+    first.on_change = lambda: taken.append(taken_from(worker))
 
     worker.step(Step([one.sequences[0].sequence_id for one in (first, second)], ids("xy")), now=2.0)
 
-    assert [each.token_counts for each in (*taken, worker.take_progress())] == [{first: 1}, {second: 1}]
+    assert [each.token_counts for each in (*taken, taken_from(worker))] == [{first: 1}, {second: 1}]
 
 
 async def test_a_generation_with_candidates_that_fail_has_failed_once() -> None:
@@ -288,7 +295,7 @@ async def test_a_generation_with_candidates_that_fail_has_failed_once() -> None:
 
     worker.step(Step([], [], finishes=failures), now=2.0)
 
-    assert worker.take_progress().failure_count == 1
+    assert taken_from(worker).failure_count == 1
 
 
 @given(
@@ -328,4 +335,4 @@ async def test_what_makes_way_has_not_ended() -> None:
 
     worker.preempt(1)
 
-    assert worker.take_progress().end_count == 0
+    assert worker.take_progress() is None

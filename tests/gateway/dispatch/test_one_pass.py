@@ -101,7 +101,7 @@ async def test_tokens_cost_no_pass_while_nothing_waits_and_are_charged_before_wh
     assert dispatching.passes == 0
     dispatching.submit(generation())
 
-    assert not at._in_flight.has_progress
+    assert at._in_flight.take_progress() is None
     assert dispatching._scheduler.queue.counter(one.caller) == len(one.prompt_ids) + 9
 
 
@@ -183,6 +183,27 @@ async def test_progress_of_the_turn_in_which_a_worker_is_lost_is_not_lost_with_i
 
     assert admission.asked_with[-1] == (1, 1)
     dispatching.close()
+
+
+async def test_what_cannot_be_sent_ends_alone(
+    dispatching: Counting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    at, broken, sound = stream(dispatching, 2), generation(), generation()
+    submit = at._buffer.submit
+
+    def refuse(one: Generation) -> None:
+        if one is broken:
+            raise ValueError("nobody expects this")
+        submit(one)
+
+    monkeypatch.setattr(at._buffer, "submit", refuse)
+    dispatching.submit(broken)
+    dispatching.submit(sound)
+    await asyncio.sleep(0)
+
+    assert broken.error is not None
+    assert (broken.error.reason, sound.worker, at._in_flight.outstanding) == ("INTERNAL", at._worker, 1)
+    assert "nobody expects this" in caplog.text
 
 
 async def test_nothing_is_seen_to_once_it_is_closed(dispatching: Counting) -> None:
