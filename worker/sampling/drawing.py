@@ -9,6 +9,7 @@ from ..domain.sequence import Sequence
 from .random_numbers import uniforms
 from .rows import rows_of
 from .stages import warpers_due
+from .weights import Weights
 
 
 def warp(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
@@ -30,8 +31,10 @@ def draw(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
         scores: [rows, vocabulary] float32, processed; changed in place.
         rows: sequences that sample.
     """
-    cumulative = warp(scores, rows).softmax(dim=-1).double().cumsum(dim=-1)
+    cumulative = Weights(warp(scores, rows)).counts.cumsum(dim=-1)
     numbers = uniforms([row.parameters.seed for row in rows], [len(row.output) for row in rows])
-    targets = torch.from_numpy(numbers).to(scores.device)[:, None] * cumulative[:, -1:]
-    # The first token whose cumulative probability is above the target; one of probability 0 never is.
+    total = cumulative[:, -1:]
+    # Below the total although it may be rounded up as a float64.
+    targets = (torch.from_numpy(numbers).to(scores.device)[:, None] * total.double()).long().minimum(total - 1)
+    # The first token whose cumulative weight is above the target; one without weight never is.
     return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp(max=scores.shape[1] - 1)
