@@ -31,6 +31,7 @@ ORDER = {
         "runners/native",
         "runners",
         "scheduling",
+        "sampling/native",
         "sampling",
         "loading",
         "loading/checkpoint",

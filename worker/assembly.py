@@ -2,8 +2,10 @@
 
 import logging
 
+import torch
+
 from .domain.config import Config
-from .engine.engine import Engine, Memory
+from .engine.engine import Engine, Memory, Sampler
 from .loading.cpu import cpu_has_4bit_kernel
 from .loading.loading import LoadedModel
 from .loading.probe import layer_layouts
@@ -12,7 +14,10 @@ from .memory.layout import prefills_whole
 from .runners.cuda.assembly import cuda_runner
 from .runners.model_runner import ModelRunner
 from .runners.native.assembly import native_runner
+from .runners.native.library import NativeError, compiled
 from .runners.runner import Runner
+from .sampling.native.native_sampler import FLAGS, SOURCE, NativeSampler
+from .sampling.sampler import sample
 from .scheduling.scheduler import Limits, Scheduler
 
 logger = logging.getLogger(__name__)
@@ -46,7 +51,7 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
     )
     runner = _runner(loaded, config)
     memory = Memory(layouts, loaded.input_device, loaded.pad_token_id)
-    return Engine(runner, Scheduler(limits), memory)
+    return Engine(runner, Scheduler(limits), memory, _sampler(loaded.input_device))
 
 
 def _runner(loaded: LoadedModel, config: Config) -> Runner:
@@ -60,6 +65,17 @@ def _runner(loaded: LoadedModel, config: Config) -> Runner:
     ):
         return runner
     return ModelRunner.for_model(loaded.model, loaded.input_device)
+
+
+def _sampler(device: torch.device) -> Sampler:
+    """Returns the fastest way to choose tokens from logits on a device."""
+    if device.type != "cpu":
+        return sample
+    try:
+        return NativeSampler(compiled(SOURCE, flags=FLAGS), torch.get_num_threads())
+    except (NativeError, OSError) as error:
+        logger.warning("the sampler for CPUs cannot be compiled, which makes sampling slower: %s", error)
+        return sample
 
 
 def _log(room: Room, *, max_rows: int, model_context: int) -> None:

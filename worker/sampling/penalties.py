@@ -19,25 +19,30 @@ _LARGEST_EXPONENT = 88.0
 
 def add_bias(scores: Tensor, rows: list[Row]) -> None:
     """Adds each row's bias to the scores of single tokens."""
-    biases = [row.kept(_bias) for row in rows]
+    biases = [row.kept(bias) for row in rows]
     biased = entries(scores, rows, [ids for ids, _ in biases])
     scores.view(-1).index_add_(0, biased.flat, torch.cat([values for _, values in biases]))
 
 
-def _bias(row: Row) -> tuple[Tensor, Tensor]:
-    bias = dict(row.parameters.logit_bias)
-    ids = row.ids(bias)
-    return ids, torch.tensor([bias[token] for token in ids.tolist()], dtype=torch.float32, device=row.device)
+def bias(row: Row) -> tuple[Tensor, Tensor]:
+    """Returns the biased ids, and float32 what is added to each."""
+    biases = dict(row.parameters.logit_bias)
+    ids = row.ids(biases)
+    return ids, torch.tensor([biases[token] for token in ids.tolist()], dtype=torch.float32, device=row.device)
 
 
 def penalize_repetition(scores: Tensor, rows: list[Row]) -> None:
     """Divides positive and multiplies negative scores of tokens in prompt and output (Keskar et al. 2019, CTRL)."""
-    seen = entries(scores, rows, [seen_tokens(row).ids for row in rows])
-    penalties = [row.parameters.repetition_penalty for row in rows]
-    penalty = seen.spread([min(max(p, 1 / _LARGEST_PENALTY), _LARGEST_PENALTY) for p in penalties])
+    seen = entries(scores, rows, [torch.cat(seen_tokens(row)) for row in rows])
+    penalty = seen.spread([bounded_penalty(row.parameters.repetition_penalty) for row in rows])
     old = scores.view(-1)[seen.flat]
     new = torch.where(old < 0, old * penalty, old / penalty)
     scores.view(-1)[seen.flat] = _within_range(new, old)
+
+
+def bounded_penalty(penalty: float) -> float:
+    """Returns a repetition penalty that float32 holds, and its inverse, too."""
+    return min(max(penalty, 1 / _LARGEST_PENALTY), _LARGEST_PENALTY)
 
 
 def penalize_output(scores: Tensor, rows: list[Row]) -> None:
@@ -52,17 +57,19 @@ def penalize_output(scores: Tensor, rows: list[Row]) -> None:
 
 def favour_end(scores: Tensor, rows: list[Row]) -> None:
     """Lets the scores of the tokens that end the model's sequences grow exponentially with the output's length."""
-    ends = entries(scores, rows, [row.kept(_eos_ids) for row in rows])
-    growth = ends.spread([_growth(row) for row in rows])
+    ends = entries(scores, rows, [row.kept(eos_ids) for row in rows])
+    growths = ends.spread([growth(row) for row in rows])
     old = scores.view(-1)[ends.flat]
-    scores.view(-1)[ends.flat] = _within_range(old + old.abs() * growth, old)
+    scores.view(-1)[ends.flat] = _within_range(old + old.abs() * growths, old)
 
 
-def _eos_ids(row: Row) -> Tensor:
+def eos_ids(row: Row) -> Tensor:
+    """Returns the ids that end the model's sequences."""
     return row.ids(row.parameters.eos_token_ids)
 
 
-def _growth(row: Row) -> float:
+def growth(row: Row) -> float:
+    """Returns by what share of itself the score of an end grows at this step."""
     start, factor = row.parameters.exponential_decay or (0, 1.0)
     steps = len(row.sequence.output) - start
     most = _LARGEST_EXPONENT / math.log(factor) if factor > 1 else math.inf

@@ -9,13 +9,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..domain.sequence import SamplingParameters, Sequence
+from ..domain.sequence import Beams, SamplingParameters, Sequence
 
 T = TypeVar("T")
 Kept = dict[Callable[["Row"], object], Any]
 
 # Derived from the sequences, and gone with them.
 _kept: WeakKeyDictionary[Sequence, Kept] = WeakKeyDictionary()
+# Of searches: their beams come and go, with the same prompt and parameters.
+_kept_of_searches: WeakKeyDictionary[Beams, Kept] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +37,26 @@ class Row:
 
     def kept(self, make: Callable[["Row"], T]) -> T:
         """Returns what `make` made when this sequence first needed it; what it makes must not hold the sequence."""
-        made: T
-        if make in self._kept:
-            made = self._kept[make]
-        else:
-            made = self._kept[make] = make(self)
-        return made
+        return _kept_in(self._kept, make, self)
+
+    def kept_of_prompt(self, make: Callable[["Row"], T]) -> T:
+        """Returns the same of what depends on prompt and parameters alone, made once for all beams of a search."""
+        beams = self.sequence.beams
+        return self.kept(make) if beams is None else _kept_in(_kept_of_searches.setdefault(beams, {}), make, self)
 
     def ids(self, tokens: Iterable[int]) -> Tensor:
         """Returns token ids as a tensor on the scores' device, without those that the vocabulary does not have."""
         inside = sorted({token for token in tokens if 0 <= token < self.vocabulary})
         return torch.tensor(inside, dtype=torch.long, device=self.device)
+
+
+def _kept_in(kept: Kept, make: Callable[[Row], T], row: Row) -> T:
+    made: T
+    if make in kept:
+        made = kept[make]
+    else:
+        made = kept[make] = make(row)
+    return made
 
 
 def inherit(sequence: Sequence, parent: Sequence) -> None:

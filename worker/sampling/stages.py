@@ -129,6 +129,12 @@ def warpers_due(rows: Rows[Row]) -> list[tuple[Stage, list[Row]]]:
     return _due(WARPERS, rows, _warpers_of)
 
 
+def row_processors(row: Row) -> list[Stage]:
+    """Returns the processors that one row uses in this step, in their order."""
+    stages = (PROCESSORS[place] for place in row.kept(_processors_of))
+    return [stage for stage in stages if stage.is_due(row.sequence)]
+
+
 def _due(
     stages: tuple[Stage, ...], rows: Rows[Row], places_of: Callable[[Row], list[int]]
 ) -> list[tuple[Stage, list[Row]]]:

@@ -1,12 +1,12 @@
 """Probabilities whose every bit is defined, whoever computes them: torch on any device, or C on any number of threads.
 
-Powers of e are rounded once to float32, and are added up as whole numbers of a fixed unit: such sums are exact, and so do
-not depend on their order. What follows are single operations of IEEE arithmetic. `native/weights.h` is the same in C.
+Powers of e are rounded once to float32, and are added up as whole numbers of a fixed unit: such sums are exact, and so
+do not depend on their order. What follows are single operations of IEEE arithmetic. `native/weights.h` is the same in
+C.
 """
 
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 WEIGHT_UNIT = 2.0**-40

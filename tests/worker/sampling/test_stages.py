@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worker.domain.sequence import SamplingParameters, Sequence
-from worker.sampling.history import seen_tokens
+from worker.sampling.history import output_tokens, seen_tokens
 from worker.sampling.rows import Row, history_tail, rows_of
 from worker.sampling.sampler import process, sample
 from worker.sampling.stages import PROCESSORS, WARPERS, Stage, processors_due, warpers_due
@@ -155,10 +155,12 @@ def test_counts_follow_a_history_of_any_length() -> None:
     sequence = Sequence(1, list(range(100)), SamplingParameters(9))
     (kept,) = rows_of(torch.zeros(1, 300), [sequence])
     for step in range(300):
-        counts = seen_tokens(kept)
+        counts = output_tokens(kept)
         found = dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True))
-        history = sequence.prompt + sequence.output
-        assert found == {each: history.count(each) for each in history}
+        assert found == {each: sequence.output.count(each) for each in sequence.output}
+        seen = [each for ids in seen_tokens(kept) for each in ids.tolist()]
+        assert len(seen) == len(set(seen))
+        assert set(seen) == {*sequence.prompt, *sequence.output}
         sequence.output += [(7 * step) % 200, 5]
 
 

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+from collections.abc import Sequence as Rows
 from pathlib import Path
 
 from ...loading.cpu import cpu_features
@@ -62,22 +63,39 @@ def load(threads: int, folder: Path | None = None) -> Library:
 
     Args:
         threads: how many compute.
-        folder: where what was compiled is kept; by default `textserve` in the user's folder for caches.
+        folder: as for `compiled`.
 
-    Raises NativeError if there is no compiler, it fails, what it made can be neither kept nor loaded, or others than
-    this user can write what is kept.
+    Raises NativeError as `compiled`, and if what was made cannot be loaded.
     """
-    folder = folder or _cache_folder()
-    compiler = _compiler()
+    path = compiled(_SOURCES / "kernels.c", folder=folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_writers(folder)
-        path = folder / f"kernels-{_fingerprint(compiler)}.so"
-        if not _is_kept(path):
-            _compile(compiler, path)
         return Library(path, threads)
     except OSError as error:
         raise NativeError(str(error)) from error
+
+
+def compiled(source: Path, *, flags: Rows[str] = (), folder: Path | None = None) -> Path:
+    """Returns the path of a library, compiled now unless it was before.
+
+    Args:
+        source: a C file; what it includes lies beside it.
+        flags: for the compiler, beside those that all get.
+        folder: where what was compiled is kept; by default `textserve` in the user's folder for caches.
+
+    Raises NativeError if there is no compiler, it fails, what it made cannot be kept, or others than this user can
+    write what is kept.
+    """
+    folder = folder or _cache_folder()
+    command = (_compiler(), *_FLAGS, *flags)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_writers(folder)
+        path = folder / f"{source.stem}-{_fingerprint(source.parent, command)}.so"
+        if not _is_kept(path):
+            _compile(command, source, path)
+    except OSError as error:
+        raise NativeError(str(error)) from error
+    return path
 
 
 def _is_kept(path: Path) -> bool:
@@ -118,28 +136,28 @@ def _compiler() -> str:
     return found
 
 
-def _fingerprint(compiler: str) -> str:
-    """Returns what changes when the code, the compiler or the CPU's features do."""
+def _fingerprint(sources: Path, command: Rows[str]) -> str:
+    """Returns what changes when the code, the compiler, its flags or the CPU's features do."""
     digest = hashlib.sha256()
-    for source in sorted(_SOURCES.glob("*.[ch]")):
+    for source in sorted(sources.glob("*.[ch]")):
         digest.update(source.read_bytes())
-    status = Path(compiler).resolve().stat()
+    status = Path(command[0]).resolve().stat()
     cpu = sorted(cpu_features())
     if not cpu:
         raise NativeError("the CPU's features cannot be read from /proc/cpuinfo")
-    digest.update(repr((_FLAGS, compiler, status.st_size, status.st_mtime_ns, platform.machine(), cpu)).encode())
+    digest.update(repr((command, status.st_size, status.st_mtime_ns, platform.machine(), cpu)).encode())
     return digest.hexdigest()[:16]
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(command: Rows[str], source: Path, path: Path) -> None:
     """Compiles into place; workers that start at once may all do so."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        _run([compiler, *_FLAGS, "-o", str(made), str(_SOURCES / "kernels.c"), "-lm"])
+        _run([*command, "-o", str(made), str(source), "-lm"])
         made.write_bytes(_sealed(made.read_bytes()))
         made.chmod(0o700)
         made.replace(path)
-    logger.info("compiled the kernels for this CPU: %s", path)
+    logger.info("compiled for this CPU: %s", path)
 
 
 def _run(command: list[str]) -> None:
