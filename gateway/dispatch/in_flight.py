@@ -1,6 +1,7 @@
 """The sequences of this gateway on one worker, for as long as one stream to it lasts."""
 
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from ..domain.errors import generation_failed
 from ..domain.generation import Generation
@@ -139,11 +140,15 @@ class InFlight:
         return progress
 
     def step(self, step: Step, now: float) -> None:
-        """Takes in the outcome of engine steps. What belongs to sequences that have left is dropped."""
+        """Takes in the outcome of engine steps. What belongs to sequences that have left is dropped.
+
+        Raises ValueError if ids, tokens and log-probabilities do not run in parallel.
+        """
         for start in step.starts:
             self._start(start)
         rows = self._rows
-        for sequence_id, token_id, logprob in step.tokens():
+        logprobs = step.logprobs or repeat(None, len(step.token_ids))
+        for sequence_id, token_id, logprob in zip(step.sequence_ids, step.token_ids, logprobs, strict=True):
             row = rows.get(sequence_id)
             if row is None:
                 continue

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from .request import ModelFacts
     from .sequence import Status, TokenLogprob
@@ -50,14 +49,6 @@ class Step:
     starts: tuple[Start, ...] = ()
     finishes: tuple[Finish, ...] = ()
     logprobs: tuple[TokenLogprob | None, ...] = ()
-
-    def tokens(self) -> Iterator[tuple[int, int, TokenLogprob | None]]:
-        """Each token: its sequence's id, its own, and its log-probability if its sequence asked for it.
-
-        Raises ValueError if they do not run in parallel.
-        """
-        logprobs = self.logprobs or repeat(None, len(self.token_ids))
-        return zip(self.sequence_ids, self.token_ids, logprobs, strict=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,22 +57,22 @@ def gated(clock: Clock, admission: Watching) -> Iterator[Dispatcher]:
 async def test_what_expires_in_the_queue_ends_with_its_phase_and_reaches_no_worker(
     gated: Dispatcher, clock: Clock
 ) -> None:
-    session = worker(limit=1)
-    gated.add(session)
+    in_flight = worker(limit=1)
+    gated.add(in_flight)
     running, expiring, patient = asked(), asked(deadline_at=5.0), asked(deadline_at=50.0)
     for one in (running, expiring, patient):
         gated.submit(one)
     await passed(gated)
     clock.now = 5.0
 
-    ends(session, running)
+    ends(in_flight, running)
     await passed(gated)
 
     assert expiring.error is not None
     assert expiring.error.code.name == "DEADLINE_EXCEEDED"
     assert expiring.error.metadata["phase"] == "queue"
     assert expiring.attempts == 0
-    assert patient.worker == session.worker
+    assert patient.worker == in_flight.worker
     gated.detach(expiring, Status.DEADLINE)
 
 
@@ -107,8 +107,8 @@ async def test_what_is_refused_does_not_wait_and_need_not_be_released(gated: Dis
 async def test_what_has_ended_when_it_comes_is_delivered_and_goes_to_no_worker(
     gated: Dispatcher, admission: Watching
 ) -> None:
-    session, one = worker(), generation()
-    gated.add(session)
+    in_flight, one = worker(), generation()
+    gated.add(in_flight)
     one.finish(Status.LENGTH)
     changes: list[Status] = []
     one.on_change = lambda: changes.append(one.status)
@@ -122,17 +122,17 @@ async def test_what_has_ended_when_it_comes_is_delivered_and_goes_to_no_worker(
 
 
 async def test_each_first_token_and_each_end_is_told(gated: Dispatcher, admission: Watching, clock: Clock) -> None:
-    session = worker()
-    gated.add(session)
+    in_flight = worker()
+    gated.add(in_flight)
     (one,) = submitted(gated, 1)
     await passed(gated)
     start = Start(one.sequences[0].sequence_id, 0.0, 0.25)
-    session.step(Step([start.sequence_id], ids("a"), starts=(start,)), now=1.0)
+    in_flight.step(Step([start.sequence_id], ids("a"), starts=(start,)), now=1.0)
     await passed(gated)
     assert (admission.starts, admission.ends) == ([(one, 0.25)], [])
 
     clock.now = 2.0
-    ends(session, one)
+    ends(in_flight, one)
     await passed(gated)
 
     assert (admission.starts, admission.ends) == ([(one, 0.25)], [2.0])
@@ -142,9 +142,9 @@ async def test_a_worker_that_fails_far_more_than_the_others_gets_nothing_for_a_w
     dispatching: Dispatcher, outliers: OutlierDetector, clock: Clock
 ) -> None:
     bad, good = worker(limit=8), worker(limit=2)
-    for session in (bad, good):
-        dispatching.add(session)
-        outliers.begun(session.worker, 20, clock.now)
+    for in_flight in (bad, good):
+        dispatching.add(in_flight)
+        outliers.begun(in_flight.worker, 20, clock.now)
     outliers.failed(bad.worker, 20, clock.now)
 
     made = submitted(dispatching, 3)
@@ -184,8 +184,8 @@ async def test_the_last_worker_gets_work_however_it_fails(
     dispatching: Dispatcher, outliers: OutlierDetector, clock: Clock
 ) -> None:
     bad, draining = worker(), worker()
-    for session in (bad, draining):
-        dispatching.add(session)
+    for in_flight in (bad, draining):
+        dispatching.add(in_flight)
     draining.draining = True
     outliers.failed(bad.worker, 20, clock.now)
 

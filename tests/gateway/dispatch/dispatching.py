@@ -82,9 +82,9 @@ def dispatcher(
 
 
 def worker(limit: int = 4) -> InFlight:
-    session = InFlight(f"worker-{next(_NUMBERS):03}", SendBuffer())
-    session.row_limit = limit
-    return session
+    in_flight = InFlight(f"worker-{next(_NUMBERS):03}", SendBuffer())
+    in_flight.row_limit = limit
+    return in_flight
 
 
 def submitted(dispatching: Dispatcher, number: int) -> list[Generation]:
@@ -94,12 +94,12 @@ def submitted(dispatching: Dispatcher, number: int) -> list[Generation]:
     return made
 
 
-def says(session: InFlight, one: Generation, text: str) -> None:
-    session.step(Step([one.sequences[0].sequence_id] * len(text), ids(text)), now=0.0)
+def says(in_flight: InFlight, one: Generation, text: str) -> None:
+    in_flight.step(Step([one.sequences[0].sequence_id] * len(text), ids(text)), now=0.0)
 
 
-def ends(session: InFlight, one: Generation) -> None:
-    session.step(Step([], [], finishes=(Finish(one.sequences[0].sequence_id, Status.LENGTH, ""),)), now=0.0)
+def ends(in_flight: InFlight, one: Generation) -> None:
+    in_flight.step(Step([], [], finishes=(Finish(one.sequences[0].sequence_id, Status.LENGTH, ""),)), now=0.0)
 
 
 async def passed(dispatching: Dispatcher) -> None:

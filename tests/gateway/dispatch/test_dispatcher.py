@@ -42,10 +42,10 @@ async def test_what_a_lost_worker_leaves_goes_before_what_waits_oldest_first(dis
     order = [one.worker for one in (*running, *waiting)]
     assert order == [""] * 4
     following = [worker(limit=1) for _ in range(4)]
-    for session in following:
-        dispatching.add(session)
+    for in_flight in following:
+        dispatching.add(in_flight)
     await until(lambda: bool(waiting[0].worker))
-    assert [one.worker for one in (*running, *waiting)] == [session.worker for session in following]
+    assert [one.worker for one in (*running, *waiting)] == [in_flight.worker for in_flight in following]
     assert running[1].sequences[0].output_token_ids == ids("xy")
 
 
@@ -54,9 +54,9 @@ async def test_a_drained_workers_unfinished_are_no_suspects(dispatching: Dispatc
     dispatching.add(drained[0])
     dispatching.submit(one)
     await passed(dispatching)
-    for session, following in zip(drained, [*drained[1:], worker()], strict=True):
-        session.draining = True
-        dispatching.remove(session, "the worker has drained", died=False)
+    for in_flight, following in zip(drained, [*drained[1:], worker()], strict=True):
+        in_flight.draining = True
+        dispatching.remove(in_flight, "the worker has drained", died=False)
         dispatching.add(following)
         await passed(dispatching)
 
@@ -72,7 +72,7 @@ async def test_what_ends_its_worker_alone_ends_and_its_companions_go_on(dispatch
     for dying, following in pairwise([first, second, alone]):
         dispatching.remove(dying, "it died", died=True)
         dispatching.add(following)
-        await until(lambda session=following: poison.worker == session.worker)  # type: ignore[misc]
+        await until(lambda in_flight=following: poison.worker == in_flight.worker)  # type: ignore[misc]
     assert alone.load.outstanding == 1
 
     dispatching.remove(alone, "it died", died=True)
@@ -88,7 +88,7 @@ async def test_what_ends_its_worker_alone_ends_and_its_companions_go_on(dispatch
     assert [one.status for one in innocent] == [Status.LENGTH] * 2
 
 
-async def test_a_session_that_comes_back_under_its_name_gives_back_what_the_former_one_had(
+async def test_one_that_comes_back_under_its_name_gives_back_what_the_former_one_had(
     dispatching: Dispatcher,
 ) -> None:
     former = worker()
@@ -156,12 +156,12 @@ async def test_what_is_cancelled_while_it_waits_for_a_worker_is_gone(dispatching
 
 
 async def test_the_demand_that_a_worker_hears_of_is_in_rows(dispatching: Dispatcher) -> None:
-    session = worker(limit=2)
-    dispatching.add(session)
+    in_flight = worker(limit=2)
+    dispatching.add(in_flight)
     for _ in range(3):
         dispatching.submit(generation(candidate_count=2))
     await passed(dispatching)
-    requests = session.buffer.requests()
+    requests = in_flight.buffer.requests()
 
     kinds = [await anext(requests) for _ in range(2)]
 
@@ -180,43 +180,43 @@ async def test_a_worker_whose_engine_hangs_is_given_no_work(dispatching: Dispatc
 
 
 async def test_an_interactive_one_is_sent_at_once_and_the_batch_one_goes_on_later(dispatching: Dispatcher) -> None:
-    session, moved, urgent = worker(limit=1), batch(), interactive()
-    dispatching.add(session)
+    in_flight, moved, urgent = worker(limit=1), batch(), interactive()
+    dispatching.add(in_flight)
     dispatching.submit(moved)
     await passed(dispatching)
-    says(session, moved, "xy")
+    says(in_flight, moved, "xy")
     late = moved.sequences[0].sequence_id
 
     dispatching.submit(urgent)
     await passed(dispatching)
 
-    assert (urgent.worker, moved.worker, moved.status) == (session.worker, "", Status.QUEUED)
-    session.step(Step([late], ids("z")), now=0.0)
-    ends(session, urgent)
+    assert (urgent.worker, moved.worker, moved.status) == (in_flight.worker, "", Status.QUEUED)
+    in_flight.step(Step([late], ids("z")), now=0.0)
+    ends(in_flight, urgent)
     await passed(dispatching)
-    assert moved.worker == session.worker
-    says(session, moved, "z")
+    assert moved.worker == in_flight.worker
+    says(in_flight, moved, "z")
     assert moved.sequences[0].output_token_ids == ids("xyz")
-    assert (session.load.outstanding, dispatching.queued_count, dispatching.running_count) == (1, 0, 2)
+    assert (in_flight.load.outstanding, dispatching.queued_count, dispatching.running_count) == (1, 0, 2)
 
 
 async def test_what_made_way_can_be_released_while_it_waits(dispatching: Dispatcher) -> None:
-    session, moved, urgent = worker(limit=1), batch(), interactive()
-    dispatching.add(session)
+    in_flight, moved, urgent = worker(limit=1), batch(), interactive()
+    dispatching.add(in_flight)
     for one in (moved, urgent):
         dispatching.submit(one)
     await passed(dispatching)
 
     dispatching.detach(moved, Status.CANCELLED)
-    ends(session, urgent)
+    ends(in_flight, urgent)
     await passed(dispatching)
 
-    assert (dispatching.queued_count, session.load.outstanding, moved.status) == (0, 0, Status.CANCELLED)
+    assert (dispatching.queued_count, in_flight.load.outstanding, moved.status) == (0, 0, Status.CANCELLED)
 
 
 async def test_a_tenants_output_is_held_against_its_next_request(dispatching: Dispatcher) -> None:
-    session = worker(limit=2)
-    dispatching.add(session)
+    in_flight = worker(limit=2)
+    dispatching.add(in_flight)
     talkative, terse = (asked(tenant) for tenant in ("talkative", "terse"))
     for one in (talkative, terse):
         dispatching.submit(one)
@@ -224,20 +224,20 @@ async def test_a_tenants_output_is_held_against_its_next_request(dispatching: Di
     for one in (next_talkative, next_terse):
         dispatching.submit(one)
     await passed(dispatching)
-    says(session, talkative, "a" * 50)
-    says(session, terse, "a")
+    says(in_flight, talkative, "a" * 50)
+    says(in_flight, terse, "a")
 
     await passed(dispatching)
-    ends(session, talkative)
+    ends(in_flight, talkative)
     await passed(dispatching)
 
-    assert (next_terse.worker, next_talkative.worker) == (session.worker, "")
+    assert (next_terse.worker, next_talkative.worker) == (in_flight.worker, "")
     assert next_terse.caller == Caller("terse")
 
 
 async def test_what_is_ended_runs_until_it_is_released_but_takes_no_room(dispatching: Dispatcher) -> None:
-    session, told = worker(limit=1), []
-    dispatching.add(session)
+    in_flight, told = worker(limit=1), []
+    dispatching.add(in_flight)
     one, following = submitted(dispatching, 2)
     await passed(dispatching)
     one.on_change = lambda: told.append(one.status)
@@ -246,20 +246,20 @@ async def test_what_is_ended_runs_until_it_is_released_but_takes_no_room(dispatc
     assert told == [Status.TIME_LIMIT]
     await passed(dispatching)
 
-    assert following.worker == session.worker
+    assert following.worker == in_flight.worker
     assert dispatching.running_count == 2
     dispatching.detach(one, Status.CANCELLED)
     assert (one.status, dispatching.running_count) == (Status.TIME_LIMIT, 1)
 
 
 async def test_nothing_is_sent_and_nothing_goes_on_once_it_is_closed(dispatching: Dispatcher) -> None:
-    session = worker(limit=1)
-    dispatching.add(session)
+    in_flight = worker(limit=1)
+    dispatching.add(in_flight)
     running, waiting = submitted(dispatching, 2)
     await passed(dispatching)
 
     dispatching.close()
-    dispatching.remove(session, "it ends with its gateway", died=True)
+    dispatching.remove(in_flight, "it ends with its gateway", died=True)
     await passed(dispatching)
 
     assert (running.attempts, waiting.attempts) == (1, 0)
@@ -267,11 +267,11 @@ async def test_nothing_is_sent_and_nothing_goes_on_once_it_is_closed(dispatching
 
 
 async def test_no_worker_is_awaited_any_more_once_it_is_closed(dispatching: Dispatcher) -> None:
-    session = worker()
-    dispatching.add(session)
+    in_flight = worker()
+    dispatching.add(in_flight)
 
     dispatching.close()
-    dispatching.remove(session, "it ends with its gateway", died=False)
+    dispatching.remove(in_flight, "it ends with its gateway", died=False)
 
     with pytest.raises(ServiceError, match="NO_WORKER"):
         dispatching.check_open()

@@ -1,4 +1,4 @@
-"""A session hands tokens to their sequences and keeps account of what is outstanding."""
+"""What is in flight hands tokens to their sequences and keeps account of what is outstanding."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from tests.gateway.callers import batch, interactive
 from tests.gateway.generations import generation
 
 
-def session(limit: int = 8) -> InFlight:
+def in_flight(limit: int = 8) -> InFlight:
     made = InFlight("worker-0", SendBuffer())
     made.row_limit = limit
     return made
@@ -37,7 +37,7 @@ def step(sequence_id: int, text: str, finish: Status | None = None, error: str =
 
 
 async def test_outstanding_is_what_was_submitted_and_has_not_ended() -> None:
-    one, other, worker = generation(), generation(candidate_count=2), session()
+    one, other, worker = generation(), generation(candidate_count=2), in_flight()
     worker.submit(one, now=1.0)
     worker.submit(other, now=1.0)
     assert worker.load.outstanding == 3
@@ -49,7 +49,7 @@ async def test_outstanding_is_what_was_submitted_and_has_not_ended() -> None:
 
 
 async def test_a_stop_sequence_frees_the_room_in_the_same_step() -> None:
-    one, worker = generation("b"), session()
+    one, worker = generation("b"), in_flight()
     worker.submit(one, now=1.0)
 
     worker.step(step(one.sequences[0].sequence_id, "abc"), now=2.0)
@@ -60,7 +60,7 @@ async def test_a_stop_sequence_frees_the_room_in_the_same_step() -> None:
 
 
 async def test_tokens_of_sequences_that_have_left_are_dropped() -> None:
-    one, worker = generation(), session()
+    one, worker = generation(), in_flight()
     worker.submit(one, now=1.0)
     worker.detach(one)
 
@@ -71,7 +71,7 @@ async def test_tokens_of_sequences_that_have_left_are_dropped() -> None:
 
 
 async def test_a_change_is_told_after_each_token_and_end() -> None:
-    one, worker = generation(), session()
+    one, worker = generation(), in_flight()
     changes: list[Status] = []
     one.on_change = lambda: changes.append(one.status)
     worker.submit(one, now=1.0)
@@ -82,7 +82,7 @@ async def test_a_change_is_told_after_each_token_and_end() -> None:
 
 
 async def test_the_workers_account_of_wait_and_prefill_reaches_the_timing() -> None:
-    one, worker = generation(), session()
+    one, worker = generation(), in_flight()
     worker.submit(one, now=1.0)
     sequence = one.sequences[0]
 
@@ -93,7 +93,7 @@ async def test_the_workers_account_of_wait_and_prefill_reaches_the_timing() -> N
 
 
 async def test_a_candidate_that_fails_takes_its_generation_with_it() -> None:
-    one, worker = generation(candidate_count=2), session()
+    one, worker = generation(candidate_count=2), in_flight()
     worker.submit(one, now=1.0)
 
     worker.step(step(one.sequences[0].sequence_id, "", Status.FAILED, "NON_FINITE_LOGITS"), now=2.0)
@@ -104,7 +104,7 @@ async def test_a_candidate_that_fails_takes_its_generation_with_it() -> None:
 
 
 async def test_a_lost_worker_gives_back_what_has_not_ended_in_the_order_of_submission() -> None:
-    first, ended, half, worker = generation(), generation(), generation(candidate_count=2), session()
+    first, ended, half, worker = generation(), generation(), generation(candidate_count=2), in_flight()
     for one in (first, ended, half):
         worker.submit(one, now=1.0)
     worker.step(step(ended.sequences[0].sequence_id, "a", Status.LENGTH), now=2.0)
@@ -115,8 +115,8 @@ async def test_a_lost_worker_gives_back_what_has_not_ended_in_the_order_of_submi
     assert not first.finished
 
 
-async def test_a_closed_session_takes_nothing() -> None:
-    one, worker = generation(), session()
+async def test_a_closed_one_takes_nothing() -> None:
+    one, worker = generation(), in_flight()
     worker.submit(one, now=1.0)
     worker.close()
 
@@ -129,7 +129,7 @@ async def test_a_closed_session_takes_nothing() -> None:
 
 
 async def test_what_has_ended_is_not_submitted_again() -> None:
-    one, worker = generation(candidate_count=3), session()
+    one, worker = generation(candidate_count=3), in_flight()
     one.sequences[1].finish(Status.LENGTH)
 
     worker.submit(one, now=1.0)
@@ -139,7 +139,7 @@ async def test_what_has_ended_is_not_submitted_again() -> None:
 
 
 async def test_nothing_is_submitted_twice_on_one_stream() -> None:
-    one, worker = generation(), session()
+    one, worker = generation(), in_flight()
     worker.submit(one, now=1.0)
 
     with pytest.raises(ValueError, match="already"):
@@ -148,7 +148,7 @@ async def test_nothing_is_submitted_twice_on_one_stream() -> None:
 
 
 async def test_a_beam_search_takes_its_beams_until_all_of_it_has_ended() -> None:
-    one, worker = generation(candidate_count=2), session()
+    one, worker = generation(candidate_count=2), in_flight()
     one.config = replace(one.config, num_beams=4)
     first, second = (sequence.sequence_id for sequence in one.sequences)
     worker.submit(one, now=1.0)
@@ -163,7 +163,7 @@ async def test_a_beam_search_takes_its_beams_until_all_of_it_has_ended() -> None
 
 
 async def test_a_beam_search_that_is_dropped_frees_all_its_rows() -> None:
-    one, worker = generation(candidate_count=2), session()
+    one, worker = generation(candidate_count=2), in_flight()
     one.config = replace(one.config, num_beams=4)
     worker.submit(one, now=1.0)
 
@@ -173,7 +173,7 @@ async def test_a_beam_search_that_is_dropped_frees_all_its_rows() -> None:
 
 
 async def test_merged_steps_hand_each_sequence_its_tokens_and_log_probabilities_in_order() -> None:
-    one, other, worker = generation(output=OutputOptions(logprobs=True)), generation(), session()
+    one, other, worker = generation(output=OutputOptions(logprobs=True)), generation(), in_flight()
     for each in (one, other):
         worker.submit(each, now=1.0)
     first, second = one.sequences[0].sequence_id, other.sequences[0].sequence_id
@@ -188,15 +188,23 @@ async def test_merged_steps_hand_each_sequence_its_tokens_and_log_probabilities_
     assert other.sequences[0].output_token_ids == ids("x")
 
 
+async def test_ids_and_tokens_that_are_not_parallel_are_refused() -> None:
+    one, worker = generation(), in_flight()
+    worker.submit(one, now=1.0)
+
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        worker.step(Step([one.sequences[0].sequence_id, 4], [10]), now=2.0)
+
+
 async def test_a_worker_that_drains_has_no_room() -> None:
-    worker = session()
+    worker = in_flight()
     worker.draining = True
 
     assert worker.load.limit == 0
 
 
 async def test_what_makes_way_is_what_began_last_until_there_is_room_enough() -> None:
-    worker = session()
+    worker = in_flight()
     first, wide, other, last = batch(), batch(candidate_count=2), interactive(), batch()
     for now, one in enumerate((first, wide, other, last)):
         worker.submit(one, now=now)
@@ -211,7 +219,7 @@ async def test_what_makes_way_is_what_began_last_until_there_is_room_enough() ->
 
 
 async def test_what_has_ended_makes_no_way() -> None:
-    one, worker = batch(candidate_count=2), session()
+    one, worker = batch(candidate_count=2), in_flight()
     worker.submit(one, now=1.0)
     for sequence, left in zip(one.sequences, (1, 0), strict=True):
         worker.step(step(sequence.sequence_id, "a", Status.LENGTH), now=2.0)
@@ -221,7 +229,7 @@ async def test_what_has_ended_makes_no_way() -> None:
 
 
 async def test_late_tokens_of_what_made_way_are_not_taken_twice_when_it_is_back() -> None:
-    one, worker = batch(), session()
+    one, worker = batch(), in_flight()
     worker.submit(one, now=1.0)
     name = one.sequences[0].sequence_id
     worker.step(step(name, "ab"), now=2.0)
@@ -256,7 +264,7 @@ async def test_the_worker_is_told_to_drop_the_old_name_and_to_go_on_under_the_ne
 
 
 async def test_progress_counts_each_token_for_its_caller_each_start_and_each_end_once() -> None:
-    mine, other, worker = generation(candidate_count=2), generation("b"), session()
+    mine, other, worker = generation(candidate_count=2), generation("b"), in_flight()
     for one in (mine, other):
         worker.submit(one, now=1.0)
     first, second, third = (sequence.sequence_id for one in (mine, other) for sequence in one.sequences)
@@ -277,7 +285,7 @@ async def test_progress_counts_each_token_for_its_caller_each_start_and_each_end
 
 
 async def test_progress_that_is_taken_in_the_middle_of_a_step_misses_no_token() -> None:
-    first, second, worker = generation(), generation(), session()
+    first, second, worker = generation(), generation(), in_flight()
     for one in (first, second):
         worker.submit(one, now=1.0)
     taken: list[Progress] = []
@@ -289,7 +297,7 @@ async def test_progress_that_is_taken_in_the_middle_of_a_step_misses_no_token() 
 
 
 async def test_a_generation_with_candidates_that_fail_has_failed_once() -> None:
-    one, worker = generation(candidate_count=3), session()
+    one, worker = generation(candidate_count=3), in_flight()
     worker.submit(one, now=1.0)
     failures = tuple(Finish(each.sequence_id, Status.FAILED, "NAN_LOGITS") for each in one.sequences)
 
@@ -307,7 +315,7 @@ async def test_a_generation_with_candidates_that_fail_has_failed_once() -> None:
 def test_where_nothing_is_taken_routing_finds_neither_room_nor_what_makes_way(
     *, limit: int, is_batch: list[bool], lowered_by: int, draining: bool
 ) -> None:
-    worker = session(limit)
+    worker = in_flight(limit)
     for each in is_batch[:limit]:
         worker.submit(batch() if each else generation(), now=1.0)
     worker.row_limit -= min(lowered_by, limit)
@@ -319,8 +327,8 @@ def test_where_nothing_is_taken_routing_finds_neither_room_nor_what_makes_way(
     assert worker.takes_nothing or fitting or lowered_by
 
 
-async def test_a_closed_session_has_nothing_that_could_make_way() -> None:
-    worker = session()
+async def test_a_closed_one_has_nothing_that_could_make_way() -> None:
+    worker = in_flight()
     worker.submit(batch(), now=1.0)
 
     worker.close()
@@ -330,7 +338,7 @@ async def test_a_closed_session_has_nothing_that_could_make_way() -> None:
 
 
 async def test_what_makes_way_has_not_ended() -> None:
-    worker = session()
+    worker = in_flight()
     worker.submit(batch(), now=1.0)
 
     worker.preempt(1)
