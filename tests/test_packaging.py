@@ -105,6 +105,10 @@ def test_the_wheel_has_every_file_of_the_components(tmp_path: Path) -> None:
     program = "import textserve.client, textserve.gateway.config; print(textserve.client.__file__)"
     path = os.pathsep.join((str(installed), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
     loaded = subprocess.run(
-        [sys.executable, "-S", "-c", program], env={"PYTHONPATH": path}, check=True, capture_output=True, text=True
+        [sys.executable, "-S", "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     assert loaded.startswith(str(installed))

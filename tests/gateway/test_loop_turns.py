@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +21,8 @@ from textserve.internal.v1 import worker_pb2
 from textserve.v1 import generation_pb2 as pb
 
 LONGEST_TURN_MS = 20.0
+TRIES = 5
+"""What others do on the machine only adds to a turn's time on the processor: the shortest of some counts."""
 CONTEXT = 131_072
 ROWS = 256
 PART_TOKENS = 512
@@ -159,6 +162,20 @@ class Watched:
         self._process.stdin.write(b"\n")
         return float(await self._process.stdout.readline())
 
+    async def turn_ms(self, method: str, data: bytes, code: StatusCode | None = None) -> float:
+        """The longest turn that a request takes, of which it is sent again if that seems too long.
+
+        code: What it is answered with, if that is not left open.
+        """
+        turn_ms = math.inf
+        for _ in range(TRIES):
+            answered = await self.send(method, data)
+            assert code in {None, answered}
+            turn_ms = min(turn_ms, await self.longest_turn_ms())
+            if turn_ms <= LONGEST_TURN_MS:
+                break
+        return turn_ms
+
 
 class QuickWorker(FakeWorker):
     """Ends each sequence with its first token, behind the log-probabilities of its prompt."""
@@ -220,13 +237,13 @@ async def test_no_list_and_no_text_of_a_request_holds_the_loop() -> None:
         for method in METHODS:
             for path, make in MAKES.items():
                 for entries in (largest(path), LISTS[path].most + 1):
-                    code = await gateway.send(method, make(entries).SerializeToString())
-                    assert code is (StatusCode.OK if entries == largest(path) else StatusCode.INVALID_ARGUMENT), path
-                    turns[f"{method} {entries} {path}"] = await gateway.longest_turn_ms()
+                    code = StatusCode.OK if entries == largest(path) else StatusCode.INVALID_ARGUMENT
+                    data = make(entries).SerializeToString()
+                    turns[f"{method} {entries} {path}"] = await gateway.turn_ms(method, data, code)
             for path, (size, make) in TEXTS.items():
                 for over in (0, MARGIN + 1):
-                    await gateway.send(method, make(size + over).SerializeToString())
-                    turns[f"{method} {size + over} bytes of {path}"] = await gateway.longest_turn_ms()
+                    data = make(size + over).SerializeToString()
+                    turns[f"{method} {size + over} bytes of {path}"] = await gateway.turn_ms(method, data)
 
     assert {case: ms for case, ms in turns.items() if ms > LONGEST_TURN_MS} == {}
 
@@ -243,15 +260,13 @@ async def test_nothing_that_is_made_of_a_long_prompt_holds_the_loop() -> None:
     async with watched() as gateway:
         for name, request in (("log-probabilities", reported), ("echoes", echoed), ("skipped tokens", skipped)):
             for method in METHODS:
-                assert await gateway.send(method, request.SerializeToString()) is StatusCode.OK
-                turns[f"{method} {name}"] = await gateway.longest_turn_ms()
+                turns[f"{method} {name}"] = await gateway.turn_ms(method, request.SerializeToString(), StatusCode.OK)
 
     assert {case: ms for case, ms in turns.items() if ms > LONGEST_TURN_MS} == {}
 
 
 async def test_the_watch_sees_work_that_is_left_on_the_loop() -> None:
     async with watched("--planted") as gateway:
-        code = await gateway.send("Generate", MAKES["resume_from.candidates.token_ids"](20_000).SerializeToString())
+        data = MAKES["resume_from.candidates.token_ids"](20_000).SerializeToString()
 
-        assert code is StatusCode.OK
-        assert await gateway.longest_turn_ms() > LONGEST_TURN_MS
+        assert await gateway.turn_ms("Generate", data, StatusCode.OK) > LONGEST_TURN_MS
