@@ -39,6 +39,8 @@ from worker.runners.cuda.llama.matrix import fuse
 INTERPRETER = "TRITON_INTERPRET"
 DEVICE = torch.device("cpu" if INTERPRETER in os.environ else "cuda")
 PROCESSORS = 16
+EXAMPLES = 4 if INTERPRETER in os.environ else 25
+"""The interpreter takes a second for what a GPU does at once."""
 LONG_SCENES = (11, 17, 37)
 """Seeds of scenes with a row that is long, with and without a window that is."""
 DTYPES = [torch.float32, torch.float16, *([] if INTERPRETER in os.environ else [torch.bfloat16])]
@@ -97,7 +99,7 @@ class Scene:
 
 
 @given(st.integers(0, 10**9))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_attention_sees_a_rows_own_tokens_and_nothing_else(seed: int) -> None:
     scene = Scene(seed)
     pool = Pool(scene.keys, scene.values)
@@ -114,7 +116,7 @@ def test_attention_sees_all_of_a_part_that_is_several_tiles_long(seed: int) -> N
 
 
 @given(st.integers(0, 10**9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_the_reference_sees_a_rows_own_tokens_and_nothing_else(seed: int) -> None:
     scene = Scene(seed)
     pool = Pool(scene.keys, scene.values)
@@ -122,7 +124,7 @@ def test_the_reference_sees_a_rows_own_tokens_and_nothing_else(seed: int) -> Non
 
 
 @given(st.integers(0, 10**9))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_a_column_is_written_for_the_rows_that_are_there_and_nowhere_else(seed: int) -> None:
     scene = Scene(seed, most_columns=20)
     keys = scene.normal(scene.rows, scene.heads, 2 * scene.dim)[..., : scene.dim]
@@ -148,7 +150,7 @@ def test_a_row_with_a_value_that_is_not_a_number_is_seen_to_have_one() -> None:
     assert out[1].isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], *(pytest.param(each, marks=pytest.mark.long) for each in DTYPES[1:])])
 def test_all_operations_agree_with_the_reference(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.runners.cuda.kernels.kernel_check._COLUMNS", 90)
     monkeypatch.setattr("worker.runners.cuda.kernels.kernel_check._LENGTHS", (80, 1, 0, 63, 64, 65, ABSENT))
@@ -170,7 +172,7 @@ def test_an_operation_that_is_wrong_is_found() -> None:
         check_ops(WrongOps(), Pool(memory, memory), group=2)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 16, 40])
+@pytest.mark.parametrize("rows", [1, *(pytest.param(each, marks=pytest.mark.long) for each in (3, 16)), 40])
 @pytest.mark.parametrize(
     ("outputs", "inputs", "processors"),
     [*((*shape, PROCESSORS) for shape in FOUR_BIT_SHAPES), (64, 1024, 1)],  # the last: several blocks in each part
@@ -187,6 +189,7 @@ def test_the_four_bit_product_is_that_with_the_dequantized_matrix(
         assert difference(product(given_rows), expected) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.skipif(INTERPRETER not in os.environ, reason="tests/gpu/test_graphs.py runs models on a device")
 @pytest.mark.parametrize("make", [LlamaForward, TransformersForward])
 def test_a_model_through_the_kernels_gives_its_tokens_and_logits(make: Any) -> None:
