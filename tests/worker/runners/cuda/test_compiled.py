@@ -10,8 +10,7 @@ if sys.platform != "linux":
 
 from tests.worker.runners.cuda.compiled import SHARED_BYTES, Compiled, compiled_for
 from tests.worker.runners.cuda.matrices import quantized
-from worker.runners.cuda.capture.static_input import Bounds
-from worker.runners.cuda.kernels.ops import Pool, Rotation
+from worker.runners.cuda.kernels.ops import Bounds, Pool, Rotation
 from worker.runners.cuda.kernels.triton_ops import TritonOps
 from worker.runners.cuda.llama.four_bit_product import FourBitProduct
 from worker.runners.cuda.llama.matrix import fuse
