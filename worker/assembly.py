@@ -1,17 +1,24 @@
 """Puts an engine together from a loaded model and a memory budget."""
 
 import logging
+from collections.abc import Sequence
+
+import torch
 
 import torch
 
 from .domain.config import Config
 from .engine.engine import Engine, Memory, Sampler
 from .loading.cpu import cpu_has_4bit_kernel
+from .loading.dispatch import offloaded_bytes
 from .loading.loading import LoadedModel
 from .loading.probe import layer_layouts
-from .memory.budget import Room, budget, divide
-from .memory.layout import prefills_whole
+from .loading.sizes import loaded_size
+from .memory.budget import budget, divide, free_bytes
+from .memory.layout import Layout, devices, prefills_whole
+from .memory.plan import MIB, Card, Demand, MemoryPlan, Room, plan
 from .runners.cuda.assembly import cuda_runner
+from .runners.cuda.capture.graph_step import row_buckets
 from .runners.model_runner import ModelRunner
 from .runners.native.assembly import native_runner
 from .runners.native.library import NativeError, compiled
@@ -32,12 +39,8 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
     Raises UnsupportedModelError if the model's layers, or the budget, do not allow it; ValueError as `native_runner`.
     """
     layouts = layer_layouts(loaded.model)
-    room = divide(
-        layouts,
-        budget=budget(layouts, gib=config.memory_gib, share=config.memory_share),
-        max_rows=config.max_rows,
-        model_context=loaded.facts.context_length,
-    )
+    planned = memory_plan(loaded, layouts, config)
+    room = planned.room if planned else _share(loaded, layouts, config)
     _log(room, max_rows=config.max_rows, model_context=loaded.facts.context_length)
     limits = Limits(
         max_rows=room.max_rows,
@@ -49,14 +52,53 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
         logprob_chunk_tokens=max(1, min(config.chunk_tokens, _LOGPROB_BYTES // (4 * loaded.facts.vocab_size))),
         prefills_whole=prefills_whole(layouts),
     )
-    runner = _runner(loaded, config)
+    runner = _runner(loaded, config, copy_bytes=planned.copies if planned else 0)
     memory = Memory(layouts, loaded.input_device, loaded.pad_token_id)
     return Engine(runner, Scheduler(limits), memory, _sampler(loaded.input_device))
 
 
-def _runner(loaded: LoadedModel, config: Config) -> Runner:
+def memory_plan(loaded: LoadedModel, layouts: Sequence[Layout], config: Config) -> MemoryPlan | None:
+    """Returns how the memory of the GPU is divided that the whole model is on; None elsewhere. Raises as `plan`."""
+    device = loaded.input_device
+    if device.type != "cuda" or devices(layouts) != {device} or offloaded_bytes(loaded.model):
+        return None
+    total = torch.cuda.get_device_properties(device).total_memory
+    planned = plan(
+        Card(total, free_bytes(device), config.workers_on_gpu),
+        loaded_size(loaded.model, layouts, loaded.facts.context_length),
+        demand(config, is_loaded=True),
+    )
+    logger.info(
+        "plan of the GPU's memory in MiB: %s",
+        ", ".join(f"{kind} {size // MIB}" for kind, size in planned.kinds.items()),
+    )
+    return planned
+
+
+def demand(config: Config, *, is_loaded: bool) -> Demand:
+    """Returns what a config asks of a GPU's memory."""
+    return Demand(
+        rows=config.max_rows,
+        chunk_tokens=4 * config.chunk_tokens,
+        graphs=len(row_buckets(config.max_rows)) if config.cuda_graphs else 0,
+        gib=config.memory_gib,
+        share=config.memory_share,
+        is_loaded=is_loaded,
+    )
+
+
+def _share(loaded: LoadedModel, layouts: Sequence[Layout], config: Config) -> Room:
+    return divide(
+        layouts,
+        budget=budget(layouts, gib=config.memory_gib, share=config.memory_share),
+        max_rows=config.max_rows,
+        model_context=loaded.facts.context_length,
+    )
+
+
+def _runner(loaded: LoadedModel, config: Config, *, copy_bytes: int = 0) -> Runner:
     """Returns the fastest way to run the model on this machine."""
-    if config.cuda_graphs and (captured := cuda_runner(loaded.model, loaded.input_device)):
+    if config.cuda_graphs and (captured := cuda_runner(loaded.model, loaded.input_device, copy_bytes=copy_bytes)):
         return captured
     if (
         loaded.input_device.type == "cpu"

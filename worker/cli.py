@@ -23,7 +23,22 @@ _SUPERVISED = "--exit-with-stdin"
 
 logger = logging.getLogger(__name__)
 
-_QUANTIZE = "quantize"
+_QUANTIZE, _PLAN = "quantize", "plan"
+_PLAN_FLAGS = (
+    "revision",
+    "quantization",
+    "double_quantization",
+    "skip_modules",
+    "compute_dtype",
+    "context_length",
+    "max_rows",
+    "memory_gib",
+    "memory_share",
+    "workers_on_gpu",
+    "cuda_graphs",
+    "chunk_tokens",
+    "log_level",
+)
 _QUANTIZE_FLAGS = (
     "revision",
     "quantization",
@@ -52,7 +67,8 @@ def parser() -> _Parser:
     result = _Parser(
         prog="textserve-worker",
         description="Serves one model to textserve gateways.",
-        epilog=f"`textserve-worker {_QUANTIZE} --help` tells how to write a quantized checkpoint.",
+        epilog=f"`textserve-worker {_QUANTIZE} --help` tells how to write a quantized checkpoint, `textserve-worker "
+        f"{_PLAN} --help` how to see what a model will take of a GPU.",
     )
     add_flags(result)
     return result
@@ -72,14 +88,29 @@ def quantize_parser() -> argparse.ArgumentParser:
     return result
 
 
+def plan_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the plan command."""
+    result = _Parser(
+        prog=f"textserve-worker {_PLAN}",
+        description="Prints what a model will take of a GPU's memory, and how many tokens and rows that leaves room "
+        "for. Only its config.json is read.",
+    )
+    result.add_argument("model", help="folder of a transformers model, or its name on the hub")
+    result.add_argument("--memory", required=True, metavar="SIZE", help="memory of the GPU, such as 24GiB")
+    add_flags(result, _PLAN_FLAGS)
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a worker until it is told to stop, or quantizes a checkpoint.
+    """Runs a worker until it is told to stop, or quantizes a checkpoint, or plans memory.
 
     Returns the exit code: 0, 1 for what a restart may mend (an address in use, a lost device, memory), 78 for the rest.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] == _QUANTIZE:
         return _quantize(arguments[1:])
+    if arguments and arguments[0] == _PLAN:
+        return _plan(arguments[1:])
     own = parser()
     own.is_supervised = _SUPERVISED in arguments
     config = Config(**vars(own.parse_args(arguments)))
@@ -176,6 +207,24 @@ def _quantize(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - as in run
         return _refuse(f"cannot quantize {config.model}", error)
     print(summary)
+    return 0
+
+
+def _plan(arguments: Sequence[str]) -> int:
+    given = vars(plan_parser().parse_args(arguments))
+    memory = given.pop("memory")
+    config = Config(**given)
+    if _is_refused(config):
+        return EX_CONFIG
+    try:
+        from .plan import planned, report  # noqa: PLC0415 - as in run
+    except ImportError as error:
+        return _lack(error)
+    try:
+        found = planned(config, memory)
+    except Exception as error:  # noqa: BLE001 - as in run
+        return _refuse(f"{config.model} cannot be served with {memory}", error)
+    print(report(found))
     return 0
 
 

@@ -33,6 +33,7 @@ _HELP = {
     "max_rows": "most sequences that run at once (default: 32)",
     "memory_gib": "memory for keys and values, in GiB (default: a share of what is free)",
     "memory_share": "the same as a share of the device's free memory, 0 to 1",
+    "workers_on_gpu": "workers that share the GPU, each of which takes its part of the memory (default: 1)",
     "cuda_graphs": "capture decode steps on a GPU (default: yes)",
     "chunk_tokens": "most prompt tokens read in one step while others wait (default: 256)",
     "exit_with_stdin": "end when standard input ends",
@@ -58,6 +59,7 @@ RANGES = {
     "max_rows": Range(1, 4096),
     "memory_gib": Range(0, 1e6),
     "memory_share": Range(0, 1),
+    "workers_on_gpu": Range(1, 64),
     "chunk_tokens": Range(1, 1_000_000),
     "drain_s": Range(0, 1e9),
 }

@@ -33,6 +33,7 @@ OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
     "max_rows": (["--max-rows", "5"], 5),
     "memory_gib": (["--memory-gib", "0.5"], 0.5),
     "memory_share": (["--memory-share", "0.3"], 0.3),
+    "workers_on_gpu": (["--workers-on-gpu", "3"], 3),
     "cuda_graphs": (["--no-cuda-graphs"], False),
     "chunk_tokens": (["--chunk-tokens", "9"], 9),
     "exit_with_stdin": (["--exit-with-stdin"], True),

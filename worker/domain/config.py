@@ -57,10 +57,12 @@ class Config:
     max_rows: int = 32
     """Most sequences that run at once; fewer if the memory budget is small."""
     memory_gib: float = 0.0
-    """Memory for keys and values, in GiB; 0: 80 % of what is free on a GPU after loading, 25 % of what is free on
-    a CPU, and never more than max_rows need."""
+    """Memory for keys and values, in GiB; 0: 90 % of what a GPU has left beside weights, workspace, graphs and reserve,
+    25 % of what is free on a CPU, and never more than max_rows need."""
     memory_share: float = 0.0
-    """Share of the device's free memory for keys and values, 0 to 1; 0: the defaults. Not beside memory_gib."""
+    """The same as a share of it, 0 to 1; 0: the defaults. Not beside memory_gib."""
+    workers_on_gpu: int = 1
+    """Workers that share this one's GPU: each takes its part of the memory."""
     cuda_graphs: bool = True
     """Whether decode steps on a GPU are captured in CUDA graphs, with kernels of our own, or run by transformers."""
     chunk_tokens: int = 256

@@ -41,11 +41,18 @@ def parse_max_memory(text: str) -> dict[Device, int] | None:
     memory: dict[Device, int] = {}
     for entry in filter(None, text.split(",")):
         name, equals, size = entry.strip().partition("=")
-        found = _SIZE.fullmatch(size.strip())
-        if not equals or found is None:
+        if not equals or _SIZE.fullmatch(size.strip()) is None:
             raise ValueError(f"{entry!r} is not of the form DEVICE=SIZE, with a size such as 20GiB or 500MiB")
-        memory[_device(int(name) if name.isdecimal() else name)] = int(float(found[1]) * _UNITS[found[2]])
+        memory[_device(int(name) if name.isdecimal() else name)] = parse_size(size)
     return memory or None
+
+
+def parse_size(text: str) -> int:
+    """Returns the bytes of a size such as "20GiB". Raises ValueError for anything else."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size such as 20GiB or 500MiB")
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 def _device(value: object) -> Device:

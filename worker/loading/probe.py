@@ -61,6 +61,15 @@ def layer_layouts(model: Any) -> list[Layout]:  # noqa: ANN401 - transformers mo
     return layouts
 
 
+def expected_layouts(skeleton: Any) -> list[Layout]:  # noqa: ANN401 - as above
+    """Returns what each layer of a model without weights will keep; nothing is computed. Raises as `layer_layouts`.
+
+    Its type must be that which the model will compute in.
+    """
+    cache, _ = _run(skeleton, [0], mask=None)  # a mask would be looked at, and there is nothing in it
+    return [_layout(type(skeleton).__name__, layer) for layer in cache.layers]
+
+
 def _check_direction(model: Any) -> None:  # noqa: ANN401 - as above
     """Refuses what by its config reads in both directions; decoders of which it says so have no such attention."""
     name, config = type(model).__name__, model.config.get_text_config()
@@ -102,7 +111,7 @@ def _without_outliers(model: Any) -> Iterator[None]:  # noqa: ANN401 - as above
             layer.state.threshold = threshold
 
 
-def _run(model: Any, tokens: list[int], *, mask: int) -> tuple[DynamicCache, Tensor]:  # noqa: ANN401 - as above
+def _run(model: Any, tokens: list[int], *, mask: int | None) -> tuple[DynamicCache, Tensor]:  # noqa: ANN401 - as above
     """Returns the cache after a row of tokens, or of padding where the mask is 0, and logits, [tokens, vocabulary]."""
     name = type(model).__name__
     parameters = inspect.signature(model.forward).parameters
@@ -112,12 +121,12 @@ def _run(model: Any, tokens: list[int], *, mask: int) -> tuple[DynamicCache, Ten
             f"{name}.forward takes neither past_key_values nor cache_params, "
             "so textserve cannot give it the memory of a batch"
         )
-    input_ids = torch.tensor([tokens], device=input_device(model))
+    input_ids = torch.tensor([tokens], device="meta" if mask is None else input_device(model))
     try:
         cache = DynamicCache(config=model.config)
         _check_kinds(name, cache)
         with torch.inference_mode():
-            attention_mask = torch.full_like(input_ids, mask)
+            attention_mask = None if mask is None else torch.full_like(input_ids, mask)
             made = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=True, **{argument: cache})
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # RuntimeErrors that a restart may mend
         raise

@@ -61,6 +61,11 @@ class Layout:
     states: tuple[RecurrentShape, ...] = ()
 
 
+def devices(layouts: Sequence[Layout]) -> set[torch.device]:
+    """Returns where layers keep what they keep."""
+    return {shape.device for layout in layouts for shape in (layout.tokens, *layout.states) if shape}
+
+
 def bytes_per_token(layouts: Sequence[Layout]) -> int:
     """Returns the memory of one token over all layers, in bytes."""
     return sum(layout.tokens.bytes for layout in layouts if layout.tokens)

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from worker.domain.refusal import UnsupportedModelError
-from worker.memory.budget import Room, budget, divide
+from worker.memory.budget import budget, divide, free_bytes
 from worker.memory.layout import (
     Layout,
     RecurrentShape,
@@ -18,6 +18,7 @@ from worker.memory.layout import (
     bytes_per_token,
     prefills_whole,
 )
+from worker.memory.plan import Room
 from worker.memory.storage import Storage
 
 CPU = torch.device("cpu")
@@ -120,6 +121,12 @@ def test_by_default_a_cpu_gives_a_quarter_of_what_this_process_may_take(
 ) -> None:
     monkeypatch.setattr("worker.memory.budget.available_bytes", lambda: 4000)
     assert budget([ATTENTION, RECURRENT], gib=0, share=share) == expected
+
+
+def test_what_torch_keeps_of_a_gpu_for_itself_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in {"memory_reserved": 700, "memory_allocated": 500, "mem_get_info": (1000, 9000)}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size)
+    assert free_bytes(torch.device("cuda", 0)) == 1200
 
 
 def test_no_device_of_several_is_overrun(monkeypatch: pytest.MonkeyPatch) -> None:

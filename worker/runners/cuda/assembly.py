@@ -9,7 +9,6 @@ import torch
 
 from ...loading.bitsandbytes_offline import bnb
 from ...loading.dispatch import execution_devices, offloaded_bytes
-from ...memory.budget import free_bytes
 from ...memory.storage import Storage
 from ..model_runner import ModelRunner
 from .capture.capture import CudaCapture, device_seconds
@@ -23,15 +22,14 @@ from .runner import CudaRunner
 
 logger = logging.getLogger(__name__)
 
-_COPY_SHARE = 0.5
-"""What dequantized copies of matrices may take of the memory that is free once the batch has its own."""
 _BLOCKS_OF_OUTPUTS = (32, 64)
 _MOVING_ROPES = {"dynamic", "longrope"}
 
 
-def cuda_runner(model: Any, device: torch.device) -> CudaRunner | None:  # noqa: ANN401 - no useful static type
+def cuda_runner(model: Any, device: torch.device, *, copy_bytes: int = 0) -> CudaRunner | None:  # noqa: ANN401 - no useful static type
     """Returns a runner that replays CUDA graphs; None on a CPU, without Triton, and where `obstacle` finds a reason.
 
+    Copies of matrices in 16 bit may take `copy_bytes` in all.
     Nothing is captured yet: each number of rows is at its first step, so a warm-up should come by all of them.
     """
     if device.type != "cuda":
@@ -42,11 +40,11 @@ def cuda_runner(model: Any, device: torch.device) -> CudaRunner | None:  # noqa:
     if find_spec("triton") is None:
         logger.warning("Triton is not installed: decode steps are not captured")
         return None
-    step = GraphStep(model, lambda storage: make_forward(model, storage, device), CudaCapture(device))
+    step = GraphStep(model, lambda storage: make_forward(model, storage, device, copy_bytes), CudaCapture(device))
     return CudaRunner(ModelRunner.for_model(model, device), step)
 
 
-def make_forward(model: Any, storage: Storage, device: torch.device) -> Forward:  # noqa: ANN401 - as above
+def make_forward(model: Any, storage: Storage, device: torch.device, copy_bytes: int) -> Forward:  # noqa: ANN401 - as above
     """Returns the forward pass of a model over a storage, its kernels checked and its products chosen by measurement.
 
     Raises UncapturableError if the model cannot be captured, WrongKernelError if a kernel computes something else than
@@ -66,14 +64,14 @@ def make_forward(model: Any, storage: Storage, device: torch.device) -> Forward:
         if not is_llama_like(model):
             return TransformersForward(model, layers, ops)
         forward = LlamaForward(model, layers, ops)
-        torch.cuda.empty_cache()  # what fusing has freed counts as free
+        torch.cuda.empty_cache()  # what fusing has freed is there for others, too
         choose(
             forward.projections(),
             row_buckets(storage.rows),
             dtype=model.dtype,
             timer=device_seconds,
             more_ways=_triton_ways(processors),
-            copy_bytes=int(_COPY_SHARE * free_bytes(device)),
+            copy_bytes=copy_bytes,
         )
     return forward
 

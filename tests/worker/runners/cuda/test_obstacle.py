@@ -73,7 +73,7 @@ def test_nothing_is_in_the_way_of_others(build: Callable[[], Any]) -> None:
 
 def test_no_graphs_are_captured_where_the_config_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[torch.device] = []
-    monkeypatch.setattr(assembly, "cuda_runner", lambda model, device: asked.append(device))
+    monkeypatch.setattr(assembly, "cuda_runner", lambda model, device, **_: asked.append(device))
     model = tiny_llama()
     loaded: Any = SimpleNamespace(model=model, input_device=torch.device("cpu"), activations="exact")
     for config in (Config(), Config(cuda_graphs=False)):
