@@ -5,20 +5,16 @@ from collections.abc import Sequence
 
 import torch
 
-import torch
-
 from .domain.config import Config
 from .engine.engine import Engine, Memory, Sampler
 from .loading.cpu import cpu_has_4bit_kernel
-from .loading.dispatch import offloaded_bytes
 from .loading.loading import LoadedModel
 from .loading.probe import layer_layouts
-from .loading.sizes import loaded_size
-from .memory.budget import budget, divide, free_bytes
-from .memory.layout import Layout, devices, prefills_whole
-from .memory.plan import MIB, Card, Demand, MemoryPlan, Room, plan
+from .memory.budget import budget, divide
+from .memory.layout import Layout, prefills_whole
+from .memory.plan import Room
+from .plan import memory_plan
 from .runners.cuda.assembly import cuda_runner
-from .runners.cuda.capture.graph_step import row_buckets
 from .runners.model_runner import ModelRunner
 from .runners.native.assembly import native_runner
 from .runners.native.library import NativeError, compiled
@@ -55,36 +51,6 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
     runner = _runner(loaded, config, copy_bytes=planned.copies if planned else 0)
     memory = Memory(layouts, loaded.input_device, loaded.pad_token_id)
     return Engine(runner, Scheduler(limits), memory, _sampler(loaded.input_device))
-
-
-def memory_plan(loaded: LoadedModel, layouts: Sequence[Layout], config: Config) -> MemoryPlan | None:
-    """Returns how the memory of the GPU is divided that the whole model is on; None elsewhere. Raises as `plan`."""
-    device = loaded.input_device
-    if device.type != "cuda" or devices(layouts) != {device} or offloaded_bytes(loaded.model):
-        return None
-    total = torch.cuda.get_device_properties(device).total_memory
-    planned = plan(
-        Card(total, free_bytes(device), config.workers_on_gpu),
-        loaded_size(loaded.model, layouts, loaded.facts.context_length),
-        demand(config, is_loaded=True),
-    )
-    logger.info(
-        "plan of the GPU's memory in MiB: %s",
-        ", ".join(f"{kind} {size // MIB}" for kind, size in planned.kinds.items()),
-    )
-    return planned
-
-
-def demand(config: Config, *, is_loaded: bool) -> Demand:
-    """Returns what a config asks of a GPU's memory."""
-    return Demand(
-        rows=config.max_rows,
-        chunk_tokens=4 * config.chunk_tokens,
-        graphs=len(row_buckets(config.max_rows)) if config.cuda_graphs else 0,
-        gib=config.memory_gib,
-        share=config.memory_share,
-        is_loaded=is_loaded,
-    )
 
 
 def _share(loaded: LoadedModel, layouts: Sequence[Layout], config: Config) -> Room:

@@ -1,24 +1,61 @@
-"""The command `plan`: what a model will take of a GPU, from its config.json alone."""
+"""Plans a GPU's memory: for a model that is loaded, and for the command `plan`, which reads a config.json alone."""
 
+import logging
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
 
-from .assembly import demand
 from .domain.config import Config
 from .domain.refusal import doing
 from .loading.checkpoint.hub import Files
 from .loading.checkpoint.preflight import CONFIG, in_plain_words
+from .loading.dispatch import offloaded_bytes
 from .loading.facts import context_length
+from .loading.loading import LoadedModel
 from .loading.placement import parse_size
 from .loading.probe import expected_layouts
-from .loading.quantization import skeleton
-from .loading.sizes import expected_size
+from .loading.quantization import expected_size, loaded_size, skeleton
 from .loading.weights import read_config
-from .memory.plan import GIB, Card, MemoryPlan, plan
+from .memory.budget import free_bytes
+from .memory.layout import Layout, devices
+from .memory.plan import GIB, MIB, Card, Demand, MemoryPlan, plan
+from .runners.cuda.capture.graph_step import row_buckets
+
+logger = logging.getLogger(__name__)
 
 _UNKNOWN = SimpleNamespace(model_max_length=10**30)
 """A tokenizer that names no limit."""
+
+
+def memory_plan(loaded: LoadedModel, layouts: Sequence[Layout], config: Config) -> MemoryPlan | None:
+    """Returns how the memory of the GPU is divided that the whole model is on; None elsewhere. Raises as `plan`."""
+    device = loaded.input_device
+    if device.type != "cuda" or devices(layouts) != {device} or offloaded_bytes(loaded.model):
+        return None
+    total = torch.cuda.get_device_properties(device).total_memory
+    planned = plan(
+        Card(total, free_bytes(device), config.workers_on_gpu),
+        loaded_size(loaded.model, layouts, loaded.facts.context_length),
+        demand(config, is_loaded=True),
+    )
+    logger.info(
+        "plan of the GPU's memory in MiB: %s",
+        ", ".join(f"{kind} {size // MIB}" for kind, size in planned.kinds.items()),
+    )
+    return planned
+
+
+def demand(config: Config, *, is_loaded: bool) -> Demand:
+    """Returns what a config asks of a GPU's memory."""
+    return Demand(
+        rows=config.max_rows,
+        chunk_tokens=4 * config.chunk_tokens,
+        graphs=len(row_buckets(config.max_rows)) if config.cuda_graphs else 0,
+        gib=config.memory_gib,
+        share=config.memory_share,
+        is_loaded=is_loaded,
+    )
 
 
 def planned(config: Config, memory: str) -> MemoryPlan:

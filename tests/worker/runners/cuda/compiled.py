@@ -62,7 +62,9 @@ class _AbsentCard:
 def compiled_for(capability: int) -> Iterator[list[Compiled]]:
     """Within this, kernels are compiled instead of launched; the list is of those that were, each once."""
     found: dict[str, Compiled] = {}
-    launch = JITFunction.__getitem__
+    kernels: Any = JITFunction
+    cards: Any = driver
+    launch = kernels.__getitem__
 
     def compile_instead(kernel: Any, grid: Any) -> Any:
         def compile_once(*args: Any, **settings: Any) -> None:
@@ -72,14 +74,14 @@ def compiled_for(capability: int) -> Iterator[list[Compiled]]:
 
         return compile_once
 
-    JITFunction.__getitem__ = compile_instead
-    driver.set_active(_AbsentCard(capability))
+    kernels.__getitem__ = compile_instead
+    cards.set_active(_AbsentCard(capability))
     results: list[Compiled] = []
     try:
         yield results
     finally:
-        JITFunction.__getitem__ = launch
-        driver._active = None  # `reset_active` looks for a card
+        kernels.__getitem__ = launch
+        cards._active = None  # `reset_active` looks for a card
         results += found.values()
 
 
