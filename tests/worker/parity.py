@@ -21,12 +21,29 @@ from worker.sampling.sampler import Sampled, sample
 from worker.scheduling.scheduler import Limits, Scheduler
 
 LOGITS_TOLERANCE = 1e-4
-CONTEXT_LENGTH = 64
-MAX_ROWS = 6
-POOL_TOKENS = MAX_ROWS * CONTEXT_LENGTH
 EOS_TOKEN_IDS = (1, *range(20, 30))
 """Many, so that random models end some sequences by themselves."""
 _NO_TOKEN_ID = 1 << 20
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much memory an engine has, and how long requests to it are, in tokens."""
+
+    context_length: int
+    max_rows: int
+    prompt_tokens: int
+    """Of the longest prompt."""
+    new_tokens: int
+    """Of the longest output, but for the one that fills the context."""
+    idle_chunk_tokens: int
+    """Read at once while nothing runs. Recurrent prompts are read together up to this size."""
+
+
+LARGE = Scale(64, 6, 40, 24, 48)
+SMALL = Scale(32, 4, 20, 12, 40)
+"""Enough for everything to happen that happens at the larger one, and a third of its steps."""
+CONTEXT_LENGTH = LARGE.context_length
 
 
 @dataclass
@@ -78,31 +95,33 @@ class Events:
         self.departures += bool(plan.batch_rows)
 
 
-def engine_for(model: Any, recorder: Recorder) -> Engine:
+def engine_for(model: Any, recorder: Recorder, scale: Scale = LARGE) -> Engine:
     """Returns an engine with little memory, so that much happens in it."""
     device = torch.device("cpu")
     layouts = layer_layouts(model)
     limits = Limits(
-        max_rows=MAX_ROWS,
-        context_length=CONTEXT_LENGTH,
-        pool_tokens=POOL_TOKENS,
-        group_tokens=160,
-        chunk_tokens=24,
-        idle_chunk_tokens=48,
+        max_rows=scale.max_rows,
+        context_length=scale.context_length,
+        pool_tokens=scale.max_rows * scale.context_length,
+        group_tokens=4 * scale.prompt_tokens,
+        chunk_tokens=scale.new_tokens,
+        idle_chunk_tokens=scale.idle_chunk_tokens,
         prefills_whole=prefills_whole(layouts),
     )
     runner = ModelRunner.for_model(model, device)
     return Engine(runner, Scheduler(limits), Memory(layouts, device, pad_token_id=0), recorder, frozen)
 
 
-def mixed_sequences(count: int, seed: int, *, vocab_size: int, **parameters: Any) -> list[Sequence]:
-    """Returns requests with prompts of 1 to 40 tokens and outputs of 1 to 24, behind one that makes the window slide.
+def mixed_sequences(
+    count: int, seed: int, *, vocab_size: int, scale: Scale = LARGE, **parameters: Any
+) -> list[Sequence]:
+    """Returns requests with prompts and outputs of 1 to as many tokens, behind one that makes the window slide.
 
     That one is short when it joins, and fills the context without an end: longer prompts that join shift it, and then
     the right edge comes before its last token.
     """
     rng = random.Random(seed)
-    sizes = [(rng.randint(1, 40), rng.randint(1, 24)) for _ in range(count - 1)]
+    sizes = [(rng.randint(1, scale.prompt_tokens), rng.randint(1, scale.new_tokens)) for _ in range(count - 1)]
     end = frozenset(EOS_TOKEN_IDS)
     return [
         Sequence(
@@ -112,7 +131,7 @@ def mixed_sequences(count: int, seed: int, *, vocab_size: int, **parameters: Any
                 max_new_tokens=new_tokens, seed=number, eos_token_ids=end if number else frozenset(), **parameters
             ),
         )
-        for number, (prompt_tokens, new_tokens) in enumerate([(2, CONTEXT_LENGTH - 2), *sizes])
+        for number, (prompt_tokens, new_tokens) in enumerate([(2, scale.context_length - 2), *sizes])
     ]
 
 

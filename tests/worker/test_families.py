@@ -1,6 +1,7 @@
 """Every family of docs/models.md gets from the engine what `generate()` gives it; this suite would notice if not."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from tests.worker.families import FAMILIES, Family, tiny_model
 from tests.worker.families_table import BEGIN_MARK, END_MARK, PAGE, table
 from tests.worker.parity import (
+    LARGE,
+    SMALL,
     Alone,
     Events,
     Recorder,
+    Scale,
     engine_for,
     generate_each_alone,
     mismatches,
@@ -26,10 +30,6 @@ from worker.domain.sequence import Sequence, Status
 from worker.engine.engine import Engine
 from worker.loading.probe import layer_layouts
 
-SEED = 1
-REQUESTS = 24
-FEW_REQUESTS = 8
-CANCELLED = range(5, REQUESTS, 9)
 MOST_REFUSED = 3
 SERVED = [family for family in FAMILIES if family.is_served]
 REFUSED = [family for family in FAMILIES if not family.is_served]
@@ -43,10 +43,34 @@ WINDOWED = [
 
 
 @dataclass(frozen=True)
+class Scenario:
+    """Requests that come at random, and memory in which much happens to them."""
+
+    name: str
+    scale: Scale
+    count: int
+    cancelled: range
+    few: slice
+    """Requests in which each planted mistake shows."""
+    seed: int
+    """Of the requests."""
+    arrivals: int
+    """Seed of their arrivals."""
+
+    def requests(self) -> list[Sequence]:
+        return mixed_sequences(self.count, self.seed, vocab_size=VOCAB_SIZE, scale=self.scale)
+
+
+SHORT = Scenario("short", SMALL, 8, range(1, 8, 2), slice(1, 5), seed=15, arrivals=16)
+LONG = Scenario("long", LARGE, 24, range(5, 24, 9), slice(8), seed=1, arrivals=1)
+
+
+@dataclass(frozen=True)
 class Subject:
-    """A family, a tiny model of it, and what `generate()` makes of each request."""
+    """A family, a tiny model of it, and what `generate()` makes of each request of a scenario."""
 
     family: Family
+    scenario: Scenario
     model: Any
     alone: dict[int, Alone]
 
@@ -61,27 +85,30 @@ class Run:
     mismatches: list[str]
 
 
-@pytest.fixture(scope="module", params=SERVED, ids=lambda family: family.name)
+def scenarios() -> Iterator[Any]:
+    """Every family in the short scenario, and in the long one under `make test-long`."""
+    for scenario, marks in ((SHORT, ()), (LONG, pytest.mark.long)):
+        for each in SERVED:
+            yield pytest.param((each, scenario), id=f"{each.name}-{scenario.name}", marks=marks)
+
+
+@pytest.fixture(scope="module", params=scenarios())
 def subject(request: pytest.FixtureRequest) -> Subject:
-    model = tiny_model(request.param)
-    return Subject(request.param, model, generate_each_alone(model, requests(REQUESTS)))
+    family, scenario = request.param
+    model = tiny_model(family)
+    return Subject(family, scenario, model, generate_each_alone(model, scenario.requests()))
 
 
-def requests(count: int) -> list[Sequence]:
-    return mixed_sequences(count, SEED, vocab_size=VOCAB_SIZE)
-
-
-def run(subject: Subject, count: int) -> Run:
-    recorder = Recorder()
-    sequences = requests(count)
-    engine = engine_for(subject.model, recorder)
-    events = run_with_random_arrivals(engine, sequences, SEED, CANCELLED)
+def run(subject: Subject, sequences: list[Sequence]) -> Run:
+    scenario, recorder = subject.scenario, Recorder()
+    engine = engine_for(subject.model, recorder, scenario.scale)
+    events = run_with_random_arrivals(engine, sequences, scenario.arrivals, scenario.cancelled)
     differing = mismatches(recorder, sequences, subject.alone)
     return Run(engine, sequences, events, differing)
 
 
 def test_tokens_and_logits_equal_generate_alone(subject: Subject) -> None:
-    made = run(subject, REQUESTS)
+    made = run(subject, subject.scenario.requests())
     assert made.mismatches == []
     assert {s.status for s in made.sequences} >= {Status.CANCELLED, Status.FINISHED_LENGTH}
     events = made.events
@@ -91,7 +118,7 @@ def test_tokens_and_logits_equal_generate_alone(subject: Subject) -> None:
 
 def test_outputs_are_diverse(subject: Subject) -> None:
     tokens = Counter(token for alone in subject.alone.values() for token in alone.tokens)
-    assert len(tokens) >= REQUESTS
+    assert len(tokens) >= subject.scenario.count
     assert tokens.most_common(1)[0][1] <= tokens.total() / 3
 
 
@@ -106,14 +133,15 @@ def test_planted_mistakes_are_noticed(subject: Subject, monkeypatch: pytest.Monk
     for mistake in mistakes(subject):
         with monkeypatch.context() as planting:
             planting.setattr(mistake.owner, mistake.attribute, mistake.replacement)
-            assert run(subject, FEW_REQUESTS).mismatches != [], mistake.name
+            few = subject.scenario.requests()[subject.scenario.few]
+            assert run(subject, few).mismatches != [], mistake.name
 
 
 @pytest.mark.parametrize(("family", "name"), WINDOWED)
 def test_prompts_reach_beyond_the_window(family: Family, name: str) -> None:
     wider = replace(family, settings=family.settings | {name: 128})
     with torch.inference_mode():
-        longest = torch.tensor([max((sequence.prompt for sequence in requests(REQUESTS)), key=len)])
+        longest = torch.tensor([max((sequence.prompt for sequence in LONG.requests()), key=len)])
         narrow, wide = (tiny_model(each)(longest).logits[:, -1] for each in (family, wider))
     assert (narrow - wide).abs().max() > 0.01
 
