@@ -9,10 +9,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import worker.engine.engine
+from tests.examples import examples
 from tests.worker.beam_requests import SCORE_TOLERANCE, TRANSFORMERS_NAME
 from tests.worker.engine.test_engine_beams import engine_over, run
 from tests.worker.sampling.settings import Allowed
@@ -144,14 +145,17 @@ def same(ours: Rows[Hypothesis], theirs: Rows[Hypothesis]) -> bool:
     return [each.tokens for each in ours] == [each.tokens for each in theirs]
 
 
-@given(
-    st.sampled_from(PROMPTS),
-    parameters,
-    st.integers(2, 4).flatmap(lambda beams: st.tuples(st.just(beams), st.integers(1, beams))),
-    st.sampled_from([0.0, 1.0, 2.0]),
-    st.sampled_from(EarlyStopping),
+@examples(
+    given(
+        st.sampled_from(PROMPTS),
+        parameters,
+        st.integers(2, 4).flatmap(lambda beams: st.tuples(st.just(beams), st.integers(1, beams))),
+        st.sampled_from([0.0, 1.0, 2.0]),
+        st.sampled_from(EarlyStopping),
+    ),
+    few=10,
+    many=30,
 )
-@settings(deadline=None, max_examples=30)
 def test_with_any_constraints_a_search_finds_what_generate_finds(
     prompt: list[int],
     parameters: SamplingParameters,
@@ -203,19 +207,22 @@ def likelihood(prompt: list[int], output: tuple[int, ...]) -> float:
     return float(log_probs[range(len(output)), list(output)].sum()) / len(output)
 
 
-@given(
-    st.sampled_from(PROMPTS),
-    st.builds(
-        SamplingParameters,
-        st.just(3),
-        allowed_token_ids=st.frozensets(few, min_size=1, max_size=2),
-        no_repeat_ngram_size=st.integers(0, 3),
-        bad_words_ids=st.lists(st.lists(few, min_size=1, max_size=2).map(tuple), max_size=6).map(tuple),
-        suppress_tokens=few_tokens,
-        begin_suppress_tokens=few_tokens,
+@examples(
+    given(
+        st.sampled_from(PROMPTS),
+        st.builds(
+            SamplingParameters,
+            st.just(3),
+            allowed_token_ids=st.frozensets(few, min_size=1, max_size=2),
+            no_repeat_ngram_size=st.integers(0, 3),
+            bad_words_ids=st.lists(st.lists(few, min_size=1, max_size=2).map(tuple), max_size=6).map(tuple),
+            suppress_tokens=few_tokens,
+            begin_suppress_tokens=few_tokens,
+        ),
     ),
+    few=10,
+    many=30,
 )
-@settings(deadline=None, max_examples=30)
 def test_a_search_over_few_tokens_finds_the_best_of_all_texts_that_keep_the_constraints(
     prompt: list[int], parameters: SamplingParameters
 ) -> None:

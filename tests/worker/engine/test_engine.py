@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.worker.fake_model import (
     EXPLOSIVE,
     LIMITS,
@@ -86,8 +87,11 @@ def check(sequences: Rows[Sequence]) -> None:
         assert each.output == (alone[: len(each.output)] if each.status is Status.CANCELLED else alone)
 
 
-@given(st.integers(0, 10**9), st.sampled_from(POOLS), st.sampled_from([96, 200]), st.sampled_from([1, 6]))
-@settings(max_examples=40, deadline=None)
+@examples(
+    given(st.integers(0, 10**9), st.sampled_from(POOLS), st.sampled_from([96, 200]), st.sampled_from([1, 6])),
+    few=8,
+    many=40,
+)
 def test_every_sequence_gets_its_own_tokens_in_any_history(seed: int, pool: int, group: int, most_forks: int) -> None:
     engine = fake_engine(limits=replace(ROOMY, pool_tokens=pool, group_tokens=group))
     check(run_history(engine, random_roots(random.Random(seed), 20, most_forks), seed))
@@ -101,8 +105,7 @@ def test_the_histories_preempt_rows_view_the_pool_anew_and_slide() -> None:
     assert engine.batch.slides > 0
 
 
-@given(st.integers(0, 10**9), st.sampled_from([1, 3, 7]))
-@settings(max_examples=15, deadline=None)
+@examples(given(st.integers(0, 10**9), st.sampled_from([1, 3, 7])), few=4, many=15)
 def test_with_too_little_memory_for_a_step_everything_is_computed_in_smaller_ones(seed: int, memory: int) -> None:
     engine = fake_engine(FakeModel(memory=memory), limits=ROOMY)
     check(run_history(engine, random_roots(random.Random(seed), 12, 3), seed))
@@ -178,8 +181,7 @@ def test_a_row_that_is_not_finite_in_its_prefill_fails_alone() -> None:
     assert neighbour.output == expected([5, 6], 12)
 
 
-@given(st.integers(0, 10**9), st.integers(1, 3), st.sampled_from(POOLS), st.booleans())
-@settings(max_examples=40, deadline=None)
+@examples(given(st.integers(0, 10**9), st.integers(1, 3), st.sampled_from(POOLS), st.booleans()), few=8, many=40)
 def test_a_step_that_fails_again_and_again_fails_for_the_guilty_alone(
     seed: int,
     guilty_count: int,

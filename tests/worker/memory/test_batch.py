@@ -4,10 +4,11 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.examples import examples
 from worker.memory.batch import Batch
 from worker.memory.cache_layers import AttentionLayer
 from worker.memory.group import PrefillGroup
@@ -129,8 +130,7 @@ class History:
             self.rows += [list(row) for row, count in zip(prompts, copies, strict=True) for _ in range(count)]
 
 
-@given(st.integers(0, 10**9))
-@settings(max_examples=60, deadline=None)
+@examples(given(st.integers(0, 10**9)), few=15, many=60)
 def test_rows_keep_their_tokens_in_any_history(seed: int) -> None:
     history = History(seed)
     for _ in range(80):

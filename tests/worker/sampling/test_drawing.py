@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from torch import Tensor
 
 import worker.sampling.drawing
+from tests.examples import examples
 from tests.worker.sampling.settings import PROCESSORS, WARPERS, batches
 from worker.domain.sequence import SamplingParameters, Sequence
 from worker.sampling.drawing import warp
@@ -21,8 +22,7 @@ CHI_SQUARE_7 = 24.32
 JUST_BELOW_ONE = 1 - 2.0**-53
 
 
-@given(batches(**PROCESSORS, **WARPERS))
-@settings(deadline=None)
+@examples(given(batches(**PROCESSORS, **WARPERS)), few=20, many=100)
 def test_a_drawn_token_is_one_that_processors_and_warpers_left(batch: tuple[Tensor, list[Sequence]]) -> None:
     logits, rows = batch
     processed = process(logits, rows)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.examples import examples
 from tests.worker.sampling.settings import (
     PROCESSORS,
     WARPERS,
@@ -44,12 +45,13 @@ def test_every_setting_of_a_row_is_among_the_random_ones() -> None:
     assert {*ALONE, "eos_token_ids", "stop_token_ids"} == set(PROCESSORS)
 
 
+@pytest.mark.parametrize("count", [10, pytest.param(40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ALONE)
-def test_each_processor_equals_its_own_in_transformers_row_by_row(name: str) -> None:
+def test_each_processor_equals_its_own_in_transformers_row_by_row(name: str, count: int) -> None:
     used = {each: PROCESSORS[each] for each in (name, *ALONE[name])}
 
     @given(batches(**used))
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=count)
     def check(batch: tuple[Tensor, list[Sequence]]) -> None:
         logits, rows = batch
         ours = process(logits, rows)
@@ -59,8 +61,7 @@ def test_each_processor_equals_its_own_in_transformers_row_by_row(name: str) -> 
     check()
 
 
-@given(batches(**PROCESSORS))
-@settings(deadline=None, max_examples=150)
+@examples(given(batches(**PROCESSORS)), few=30, many=150)
 def test_all_processors_together_equal_those_of_generate_row_by_row(batch: tuple[Tensor, list[Sequence]]) -> None:
     logits, rows = batch
     before = logits.clone()
@@ -70,8 +71,7 @@ def test_all_processors_together_equal_those_of_generate_row_by_row(batch: tuple
     assert torch.equal(logits, before), "the caller's logits are not changed"
 
 
-@given(batches(**PROCESSORS, **WARPERS))
-@settings(deadline=None, max_examples=150)
+@examples(given(batches(**PROCESSORS, **WARPERS)), few=30, many=150)
 def test_processors_and_warpers_together_equal_those_of_generate_row_by_row(
     batch: tuple[Tensor, list[Sequence]],
 ) -> None:
@@ -84,8 +84,7 @@ def test_processors_and_warpers_together_equal_those_of_generate_row_by_row(
             assert same_but_for_equals(ours[index], processed_alone(row, logits[index], do_sample=True))
 
 
-@given(batches(**PROCESSORS), st.lists(st.integers(0, 3), min_size=1, max_size=12))
-@settings(deadline=None, max_examples=40)
+@examples(given(batches(**PROCESSORS), st.lists(st.integers(0, 3), min_size=1, max_size=12)), few=15, many=40)
 def test_what_is_kept_of_a_sequence_follows_it_from_step_to_step(
     batch: tuple[Tensor, list[Sequence]], tokens: list[int]
 ) -> None:

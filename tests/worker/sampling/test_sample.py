@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.examples import examples
 from tests.worker.sampling.settings import PROCESSORS, WARPERS, batches
 from worker.domain.sequence import SamplingParameters, Sequence
 from worker.sampling.drawing import warp
@@ -43,8 +44,7 @@ def only(index: int, batch: Batch) -> Batch:
     return logits[index : index + 1], [Sequence(row.sequence_id, row.prompt, row.parameters, output=row.output)]
 
 
-@given(batches(**EVERY), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=60)
+@examples(given(batches(**EVERY), st.randoms(use_true_random=False)), few=15, many=60)
 def test_a_row_is_the_same_alone_and_in_any_company_bit_for_bit(batch: Batch, rng: Any) -> None:
     logits, rows = batch
     order = list(range(len(rows)))
@@ -63,8 +63,7 @@ def test_a_row_is_the_same_alone_and_in_any_company_bit_for_bit(batch: Batch, rn
         assert (result.tokens[0], result.logprobs[0]) == (together.tokens[index], together.logprobs[index])
 
 
-@given(batches(**EVERY))
-@settings(deadline=None)
+@examples(given(batches(**EVERY)), few=20, many=100)
 def test_a_row_that_does_not_sample_takes_its_likeliest_processed_token(batch: Batch) -> None:
     logits, rows = batch
     before = logits.clone()
@@ -76,8 +75,7 @@ def test_a_row_that_does_not_sample_takes_its_likeliest_processed_token(batch: B
     assert torch.equal(logits, before), "the caller's logits are not changed"
 
 
-@given(batches(**EXTREME), st.sampled_from([1e-30, 1.0, 1e30]))
-@settings(deadline=None, max_examples=60)
+@examples(given(batches(**EXTREME), st.sampled_from([1e-30, 1.0, 1e30])), few=20, many=60)
 def test_extreme_settings_make_no_nan_and_no_infinity(batch: Batch, scale: float) -> None:
     logits, rows = batch
     logits = logits * scale
@@ -144,8 +142,11 @@ MEETING = st.builds(
 )
 
 
-@given(MEETING, st.lists(st.integers(0, 7), min_size=1, max_size=20), st.lists(st.integers(0, 7), max_size=6))
-@settings(deadline=None, max_examples=300)
+@examples(
+    given(MEETING, st.lists(st.integers(0, 7), min_size=1, max_size=20), st.lists(st.integers(0, 7), max_size=6)),
+    few=80,
+    many=300,
+)
 def test_where_nothing_is_left_the_history_gives_way_and_then_the_row_ends_if_it_may(
     parameters: SamplingParameters, prompt: list[int], output: list[int]
 ) -> None:

@@ -33,12 +33,13 @@ THEIRS: dict[str, tuple[Any, float]] = {
 NO_IDS: Any = torch.zeros(1, 0, dtype=torch.long)
 
 
+@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", THEIRS)
-def test_each_warper_equals_its_own_in_transformers_row_by_row(name: str) -> None:
+def test_each_warper_equals_its_own_in_transformers_row_by_row(name: str, count: int) -> None:
     theirs, off = THEIRS[name]
 
     @given(batches(**{name: WARPERS[name]}))
-    @settings(deadline=None)
+    @settings(max_examples=count)
     def check(batch: tuple[Tensor, list[Sequence]]) -> None:
         logits, rows = batch
         ours = warp(logits.clone(), rows)

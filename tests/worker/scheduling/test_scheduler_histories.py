@@ -261,5 +261,11 @@ def check_end(ended: Sequence) -> None:
         assert ended.error in {"NON_FINITE_LOGITS", "OUT_OF_MEMORY", "ENGINE_ERROR"}
 
 
-Histories.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+class ManyHistories(Histories):
+    """The same, for `make test-long`."""
+
+
+Histories.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestHistories = Histories.TestCase
+ManyHistories.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
+TestManyHistories = pytest.mark.long(ManyHistories.TestCase)
