@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from itertools import islice
 from random import Random
 
@@ -205,6 +206,7 @@ def test_the_chat_template_writes_what_training_saw() -> None:
     assert opened.endswith("<|assistant|>")
 
 
+@cache
 def _loaded_tokenizer() -> PreTrainedTokenizerFast:
     loaded = AutoTokenizer.from_pretrained(FOLDER)
     assert isinstance(loaded, PreTrainedTokenizerFast)

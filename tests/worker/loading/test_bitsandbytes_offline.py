@@ -22,5 +22,5 @@ print(sorted({"torch._inductor", "torch._dynamo", "kernels"} & sys.modules.keys(
 def test_neither_torchs_compiler_nor_kernels_of_a_hub_are_imported_with_it() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", IMPORT]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, "[]\n"), ended.stderr

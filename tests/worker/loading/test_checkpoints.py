@@ -53,7 +53,7 @@ def load_exactly(folder: Path) -> LoadedModel:
 def differing(model: Any, vocab_size: int = VOCAB_SIZE) -> list[str]:
     """Returns the requests in which the engine and `generate()` differ."""
     recorder = Recorder()
-    sequences = mixed_sequences(16, 2, vocab_size=vocab_size)
+    sequences = mixed_sequences(8, 2, vocab_size=vocab_size)
     run_with_random_arrivals(engine_for(model, recorder), sequences, 2)
     return mismatches(recorder, sequences, generate_each_alone(model, sequences))
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.worker.parity import (
+    SMALL,
     Recorder,
     engine_for,
     generate_each_alone,
@@ -16,15 +17,19 @@ from tests.worker.parity import (
 from tests.worker.runners.cuda.models import mistral, qwen2, qwen3
 from tests.worker.runners.cuda.tracing import Counting, TraceCapture, count_steps, graph_step
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
-from worker.domain.sequence import Root
+from worker.domain.sequence import Root, Sequence
 from worker.engine.engine import Engine
 from worker.runners.cuda.capture.graph_step import eager_logits, row_buckets
 from worker.runners.cuda.llama.forward import TransformersForward
 from worker.runners.cuda.llama.llama import LlamaForward, is_llama_like
 
 
+def requests(count: int, seed: int) -> list[Sequence]:
+    return mixed_sequences(count, seed, vocab_size=VOCAB_SIZE, scale=SMALL, do_sample=False)
+
+
 def engine_with(model: Any, make: Any, recorder: Recorder, capture: Any = None) -> tuple[Engine, Counting]:
-    engine = engine_for(model, recorder)
+    engine = engine_for(model, recorder, SMALL)
     return engine, count_steps(engine, model, graph_step(model, make, capture))
 
 
@@ -44,11 +49,11 @@ def engine_with(model: Any, make: Any, recorder: Recorder, capture: Any = None) 
 def test_captured_steps_give_the_tokens_and_logits_of_the_model_alone(build: Any, make: Any) -> None:
     torch.manual_seed(0)
     model = build()
-    sequences = mixed_sequences(10, 0, vocab_size=VOCAB_SIZE, do_sample=False)
+    sequences = requests(10, 2)
     alone = generate_each_alone(model, sequences)
     recorder = Recorder()
     engine, steps = engine_with(model, make, recorder)
-    events = run_with_random_arrivals(engine, sequences, 0)
+    events = run_with_random_arrivals(engine, sequences, 2)
     assert mismatches(recorder, sequences, alone) == []
     assert min(events.joins, events.departures, events.slides, events.reviews) > 0
     assert steps.declined == 0
@@ -59,7 +64,7 @@ def test_every_bucket_is_captured_once_whatever_the_view_and_the_window() -> Non
     model = tiny_llama()
     capture = TraceCapture()
     engine, steps = engine_with(model, LlamaForward, Recorder(), capture)
-    events = run_with_random_arrivals(engine, mixed_sequences(12, 1, vocab_size=VOCAB_SIZE, do_sample=False), 1)
+    events = run_with_random_arrivals(engine, requests(12, 1), 1)
     assert min(events.slides, events.reviews) > 0
     assert capture.captures == len(steps.graphs.buckets)
     assert set(steps.graphs.buckets) <= set(row_buckets(engine.scheduler.limits.max_rows))
@@ -92,7 +97,7 @@ def test_a_step_that_is_wrong_or_cannot_be_captured_is_never_served(
     make: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny_llama()
-    sequences = mixed_sequences(6, 2, vocab_size=VOCAB_SIZE, do_sample=False)
+    sequences = requests(6, 2)
     alone = generate_each_alone(model, sequences)
     recorder = Recorder()
     engine, steps = engine_with(model, make, recorder)
@@ -121,7 +126,7 @@ def test_a_step_of_which_no_row_is_finite_proves_nothing(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("worker.runners.cuda.capture.graph_step.eager_logits", logits)
     engine, steps = engine_with(tiny_llama(), TurnedForward, Recorder())
-    for sequence in mixed_sequences(2, 5, vocab_size=VOCAB_SIZE, do_sample=False):
+    for sequence in requests(2, 5):
         engine.scheduler.submit(Root(sequence.prompt, [sequence]))
         while engine.scheduler.has_work:
             engine.step()
@@ -141,7 +146,7 @@ class HungryCapture(TraceCapture):
 
 def test_a_bucket_without_memory_for_its_graph_is_left_to_the_model_and_the_others_are_not() -> None:
     model = tiny_llama()
-    sequences = mixed_sequences(8, 3, vocab_size=VOCAB_SIZE, do_sample=False)
+    sequences = requests(8, 3)
     alone = generate_each_alone(model, sequences)
     recorder = Recorder()
     engine, steps = engine_with(model, LlamaForward, recorder, HungryCapture())
@@ -155,6 +160,6 @@ def test_the_model_itself_is_as_it_was_after_its_steps_were_captured() -> None:
     model = tiny_llama()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     engine, _ = engine_with(model, LlamaForward, Recorder())
-    run_with_random_arrivals(engine, mixed_sequences(4, 4, vocab_size=VOCAB_SIZE, do_sample=False), 4)
+    run_with_random_arrivals(engine, requests(4, 4), 4)
     assert model.config._attn_implementation == "sdpa"
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
