@@ -20,7 +20,8 @@ from textserve.v1 import generation_pb2
 
 Context = aio.ServicerContext[Any, Any]
 EOS = fake_engine.EOS
-PATIENCE_S = 30.0
+PATIENCE_S = 300.0
+"""For what never comes: nothing is decided by how long it takes."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'refused' %}{{ raise_exception('roles must be user or assistant') }}{% endif %}"

@@ -104,7 +104,7 @@ def test_a_call_that_takes_too_long_ends_here_and_there(server: ScriptedServer, 
     server.answer = never_answering(left)
     with pytest.raises(DeadlineExceededError):
         caller.generate("hi", timeout=0.2)
-    assert left.wait(10)
+    assert left.wait()
 
 
 def test_a_stream_that_takes_too_long_ends_here_and_there(server: ScriptedServer, caller: Caller) -> None:
@@ -112,7 +112,7 @@ def test_a_stream_that_takes_too_long_ends_here_and_there(server: ScriptedServer
     server.script = hanging(left, STARTED, delta("a"))
     with pytest.raises(DeadlineExceededError):
         caller.read("hi", timeout=0.2)
-    assert left.wait(10)
+    assert left.wait()
 
 
 def test_answers_above_grpcs_default_limit_arrive(server: ScriptedServer, caller: Caller) -> None:
@@ -162,7 +162,7 @@ async def test_closing_asynchronously_twice_is_closing_once(server: ScriptedServ
 
 
 def test_threads_share_a_client(server: ScriptedServer) -> None:
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(4)
 
     def answer(request: Request, context: grpc.ServicerContext) -> Response:
         together.wait()

@@ -63,7 +63,7 @@ def gated(server: ScriptedServer) -> threading.Event:
 
     def script(request: Request, context: grpc.ServicerContext) -> Iterator[Event]:
         yield from (STARTED, delta("first"))
-        assert gate.wait(10)
+        assert gate.wait()
         yield from (delta(" second"), FINISHED)
 
     server.script = script
@@ -82,7 +82,7 @@ def test_a_stream_prints_each_delta_as_it_comes(server: ScriptedServer, start: S
     assert process.stdout.read(5) == "first"
     gate.set()
     assert process.stdout.read() == " second\n"
-    assert process.wait(10) == 0
+    assert process.wait() == 0
 
 
 def test_an_interrupt_cancels_the_call_and_ends_with_130(server: ScriptedServer, start: Start) -> None:
@@ -92,8 +92,8 @@ def test_an_interrupt_cancels_the_call_and_ends_with_130(server: ScriptedServer,
     assert process.stdout is not None
     assert process.stdout.read(5) == "first"
     process.send_signal(signal.SIGINT)
-    assert left.wait(10)
-    assert process.communicate(timeout=10) == ("\n", "")
+    assert left.wait()
+    assert process.communicate() == ("\n", "")
     assert process.returncode == 130
 
 
@@ -106,11 +106,11 @@ def test_a_reader_that_leaves_ends_the_command_quietly(server: ScriptedServer, s
     process.stdout.close()
     gate.set()
     assert process.stderr.read() == ""
-    assert process.wait(10) == 141
+    assert process.wait() == 141
 
 
 def test_a_terminal_that_lacks_a_character_shows_its_number(server: ScriptedServer, start: Start) -> None:
     server.answer = answering(Response(candidates=[generation_pb2.Candidate(text="né 日")]))
     process = start("generate", "hi", PYTHONIOENCODING="ascii")
-    out, error = process.communicate(timeout=10)
+    out, error = process.communicate()
     assert (process.returncode, out, error) == (0, "n\\xe9 \\u65e5\n", "")

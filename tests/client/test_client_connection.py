@@ -70,7 +70,7 @@ def test_a_client_that_is_closed_by_another_thread_meanwhile_raises_no_other_err
         thread = threading.Thread(target=call, args=(client,))
         thread.start()
         client.close()
-        thread.join(10)
+        thread.join()
         assert not thread.is_alive()
     assert errors == []
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
 import grpc
@@ -50,7 +49,7 @@ def test_a_delta_arrives_before_the_next_is_made(server: ScriptedServer, caller:
     def script(request: Request, context: grpc.ServicerContext) -> Iterator[Event]:
         yield STARTED
         yield delta("a")
-        assert seen.wait(10)
+        assert seen.wait()
         yield delta("b")
         yield FINISHED
 
@@ -152,7 +151,7 @@ def test_the_end_stays_the_end(server: ScriptedServer) -> None:
 
 
 async def test_streams_of_one_asynchronous_client_run_together(server: ScriptedServer) -> None:
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(4)
 
     def script(request: Request, context: grpc.ServicerContext) -> Iterator[Event]:
         yield STARTED
@@ -190,14 +189,15 @@ def test_a_server_that_stands_still_is_noticed_long_before_the_deadline() -> Non
         assert process.stdout is not None
         address = process.stdout.readline().strip()
         # Only the first ping is brought forward; that it goes unanswered is noticed by the client's own options.
-        with Client(address, options={"grpc.keepalive_time_ms": 500}) as client, client.stream("hi") as stream:
+        with (
+            Client(address, options={"grpc.keepalive_time_ms": 500}) as client,
+            client.stream("hi", timeout=3600) as stream,
+        ):
             next(stream)
             process.send_signal(signal.SIGSTOP)
-            stopped = time.monotonic()
             try:
                 with pytest.raises(UnavailableError):
                     next(stream)
             finally:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
-            assert time.monotonic() - stopped < 20

@@ -76,7 +76,7 @@ async def test_a_room_that_a_leaver_frees_goes_to_the_next_in_the_queue() -> Non
 @pytest.mark.parametrize("rows", [1, 0], ids=["running", "queued"])
 async def test_a_deadline_that_passes_frees_what_it_held(rows: int) -> None:
     async with serving(FakeWorker(rows=rows)) as served:
-        failure = served.caller.generation.Generate(request(), timeout=0.2)
+        failure = served.caller.generation.Generate(request(), timeout=2.0)
 
         with pytest.raises(aio.AioRpcError) as caught:
             await failure
@@ -92,9 +92,9 @@ async def test_the_log_tells_a_caller_whose_deadline_has_passed_from_one_that_ha
     caplog.set_level(logging.INFO, "gateway.api.services")
     async with serving(FakeWorker(rows=3)) as served:
         # gRPC rounds some of these up, by a hundredth at most: here their deadline has not passed when they leave.
-        late = [0.2, 0.2001, 0.2501, 0.3003, 0.4009, 1.003]
+        late = [2.0, 2.001, 2.002, 2.501, 2.503, 3.003]
         calls = [served.caller.generation.Generate(request(), timeout=timeout_s) for timeout_s in late]
-        leaving = [served.caller.generation.StreamGenerate(request(), timeout=60.0) for _ in range(4)]
+        leaving = [served.caller.generation.StreamGenerate(request(), timeout=600.0) for _ in range(4)]
         leaving += [served.caller.generation.StreamGenerate(request()) for _ in range(2)]
         await until(lambda: served.gateway.dispatcher.running_count == 12)
         for stream in leaving:

@@ -183,7 +183,7 @@ async def test_a_stream_that_ends_in_the_queue_has_started_and_finished(kind: st
     message = ENDS_EARLY[kind]
     message.output_options.echo = True
     async with serving(FakeWorker(rows=0)) as served:
-        call = served.caller.generation.StreamGenerate(message, timeout=0.4)
+        call = served.caller.generation.StreamGenerate(message, timeout=2.0)  # in which it has come to the gateway
         messages = [each async for each in call]
 
     assert [each.WhichOneof("event") for each in messages] == ["started", "delta", "finished"]

@@ -126,7 +126,7 @@ class Gate:
             self._arrived += 1
             self._changed.notify_all()
             mine = self._arrived
-            assert self._changed.wait_for(lambda: mine <= self._allowed, timeout=60), "nobody opened the gate"
+            assert self._changed.wait_for(lambda: mine <= self._allowed, timeout=300), "nobody opened the gate"
 
     def allow(self, passes: float) -> None:
         """Lets through `passes` more forward passes; infinity opens the gate for good."""
@@ -137,4 +137,4 @@ class Gate:
     def wait_until_held(self) -> None:
         """Waits until the engine stands at the gate."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self._arrived > self._allowed, timeout=60), "nobody came"
+            assert self._changed.wait_for(lambda: self._arrived > self._allowed, timeout=300), "nobody came"

@@ -22,7 +22,7 @@ ROWS = LIMITS.max_rows
 ROOM = ROWS + prefetch(ROWS)
 TOKENIZER = TokenizerFiles(b"t" * (3 << 20), "{{ x }}", {"bos_token": "<s>"}, clean_up_tokenization_spaces=False)
 DESCRIPTION = pb.DescribeResponse(model="fake", vocab_size=VOCAB_SIZE, incarnation_id="me", max_rows=ROWS)
-LIMIT_S = 60
+LIMIT_S = 300  # for what never comes
 GREEDY = generation_pb2.GenerationConfig(temperature=1.0, top_p=1.0, typical_p=1.0, repetition_penalty=1.0)
 
 

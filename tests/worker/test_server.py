@@ -31,7 +31,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FACTS = ModelFacts("fake", "Fake", 64, 96, "none", 0.0, "00ff", GenerationDefaults(), (), ("cpu",))
 LOADED: Any = SimpleNamespace(facts=FACTS, tokenizer=TokenizerFiles(b"{}", "", {}, clean_up_tokenization_spaces=False))
-LIMIT_S = 60
+LIMIT_S = 300  # for what never comes
 
 
 def prepared(engine: Engine) -> Prepared:

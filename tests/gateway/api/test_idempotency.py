@@ -277,7 +277,7 @@ async def test_a_retry_after_a_call_that_its_deadline_has_cut_gets_the_whole_ans
     config = pb.GenerationConfig(max_new_tokens=4, temperature=1.0, seed=1, best_of=best_of)
     message = pb.GenerateRequest(request_id="name", text="ab", generation_config=config, partial_on_deadline=True)
     async with serving(FakeWorker()) as served:
-        cut = served.caller.generation.Generate(message, timeout=0.4)
+        cut = served.caller.generation.Generate(message, timeout=2.0)  # in which it has come to run
         await served.worker.until(lambda: served.worker.row_count == best_of)
         whole = served.caller.generation.Generate(message, timeout=60.0)
         served.worker.step(2)

@@ -50,7 +50,7 @@ async def given_up(monkeypatch: pytest.MonkeyPatch, clock: Clock, has_unread: Ca
     dispatching = dispatcher(clock=clock)
     stream = RunStream("worker", dispatching, Liveness("a", 0.0), clock, has_unread)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):
         ending = await stream.serve(stub)
 
     assert ending.fault is not None

@@ -39,7 +39,7 @@ class Running:
         self.thread = EngineThread(self.engine, self.reports.put, self.clock, lambda: self.deaths.put(None))
 
     def report(self) -> StepReport:
-        return self.reports.get(timeout=60)
+        return self.reports.get(timeout=300)
 
     def until_end_of(self, *sequence_ids: int) -> dict[int, list[Emission]]:
         """Collects what is reported until all the sequences have ended."""
@@ -275,7 +275,7 @@ def test_an_engine_that_cannot_try_again_is_reported_dead(what: str, monkeypatch
         if what == "plan":
             monkeypatch.setattr(it.engine, "plan", broken)
         it.thread.submit(root(sequence(0, [EXPLOSIVE], 1)))
-        assert it.deaths.get(timeout=60) is None
+        assert it.deaths.get(timeout=300) is None
 
 
 def test_stopping_ends_the_thread_after_the_step_under_way() -> None:

@@ -51,7 +51,7 @@ def line(parent: subprocess.Popen[str]) -> str:
 def test_no_worker_outlives_a_killed_parent(start: Start, mode: str) -> None:
     parent = start(mode)
     parent.kill()
-    _, stderr = parent.communicate(timeout=60)
+    _, stderr = parent.communicate()
     assert stderr == ""
 
 
@@ -60,7 +60,7 @@ def test_the_terminals_interrupt_does_not_reach_the_workers(start: Start) -> Non
     os.killpg(parent.pid, signal.SIGINT)
     assert line(parent) == "interrupted"
     parent.terminate()
-    stdout, stderr = parent.communicate(timeout=60)
+    stdout, stderr = parent.communicate()
     assert stdout.split() == ["down", "down"]
     assert stderr.split() == ["terminated", "terminated"]
     assert parent.returncode == 0

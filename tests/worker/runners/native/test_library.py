@@ -214,7 +214,7 @@ def test_workers_that_compile_at_once_all_load(tmp_path: Path, monkeypatch: pyte
     run = library_module._run
 
     def run_together(command: list[str]) -> None:
-        together.wait(timeout=60)
+        together.wait(timeout=300)
         run(command)
 
     monkeypatch.setattr(library_module, "_run", run_together)
