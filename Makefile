@@ -46,7 +46,7 @@ demo: setup ## Start two workers, make calls of every kind, cancel one, stop; ex
 test: setup ## Run the tests, a process for each core (ARGS='-k name').
 	$(PYTEST) $(ARGS)
 
-test-long: setup ## Run the long tests alone: every family in every quantization, some minutes (ARGS='-k Qwen').
+test-long: setup ## Run the long tests alone: more of what `make test` samples, some minutes (ARGS='-k Qwen').
 	$(PYTEST) -m long $(ARGS)
 
 chaos: setup ## Kill, stop, hang and attack what serves, for four minutes; a table (ARGS='--only mixed --seed 7').
