@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from bench.random_model import random_llama
 from bench.step_floor import StepFloor
+from worker.domain.config import Config
 from worker.loading.loading import LoadedModel
+from worker.runners.native.assembly import native_code
 
 
 @dataclass(frozen=True)
@@ -21,4 +23,4 @@ class Models:
     def load(cls) -> "Models":
         """Makes them."""
         baseline = random_llama()
-        return cls(random_llama(), baseline, StepFloor.of(baseline.model))
+        return cls(random_llama(native_code(Config())), baseline, StepFloor.of(baseline.model))

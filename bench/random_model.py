@@ -8,16 +8,20 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from worker.domain.config import Config
+from worker.loading.cpu import CpuCode
 from worker.loading.loading import LoadedModel, load
 
 VOCAB_SIZE = 32_000
 
 
-def random_llama(*, layers: int = 16, width: int = 1024) -> LoadedModel:
-    """Returns a Llama of some 270 million parameters at 16 layers of width 1024, loaded as the worker loads it."""
+def random_llama(code: CpuCode | None = None, *, layers: int = 16, width: int = 1024) -> LoadedModel:
+    """Returns a Llama of some 270 million parameters at 16 layers of width 1024, loaded as the worker loads it.
+
+    With the C code it is for the engine, without it for transformers and bitsandbytes alone.
+    """
     with tempfile.TemporaryDirectory() as folder:
         export_random_llama(Path(folder), layers=layers, width=width)
-        return load(Config(model=folder, name=f"random-llama-{layers}x{width}"))
+        return load(Config(model=folder, name=f"random-llama-{layers}x{width}"), code)
 
 
 def export_random_llama(folder: Path, *, layers: int = 16, width: int = 1024) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from bench.report import arguments, show
 from worker.domain.sequence import SamplingParameters
 from worker.domain.sequence import Sequence as Row
+from worker.loading.cpu_level import cpu_level
 from worker.runners.native.library import compiled
 from worker.sampling.native.native_sampler import FLAGS, SOURCE, NativeSampler
 from worker.sampling.sampler import Sampled, sample
@@ -170,7 +171,7 @@ def costs(sampler: Sampler, vocabulary: int, rounds: int) -> list[dict[str, obje
 def main() -> int:
     """Runs the bench."""
     flags = arguments(__doc__ or "")
-    library = compiled(SOURCE, flags=FLAGS)
+    library = compiled(SOURCE, cpu_level(), flags=FLAGS)
     cases = {
         "every processor": PROCESSORS | ALLOWED,
         "every warper": WARPERS,

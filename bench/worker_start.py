@@ -54,9 +54,9 @@ class Start:
     def phases(self) -> dict[str, float]:
         """Returns the seconds of each phase, in order; they add up to all but some milliseconds of the start."""
         return {
-            "imports": self._load_began,
+            "imports and kernels": self._load_began,
             **{part: float(seconds) for part, seconds in re.findall(r"(\w+) ([\d.]+) s(?=,)", self._loaded.text)},
-            "memory and kernels": self.lines[-2].seconds - self._loaded.seconds,
+            "memory": self.lines[-2].seconds - self._loaded.seconds,
             "warm-up": self.lines[-1].seconds - self.lines[-2].seconds,
         }
 

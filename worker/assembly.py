@@ -7,7 +7,7 @@ import torch
 
 from .domain.config import Config
 from .engine.engine import Engine, Memory, Sampler
-from .loading.cpu import cpu_has_4bit_kernel
+from .loading.cpu_level import CpuLevel, cpu_level
 from .loading.loading import LoadedModel
 from .loading.probe import layer_layouts
 from .memory.budget import budget, divide
@@ -16,7 +16,7 @@ from .memory.plan import Room
 from .plan import memory_plan
 from .runners.cuda.assembly import cuda_runner
 from .runners.model_runner import ModelRunner
-from .runners.native.assembly import native_runner
+from .runners.native.assembly import NativeCode, native_runner
 from .runners.native.library import NativeError, compiled
 from .runners.runner import Runner
 from .sampling.native.native_sampler import FLAGS, SOURCE, NativeSampler
@@ -50,7 +50,7 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
     )
     runner = _runner(loaded, config, copy_bytes=planned.copies if planned else 0)
     memory = Memory(layouts, loaded.input_device, loaded.pad_token_id)
-    return Engine(runner, Scheduler(limits), memory, _sampler(loaded.input_device))
+    return Engine(runner, Scheduler(limits), memory, _sampler(loaded.input_device, cpu_level(config.cpu_level)))
 
 
 def _share(loaded: LoadedModel, layouts: Sequence[Layout], config: Config) -> Room:
@@ -66,21 +66,17 @@ def _runner(loaded: LoadedModel, config: Config, *, copy_bytes: int = 0) -> Runn
     """Returns the fastest way to run the model on this machine."""
     if config.cuda_graphs and (captured := cuda_runner(loaded.model, loaded.input_device, copy_bytes=copy_bytes)):
         return captured
-    if (
-        loaded.input_device.type == "cpu"
-        and cpu_has_4bit_kernel()
-        and (runner := native_runner(loaded.model, loaded.activations))
-    ):
+    if isinstance(loaded.code, NativeCode) and (runner := native_runner(loaded.model, loaded.code)):
         return runner
     return ModelRunner.for_model(loaded.model, loaded.input_device)
 
 
-def _sampler(device: torch.device) -> Sampler:
+def _sampler(device: torch.device, level: CpuLevel) -> Sampler:
     """Returns the fastest way to choose tokens from logits on a device."""
     if device.type != "cpu":
         return sample
     try:
-        return NativeSampler(compiled(SOURCE, flags=FLAGS), torch.get_num_threads())
+        return NativeSampler(compiled(SOURCE, level, flags=FLAGS), torch.get_num_threads())
     except (NativeError, OSError) as error:
         logger.warning("the sampler for CPUs cannot be compiled, which makes sampling slower: %s", error)
         return sample

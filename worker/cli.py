@@ -46,6 +46,7 @@ _QUANTIZE_FLAGS = (
     "int8_threshold",
     "skip_modules",
     "compute_dtype",
+    "cpu_level",
     "device_map",
     "max_memory",
     "threads",

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, get_args
 
 from .domain.config import LEAST_CONTEXT, QUANTIZATIONS, Config
+from .loading.cpu_level import cpu_level
 from .loading.placement import STRATEGIES, parse_device_map, parse_max_memory
 
 _HELP = {
@@ -21,8 +22,9 @@ _HELP = {
     "int8_threshold": "outlier threshold of LLM.int8; 0 keeps rows independent of each other (default: 6)",
     "skip_modules": "linear layers that stay unquantized: names, ends of names or patterns, with commas between",
     "compute_dtype": "type of activations (default: bfloat16 where the device has it, else float32)",
-    "activations": "int8 rounds what 4-bit layers multiply with: inexact, faster, on CPUs with AVX512-VNNI only "
-    "(default: exact)",
+    "cpu_level": "what is made use of in a CPU: avx512bf16, avx512, avx2, neon or generic (default: all it can do)",
+    "activations": "what 4-bit layers multiply with on a CPU: exact or rounded to int16, as is faster (auto), or int8, "
+    "which is inexact, with AVX512-VNNI only (default: auto)",
     "device_map": "auto, balanced, balanced_low_0, sequential, a device, or a JSON object of modules and devices "
     "(default: auto)",
     "max_memory": "most memory for weights on each device, such as 0=20GiB,cpu=60GiB (default: what is free)",
@@ -158,6 +160,10 @@ def check(config: Config) -> str:
         return f"--context-length must be 0, or at least {LEAST_CONTEXT}, not {config.context_length}"
     if config.memory_share and config.memory_gib:
         return "--memory-share is not to be given beside --memory-gib"
+    try:
+        cpu_level(config.cpu_level)
+    except ValueError as error:
+        return str(error)
     if not _is_address(config.listen):
         return (
             "--listen must be HOST:PORT with a port from 0 to 65535 (and brackets around an IPv6 address), or"

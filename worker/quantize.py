@@ -19,7 +19,8 @@ from .loading.checkpoint.preflight import check_checkpoint, in_plain_words
 from .loading.load_report import log_quantization
 from .loading.probe import layer_layouts
 from .loading.quantization import QuantizationReport, is_quantized
-from .loading.weights import compute_dtype, load_weights, read_config, read_tokenizer
+from .loading.weights import load_weights, read_config, read_tokenizer
+from .runners.native.assembly import native_code
 
 
 def quantize(config: Config, out: Path, *, overwrite: bool = False) -> str:
@@ -40,18 +41,17 @@ def quantize(config: Config, out: Path, *, overwrite: bool = False) -> str:
         model_config = read_config(config)
     if config.quantization == "none" or is_quantized(model_config):
         raise ValueError("nothing to do: it is quantized already, or --quantization none was given")
-    dtype = compute_dtype(config)
-    plain_type = model_config.dtype or dtype
     with doing("reading the tokenizer"):
         tokenizer = read_tokenizer(config)
     with doing("loading the weights"), in_plain_words(settings):
-        model, report = load_weights(config, model_config, dtype)
+        # What a worker computes in on this machine decides which numbers are quantized.
+        model, report, dtype = load_weights(config, model_config, native_code(config))
     log_quantization(report)
     if not report.share:
         raise ValueError("nothing of it can be quantized")
     with doing(f"writing {out}"):
         _write(model, tokenizer, out)
-    plain_bytes = report.total_parameters * plain_type.itemsize
+    plain_bytes = report.total_parameters * (model_config.dtype or dtype).itemsize
     return _summary(config, out, report, plain_bytes=plain_bytes, seconds=time.monotonic() - began)
 
 

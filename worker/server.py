@@ -16,6 +16,7 @@ from .domain.config import Config
 from .domain.refusal import doing
 from .engine.engine import Engine
 from .loading.loading import LoadedModel, load
+from .runners.native.assembly import native_code
 from .service import messages
 from .service.address import check_free
 from .service.service import WorkerService
@@ -63,7 +64,8 @@ def prepare(config: Config) -> Prepared:
 
     Raises whatever the libraries that read it do; `refusal` makes a sentence of that.
     """
-    loaded = load(config)
+    code = native_code(config)
+    loaded = load(config, code)
     with doing("putting the engine together"):
         engine = assemble(loaded, config)
     with doing("warming up"):

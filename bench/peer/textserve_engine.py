@@ -15,6 +15,7 @@ from worker.domain.sequence import Root, SamplingParameters
 from worker.domain.sequence import Sequence as Row
 from worker.engine.engine import Engine
 from worker.loading.loading import load
+from worker.runners.native.assembly import native_code
 from worker.warm_up import warm_up
 
 
@@ -38,8 +39,8 @@ class TextserveEngine:
 def prepare(setup: Setup) -> TextserveEngine:
     """Loads the model as a worker does."""
     torch.set_num_threads(setup.threads)
-    config = Config(model=setup.model, max_rows=setup.rows, activations="int8" if "--int8" in sys.argv else "exact")
-    loaded = load(config)
+    config = Config(model=setup.model, max_rows=setup.rows, activations="int8" if "--int8" in sys.argv else "auto")
+    loaded = load(config, native_code(config))
     engine = assemble(loaded, config)
     warm_up(engine, loaded.facts.vocab_size)
     return TextserveEngine(engine)

@@ -23,6 +23,7 @@ OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
     "int8_threshold": (["--int8-threshold", "0"], 0.0),
     "skip_modules": (["--skip-modules", "q_proj, model.layers.0"], ("q_proj", "model.layers.0")),
     "compute_dtype": (["--compute-dtype", "float16"], "float16"),
+    "cpu_level": (["--cpu-level", "generic"], "generic"),
     "activations": (["--activations", "int8"], "int8"),
     "device_map": (["--device-map", "cpu"], "cpu"),
     "max_memory": (["--max-memory", "0=20GiB,cpu=60GiB"], "0=20GiB,cpu=60GiB"),

@@ -6,7 +6,7 @@ from typing import Literal
 
 Quantization = Literal["nf4", "fp4", "int8", "none"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("nf4", "fp4", "int8", "none")
-Activations = Literal["exact", "int8"]
+Activations = Literal["auto", "exact", "int16", "int8"]
 
 LEAST_CONTEXT = 16
 """Tokens: with fewer, a prompt and its answer have hardly any room."""
@@ -37,9 +37,12 @@ class Config:
     expression for its beginning, as transformers' `llm_int8_skip_modules`. Of no effect on a quantized checkpoint."""
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Type of activations and unquantized weights; auto: bfloat16 where the device computes in it, else float32."""
-    activations: Activations = "exact"
-    """What 4-bit layers multiply with on a CPU: activations as they are, or rounded to int8 in blocks of 64, which is
-    faster and inexact."""
+    cpu_level: str = "auto"
+    """What is made use of in a CPU: auto, the most that it can do, or avx512bf16, avx512, avx2, neon or generic, if it
+    can do that. Compute type and arithmetic follow, so that it computes as others do that can do no more."""
+    activations: Activations = "auto"
+    """What 4-bit layers multiply with on a CPU: activations in bfloat16 (exact), or rounded in blocks of 64 to int16,
+    which is nearer to float32, or to int8, which is inexact. auto: exact or int16, what is faster."""
     device_map: str = "auto"
     """How accelerate places the model on devices: auto, balanced, balanced_low_0, sequential, a device such as cpu or
     cuda:0, or a JSON object that maps modules to GPU numbers, "cpu" or "disk"."""

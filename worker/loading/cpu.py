@@ -1,22 +1,36 @@
-"""What this machine's CPU can do: whether it has kernels of its own for 4-bit weights."""
+"""Who multiplies 4-bit weights on a CPU: the C code of `runners.native`, or bitsandbytes' own kernel.
 
-from pathlib import Path
+Where there is neither, bitsandbytes dequantizes every weight in every step.
+"""
+
+from typing import Any, Protocol
+
+from torch import nn
 
 from .bitsandbytes_offline import bnb
+from .cpu_level import Arithmetic, CpuLevel
 
 
-def cpu_features() -> frozenset[str]:
-    """Returns Linux's names for what this CPU can do; none if Linux does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+class CpuCode(Protocol):
+    """The C code, compiled for a level of CPU: what loading has to know of it."""
 
+    @property
+    def level(self) -> CpuLevel:
+        """Returns what it was compiled for."""
+        ...
 
-def cpu_multiplies_int8() -> bool:
-    """Returns whether the CPU has the instructions for products with int8 activations."""
-    return {"avx512_bf16", "avx512_vnni"} <= cpu_features()
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Returns what 4-bit layers multiply with."""
+        ...
+
+    def obstacle(self, model: Any) -> str:  # noqa: ANN401 - transformers models share no useful static type
+        """Returns why a model does not run in C as a whole; empty if it does."""
+        ...
+
+    def obstacle_by_design(self, skeleton: nn.Module) -> str:
+        """Returns the same for one without weights, as far as it shows: what becomes of its weights does not."""
+        ...
 
 
 def cpu_has_4bit_kernel() -> bool:

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from ..domain.config import LEAST_CONTEXT, Activations, Config
+from ..domain.config import LEAST_CONTEXT, Config
 from ..domain.refusal import Refusal, doing
 from .checkpoint.generation_defaults import eos_token_ids, read_generation_config
 from .checkpoint.hub import Files
 from .checkpoint.preflight import check_checkpoint, in_plain_words
 from .checkpoint.tokenizer_files import TokenizerFiles, tokenizer_files
-from .cpu import cpu_multiplies_int8
+from .cpu import CpuCode
 from .dispatch import execution_devices, input_device, offload_places
 from .facts import ModelFacts, context_length, fingerprint
 from .load_report import LoadCost, log_report, log_tokens_beyond
 from .quantization import QuantizationReport
-from .weights import compute_dtype, load_weights, read_config, read_tokenizer, runs_on_cpu
+from .weights import load_weights, read_config, read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,17 @@ class LoadedModel:
     pad_token_id: int
     input_device: torch.device
     """Where token ids go."""
-    activations: Activations = "exact"
-    """What 4-bit layers are to multiply with; the fingerprint tells the two ways apart."""
+    code: CpuCode | None = None
+    """The C code that it was loaded for; the fingerprint tells what its 4-bit layers multiply with."""
 
 
-def load(config: Config) -> LoadedModel:
-    """Loads the model of a config.
+def load(config: Config, code: CpuCode | None = None) -> LoadedModel:
+    """Loads the model of a config, for a GPU, for the C code on a CPU, or for transformers and bitsandbytes alone.
 
     Raises:
         Refusal: it cannot be served; the message says why.
-        ValueError: activations are to be int8, and the model does not compute on a CPU that multiplies them.
         Exception: transformers, or a library under it, could not load it; its notes say what was being done.
     """
-    _check_activations(config)
     cost = LoadCost()
     files = Files(config)
     settings = check_checkpoint(files)
@@ -61,9 +59,8 @@ def load(config: Config) -> LoadedModel:
         tokenizer.pad_token = tokenizer.eos_token
     length = _context_length(config, model_config, tokenizer)
     cost.end("tokenizer")
-    dtype = compute_dtype(config)
     with doing("loading the weights"), in_plain_words(settings):
-        model, report = load_weights(config, model_config, dtype)
+        model, report, dtype = load_weights(config, model_config, code)
     cost.end("weights")
     facts = ModelFacts(
         name=config.name or _own_name(config.model),
@@ -72,7 +69,7 @@ def load(config: Config) -> LoadedModel:
         vocab_size=_vocab_size(model),
         quantization=report.quantization,
         quantized_share=report.share,
-        fingerprint=fingerprint(model, _arithmetic(report, config.activations), dtype),
+        fingerprint=fingerprint(model, _arithmetic(report, code), dtype),
         defaults=defaults,
         eos_token_ids=eos_token_ids(generation_config, tokenizer),
         devices=(*(str(device) for device in execution_devices(model)), *offload_places(model)),
@@ -86,13 +83,8 @@ def load(config: Config) -> LoadedModel:
         tokenizer=tokenizer_files(tokenizer),
         pad_token_id=_pad_token_id(tokenizer, facts),
         input_device=input_device(model),
-        activations=config.activations,
+        code=code,
     )
-
-
-def _check_activations(config: Config) -> None:
-    if config.activations == "int8" and not (runs_on_cpu(config) and cpu_multiplies_int8()):
-        raise ValueError("--activations int8 is for models on a CPU with AVX512-BF16 and AVX512-VNNI alone")
 
 
 def _context_length(config: Config, model_config: Any, tokenizer: Any) -> int:  # noqa: ANN401 - transformers' objects
@@ -105,9 +97,11 @@ def _context_length(config: Config, model_config: Any, tokenizer: Any) -> int:  
     return length
 
 
-def _arithmetic(report: QuantizationReport, activations: Activations) -> str:
+def _arithmetic(report: QuantizationReport, code: CpuCode | None) -> str:
     """Returns what changes results, beside the weights and the compute type."""
-    return report.arithmetic if activations == "exact" else f"{report.arithmetic} {activations} activations"
+    if code is None or code.arithmetic == "exact" or not report.is_4bit:
+        return report.arithmetic
+    return f"{report.arithmetic} {code.arithmetic} activations"
 
 
 def _own_name(model: str) -> str:

@@ -149,6 +149,11 @@ class QuantizationReport:
         return self.quantized_parameters / self.total_parameters
 
     @property
+    def is_4bit(self) -> bool:
+        """Returns whether there are 4-bit layers."""
+        return not {"nf4", "fp4"}.isdisjoint(self.quantization.split("+"))
+
+    @property
     def arithmetic(self) -> str:
         """Returns what of the quantization changes results, beside the weights."""
         return f"{self.quantization} {self.int8_threshold:g}" if self.int8_threshold else self.quantization

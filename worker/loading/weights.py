@@ -90,12 +90,20 @@ def read_tokenizer(config: Config, **settings: str) -> Any:  # noqa: ANN401 - tr
     return tokenizer
 
 
-def compute_dtype(config: Config) -> torch.dtype:
-    """Returns the type to compute in: what the config says, else bfloat16 where the device has it, else float32."""
+def compute_dtype(config: Config, code: cpu.CpuCode | None = None, *, runs_in_c: bool = False) -> torch.dtype:
+    """Returns the type to compute in: what the config says, else bfloat16 where the device has it, else float32.
+
+    A CPU has it where bitsandbytes' kernel does, and for models that the C code runs as a whole.
+    """
     if config.compute_dtype != "auto":
         dtype: torch.dtype = getattr(torch, config.compute_dtype)
         return dtype
-    has_bfloat16 = cpu.cpu_has_4bit_kernel() if runs_on_cpu(config) else torch.cuda.is_bf16_supported()
+    if not runs_on_cpu(config):
+        has_bfloat16 = torch.cuda.is_bf16_supported()
+    elif code is None:
+        has_bfloat16 = cpu.cpu_has_4bit_kernel()
+    else:
+        has_bfloat16 = code.level.has_bfloat16 or runs_in_c
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
@@ -107,9 +115,9 @@ def runs_on_cpu(config: Config) -> bool:
 def load_weights(
     config: Config,
     model_config: Any,  # noqa: ANN401 - each family has its own config class
-    dtype: torch.dtype,
-) -> tuple[Any, QuantizationReport]:
-    """Returns the model, ready for its first forward pass, and what became of its weights.
+    code: cpu.CpuCode | None = None,
+) -> tuple[Any, QuantizationReport, torch.dtype]:
+    """Returns the model, ready for its first forward pass, what became of its weights, and the type it computes in.
 
     Raises:
         OSError: there are no safetensors.
@@ -122,7 +130,9 @@ def load_weights(
         skeleton = quantization.skeleton(model_config)
     settings = _placement(config, skeleton)
     left_out: tuple[str, ...] = ()
-    uses_cpu_kernel = runs_on_cpu(config) and cpu.cpu_has_4bit_kernel()
+    uses_cpu_kernel = runs_on_cpu(config) and (code is not None or cpu.cpu_has_4bit_kernel())
+    runs_in_c = code is not None and not code.obstacle_by_design(skeleton) and not _is_8bit(config, model_config)
+    dtype = compute_dtype(config, code, runs_in_c=runs_in_c)
     if is_quantized and config.skip_modules:
         logger.warning("--skip-modules has no effect: the checkpoint is quantized already")
     if config.quantization != "none" and not is_quantized:
@@ -137,7 +147,15 @@ def load_weights(
         if uses_cpu_kernel:
             left_out += quantization.dequantize_awkward_layers(model, dtype)
         quantization.set_compute_dtype(model, dtype)
-    return model, quantization.report(model, left_out, was_to_be_quantized=becomes_quantized)
+        if code is not None and runs_in_c and code.obstacle(model):  # as when a checkpoint's head is quantized, too
+            dtype = compute_dtype(config, code)
+            quantization.set_compute_dtype(model, dtype)
+    return model, quantization.report(model, left_out, was_to_be_quantized=becomes_quantized), dtype
+
+
+def _is_8bit(config: Config, model_config: Any) -> bool:  # noqa: ANN401 - as above
+    settings = getattr(model_config, "quantization_config", None)
+    return config.quantization == "int8" if settings is None else bool(settings.get("load_in_8bit"))
 
 
 def _placement(config: Config, skeleton: torch.nn.Module) -> dict[str, Any]:

@@ -136,8 +136,8 @@ def changed(source: Path, folder: Path, edit: Edit, config: dict[str, Any] | Non
 
 
 def weights_of(folder: Path, quantization: Quantization) -> Any:
-    config = Config(model=str(folder), quantization=quantization)
-    return load_weights(config, read_config(config), torch.float32)[0]
+    config = Config(model=str(folder), quantization=quantization, compute_dtype="float32")
+    return load_weights(config, read_config(config))[0]
 
 
 def refusal(folder: Path, quantization: Quantization = "nf4") -> str:

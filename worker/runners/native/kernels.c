@@ -1,5 +1,5 @@
-/* The forward pass of decoder-only models built like Llama, for CPUs with AVX512-BF16, and 4-bit products for all
-   others.
+/* The forward pass of decoder-only models built like Llama, and 4-bit products for all others. What differs between kinds
+   of CPUs is in vector.h.
 
    Tokens come as a flat list: each has a row and a column of a slab, so a prompt's chunk and one step of many rows are
    the same to it, and padding costs nothing. All threads walk through one parallel region.
@@ -18,34 +18,33 @@
 #include "team.h"
 
 static void normalize(const bf16 *x, const bf16 *weight, bf16 *y, int64_t width, float epsilon) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t i = 0; i < width; i += 16) {
-        const __m512 value = load16(x + i);
-        sum = _mm512_fmadd_ps(value, value, sum);
+    floats sum = zeros();
+    for (int64_t i = 0; i < width; i += WIDTH) {
+        const floats value = load(x + i);
+        sum = plus_product(value, value, sum);
     }
-    const __m512 scale = _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(sum) / width + epsilon));
-    for (int64_t i = 0; i < width; i += 16)
-        store16(y + i, _mm512_mul_ps(load16(weight + i), rounded(_mm512_mul_ps(load16(x + i), scale))));
+    const floats scale = all(1.0f / sqrtf(sum_of(sum) / width + epsilon));
+    for (int64_t i = 0; i < width; i += WIDTH)
+        store(y + i, times(load(weight + i), rounded(times(load(x + i), scale))));
 }
 
 /* Rotary position embedding of one head, in place: the first half of the dimensions pairs with the second. */
 static void rotate(bf16 *head, const bf16 *cos, const bf16 *sin, int64_t dim) {
-    for (int64_t i = 0; i < dim / 2; i += 16) {
+    for (int64_t i = 0; i < dim / 2; i += WIDTH) {
         bf16 *left = head + i, *right = left + dim / 2;
-        const __m512 a = load16(left), b = load16(right);
-        const __m512 cos_a = load16(cos + i), cos_b = load16(cos + dim / 2 + i);
-        const __m512 sin_a = load16(sin + i), sin_b = load16(sin + dim / 2 + i);
-        store16(left, _mm512_sub_ps(rounded(_mm512_mul_ps(a, cos_a)), rounded(_mm512_mul_ps(b, sin_a))));
-        store16(right, _mm512_add_ps(rounded(_mm512_mul_ps(b, cos_b)), rounded(_mm512_mul_ps(a, sin_b))));
+        const floats a = load(left), b = load(right);
+        const floats cos_a = load(cos + i), cos_b = load(cos + dim / 2 + i);
+        const floats sin_a = load(sin + i), sin_b = load(sin + dim / 2 + i);
+        store(left, minus(rounded(times(a, cos_a)), rounded(times(b, sin_a))));
+        store(right, plus(rounded(times(b, cos_b)), rounded(times(a, sin_b))));
     }
 }
 
 static void gate_up(bf16 *gate, const bf16 *up, int64_t count) {
-    const __m512 one = _mm512_set1_ps(1.0f);
-    for (int64_t i = 0; i < count; i += 16) {
-        const __m512 x = load16(gate + i);
-        const __m512 silu = _mm512_div_ps(x, _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
-        store16(gate + i, _mm512_mul_ps(rounded(silu), load16(up + i)));
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        const floats x = load(gate + i);
+        const floats silu = over(x, plus(all(1.0f), exponential(minus(zeros(), x))));
+        store(gate + i, times(rounded(silu), load(up + i)));
     }
 }
 
@@ -72,6 +71,15 @@ static void remember(const model *m, const layer *l, int64_t index, const tokens
 /* How often work is shared out, at most. */
 enum { LAYER_STAGES = 16, HEAD_STAGES = 2, LINEAR_STAGES = 2 };
 
+/* Rounds the activations that some layers share, if any of them wants it: those that do want the same. */
+static void round_for(const linear **layers, int count, const bf16 *x, int64_t rows, const rounded_rows *to, member *self) {
+    for (int each = 0; each < count; each++)
+        if (layers[each]->arithmetic != EXACT) {
+            round_share(layers[each], x, 0, rows * layers[each]->inputs, to, self);
+            return;
+        }
+}
+
 /* One thread's part of a layer. */
 static void run_layer(const model *m, int64_t index, const tokens *t, const activations *a, const workspace *space,
                       float *scores, member *self) {
@@ -80,8 +88,7 @@ static void run_layer(const model *m, int64_t index, const tokens *t, const acti
     SHARE(token, n)
         normalize(t->hidden + token * m->width, l->input_norm, a->normed + token * m->width, m->width, m->epsilon);
     await(self);
-    if (l->query.levels || l->key.levels || l->value.levels)
-        round_share(a->normed, n * m->width, &space->rounded, self);
+    round_for((const linear *[]){&l->query, &l->key, &l->value}, 3, a->normed, n, &space->rounded, self);
     multiply_share(&l->query, a->normed, n, a->query, 0, space, self);
     multiply_share(&l->key, a->normed, n, a->key, 0, space, self);
     multiply_share(&l->value, a->normed, n, a->value, 0, space, self);
@@ -91,19 +98,19 @@ static void run_layer(const model *m, int64_t index, const tokens *t, const acti
     SHARE(task, a->run_count * m->key_heads)
         attend_run(m, l, index, t, &a->runs[task / m->key_heads], task % m->key_heads, a, scores);
     await(self);
-    if (l->output.levels) round_share(a->attended, n * m->heads * m->head_dim, &space->rounded, self);
+    round_for((const linear *[]){&l->output}, 1, a->attended, n, &space->rounded, self);
     multiply_share(&l->output, a->attended, n, t->hidden, t->hidden, space, self);
     await(self);
     SHARE(token, n)
         normalize(t->hidden + token * m->width, l->post_norm, a->normed + token * m->width, m->width, m->epsilon);
     await(self);
-    if (l->gate.levels || l->up.levels) round_share(a->normed, n * m->width, &space->rounded, self);
+    round_for((const linear *[]){&l->gate, &l->up}, 2, a->normed, n, &space->rounded, self);
     multiply_share(&l->gate, a->normed, n, a->gate, 0, space, self);
     multiply_share(&l->up, a->normed, n, a->up, 0, space, self);
     await(self);
     SHARE(part, n * m->inner / 16) gate_up(a->gate + 16 * part, a->up + 16 * part, 16);
     await(self);
-    if (l->down.levels) round_share(a->gate, n * m->inner, &space->rounded, self);
+    round_for((const linear *[]){&l->down}, 1, a->gate, n, &space->rounded, self);
     multiply_share(&l->down, a->gate, n, t->hidden, t->hidden, space, self);
     await(self);
 }
@@ -126,13 +133,13 @@ int textserve_forward(const model *m, const tokens *t, int64_t thread_count) {
     arena sizes = {0, 0};
     take_stages(&sizes, stage_count);
     take_activations(&sizes, m, t->count);
-    const int8_rows nowhere = take_rounded(&sizes, rounded_count);
+    const rounded_rows nowhere = take_rounded(&sizes, rounded_count);
     for (int64_t thread = 0; thread < thread_count; thread++) take_workspace(&sizes, t->count, nowhere);
     arena pieces = {aligned_alloc(64, sizes.used), 0};
     if (!pieces.memory) return 1;
     stage *stages = take_stages(&pieces, stage_count);
     activations a = take_activations(&pieces, m, t->count);
-    const int8_rows rounded = take_rounded(&pieces, rounded_count);
+    const rounded_rows rounded = take_rounded(&pieces, rounded_count);
     const size_t score_bytes = cache_lines(split(m, t, &a) * sizeof(float));
     char *scores = aligned_alloc(64, thread_count * score_bytes);
     if (!scores) {
@@ -155,26 +162,30 @@ int textserve_forward(const model *m, const tokens *t, int64_t thread_count) {
     return 0;
 }
 
-/* y = x W^T + bias for [rows][inputs]. Returns 0, or 1 if there is no memory. */
-int textserve_linear(const linear *w, const bf16 *x, int64_t rows, bf16 *y, int64_t thread_count) {
+/* y = x W^T + bias for [rows][inputs], bfloat16 or, if `wide`, float32, which takes weights for INT16. Returns 0, or 1 if
+   there is no memory. */
+int textserve_linear(const linear *w, const void *x, int64_t rows, void *y, int64_t wide, int64_t thread_count) {
     if (!rows) return 0;
-    const int64_t rounded_count = w->levels ? rows * w->inputs : 0;
+    const int64_t rounded_count = w->arithmetic == EXACT ? 0 : rows * w->inputs;
     arena sizes = {0, 0};
     take_stages(&sizes, LINEAR_STAGES);
-    const int8_rows nowhere = take_rounded(&sizes, rounded_count);
+    const rounded_rows nowhere = take_rounded(&sizes, rounded_count);
     for (int64_t thread = 0; thread < thread_count; thread++) take_workspace(&sizes, rows, nowhere);
     arena pieces = {aligned_alloc(64, sizes.used), 0};
     if (!pieces.memory) return 1;
     stage *stages = take_stages(&pieces, LINEAR_STAGES);
-    const int8_rows rounded = take_rounded(&pieces, rounded_count);
+    const rounded_rows rounded = take_rounded(&pieces, rounded_count);
 #pragma omp parallel num_threads(thread_count)
     {
         workspace space;
 #pragma omp critical
         space = take_workspace(&pieces, rows, rounded);
         member own = {stages, LINEAR_STAGES, omp_get_num_threads(), 0, 0};
-        if (w->levels) round_share(x, rounded_count, &space.rounded, &own);
-        multiply_share(w, x, rows, y, 0, &space, &own);
+        if (w->arithmetic != EXACT) round_share(w, x, wide, rounded_count, &space.rounded, &own);
+        if (wide)
+            multiply_share_wide(w, rows, y, &space, &own);
+        else
+            multiply_share(w, x, rows, y, 0, &space, &own);
     }
     free(pieces.memory);
     return 0;

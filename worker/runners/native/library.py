@@ -1,4 +1,4 @@
-"""Compiles the C code for this very CPU, keeps what was compiled on disk, and loads it."""
+"""Compiles the C code for a level of CPU, keeps what was compiled on disk, and loads it."""
 
 import ctypes
 import hashlib
@@ -10,16 +10,17 @@ import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from pathlib import Path
 
-from ...loading.cpu import cpu_features
+from ...loading.cpu_level import CpuLevel, cpu_features
 from .structures import Linear, Model, Tokens
 
 logger = logging.getLogger(__name__)
 
 _SOURCES = Path(__file__).parent
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+# Products and sums are rounded each, unless the code says otherwise: so levels can have the same bits.
+_FLAGS = ("-O3", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
 _COMPILE_S = 120.0
 
 
@@ -45,6 +46,7 @@ class Library:
             ctypes.c_int64,
             ctypes.c_void_p,
             ctypes.c_int64,
+            ctypes.c_int64,
         )
 
     def forward(self, model: Model, tokens: Tokens) -> None:
@@ -52,33 +54,38 @@ class Library:
         if self._forward(model, tokens, self.threads):
             raise MemoryError("no memory for the activations of a step")
 
-    def linear(self, layer: Linear, x: int, rows: int, y: int) -> None:
-        """Multiplies bfloat16 [rows, inputs] at x; the product goes to y. Raises MemoryError, with nothing done."""
-        if self._linear(layer, x, rows, y, self.threads):
+    def linear(self, layer: Linear, x: int, rows: int, y: int, *, wide: bool = False) -> None:
+        """Multiplies [rows, inputs] at x; the product goes to y. Raises MemoryError, with nothing done.
+
+        Both are bfloat16, or, if wide, float32, for layers that round their activations to int16.
+        """
+        if self._linear(layer, x, rows, y, wide, self.threads):
             raise MemoryError("no memory for a product")
 
 
-def load(threads: int, folder: Path | None = None) -> Library:
+def load(threads: int, level: CpuLevel, folder: Path | None = None) -> Library:
     """Returns the library, compiled now unless it was before.
 
     Args:
         threads: how many compute.
+        level: of the CPU, one that this machine can run.
         folder: as for `compiled`.
 
     Raises NativeError as `compiled`, and if what was made cannot be loaded.
     """
-    path = compiled(_SOURCES / "kernels.c", folder=folder)
+    path = compiled(_SOURCES / "kernels.c", level, folder=folder)
     try:
         return Library(path, threads)
     except OSError as error:
         raise NativeError(str(error)) from error
 
 
-def compiled(source: Path, *, flags: Rows[str] = (), folder: Path | None = None) -> Path:
+def compiled(source: Path, level: CpuLevel, *, flags: Sequence[str] = (), folder: Path | None = None) -> Path:
     """Returns the path of a library, compiled now unless it was before.
 
     Args:
         source: a C file; what it includes lies beside it.
+        level: of the CPU that it is for, one that this machine can run.
         flags: for the compiler, beside those that all get.
         folder: where what was compiled is kept; by default `textserve` in the user's folder for caches.
 
@@ -86,11 +93,11 @@ def compiled(source: Path, *, flags: Rows[str] = (), folder: Path | None = None)
     write what is kept.
     """
     folder = folder or _cache_folder()
-    command = (_compiler(), *_FLAGS, *flags)
+    command = (_compiler(), *_FLAGS, *level.compiler_flags(), *flags)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_writers(folder)
-        path = folder / f"{source.stem}-{_fingerprint(source.parent, command)}.so"
+        path = folder / f"{source.stem}-{level.name}-{_fingerprint(source.parent, command)}.so"
         if not _is_kept(path):
             _compile(command, source, path)
     except OSError as error:
@@ -136,8 +143,8 @@ def _compiler() -> str:
     return found
 
 
-def _fingerprint(sources: Path, command: Rows[str]) -> str:
-    """Returns what changes when the code, the compiler, its flags or the CPU's features do."""
+def _fingerprint(sources: Path, command: Sequence[str]) -> str:
+    """Returns what changes when the code, the compiler, what it is told or the CPU's features do."""
     digest = hashlib.sha256()
     for source in sorted(sources.glob("*.[ch]")):
         digest.update(source.read_bytes())
@@ -149,7 +156,7 @@ def _fingerprint(sources: Path, command: Rows[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _compile(command: Rows[str], source: Path, path: Path) -> None:
+def _compile(command: Sequence[str], source: Path, path: Path) -> None:
     """Compiles into place; workers that start at once may all do so."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
@@ -157,7 +164,7 @@ def _compile(command: Rows[str], source: Path, path: Path) -> None:
         made.write_bytes(_sealed(made.read_bytes()))
         made.chmod(0o700)
         made.replace(path)
-    logger.info("compiled for this CPU: %s", path)
+    logger.info("compiled the kernels for this CPU: %s", path)
 
 
 def _run(command: list[str]) -> None:

@@ -1,6 +1,5 @@
 """Linear layers as the C code takes them, and in place of bitsandbytes' forward pass."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -8,17 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from ...loading.bitsandbytes_offline import bnb
+from ...loading.cpu_level import Arithmetic
 from ...loading.quantization import fits_cpu_kernel
-from .levels import LEVEL_BLOCK, levels
 from .library import Library
+from .steps import ROUNDING_BLOCK, int8_steps, int16_steps
 from .structures import Linear
 
-logger = logging.getLogger(__name__)
-
+_ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "int16", "int8")
+"""In the order of linear.h."""
 _UNROLLED_INPUTS = 8
 """A block of weights is walked through in steps of so many inputs."""
 _PANEL_INPUTS = 1024
-"""PANEL_INPUTS in linear.h: blocks are not longer."""
+"""PANEL_INPUTS of every kind of CPU: blocks are not longer."""
 
 
 def pack(layer: Any) -> None:  # noqa: ANN401 - bitsandbytes ships no types
@@ -33,12 +33,16 @@ def pack(layer: Any) -> None:  # noqa: ANN401 - bitsandbytes ships no types
 class NativeLinear:
     """A layer's weights for the C code. The tensors are the layer's own."""
 
-    def __init__(self, layer: Any, *, int8: bool = False) -> None:  # noqa: ANN401 - bitsandbytes ships no types
-        """Takes a packed 4-bit layer, or an nn.Linear in bfloat16; int8: whether to do what `rounds_int8` allows."""
+    def __init__(self, layer: Any, arithmetic: Arithmetic = "exact") -> None:  # noqa: ANN401 - bitsandbytes ships no types
+        """Takes a packed 4-bit layer, with what it multiplies with if it can; or an nn.Linear in bfloat16."""
         self.outputs, self.inputs = layer.out_features, layer.in_features
+        self.arithmetic: Arithmetic = "exact"
+        if isinstance(layer, bnb.nn.Linear4bit) and (arithmetic != "int8" or rounds_int8(layer)):
+            self.arithmetic = arithmetic
         bias = layer.bias
         if bias is not None:
-            bias = bias.to(torch.bfloat16)
+            # As bitsandbytes' kernel takes it. With int16 it would be the only thing of a product to be rounded so.
+            bias = bias.float() if self.arithmetic == "int16" else bias.to(torch.bfloat16).float()
         if isinstance(layer, bnb.nn.Linear4bit):
             state = layer.weight.quant_state
             # Kept here: the structure holds addresses alone.
@@ -48,10 +52,11 @@ class NativeLinear:
             self._tensors = (None, None, None, layer.weight.data, bias)
             block = 0
         addresses = (None if tensor is None else tensor.data_ptr() for tensor in self._tensors)
-        self.structure = Linear(*addresses, self.outputs, self.inputs, block)
-        if int8 and rounds_int8(layer):
-            self._levels, self.structure.level_step = levels(layer.weight.quant_state.code.float())
-            self.structure.levels = self._levels.data_ptr()
+        self.structure = Linear(*addresses, self.outputs, self.inputs, block, _ARITHMETICS.index(self.arithmetic))
+        if self.arithmetic != "exact":
+            steps = int16_steps if self.arithmetic == "int16" else int8_steps
+            self._steps, self.structure.step = steps(layer.weight.quant_state.code.float())
+            self.structure.steps = self._steps.data_ptr()
 
 
 def takes_4bit(layer: Any) -> bool:  # noqa: ANN401 - bitsandbytes ships no types
@@ -65,7 +70,7 @@ def takes_4bit(layer: Any) -> bool:  # noqa: ANN401 - bitsandbytes ships no type
 
 def rounds_int8(layer: nn.Module) -> bool:
     """Returns whether the C code can compute with a layer in int8: 4-bit weights, in blocks of 64 or a multiple."""
-    return takes_4bit(layer) and cast(Any, layer).weight.quant_state.blocksize % LEVEL_BLOCK == 0
+    return takes_4bit(layer) and cast(Any, layer).weight.quant_state.blocksize % ROUNDING_BLOCK == 0
 
 
 def takes_dense(layer: nn.Module) -> bool:
@@ -81,15 +86,16 @@ def native_layers(model: nn.Module) -> list[nn.Module]:
     return [layer for layer in model.modules() if takes_4bit(layer) and not hasattr(layer, "_hf_hook")]
 
 
-def take_over_linear_layers(model: nn.Module, library: Library, *, int8: bool = False) -> int:
+def take_over_linear_layers(model: nn.Module, library: Library, arithmetic: Arithmetic = "exact") -> int:
     """Makes the 4-bit layers of any model call the C code. Returns how many do.
 
-    Results are those of bitsandbytes' kernel, which computes in bfloat16 whatever it is given; less exact with int8.
+    Results are those of bitsandbytes' kernel, which computes in bfloat16 whatever it is given; more exact with int16,
+    which takes float32 as it is, and less with int8.
     """
     layers = native_layers(model)
     for layer in layers:
         pack(layer)
-        layer.forward = _forward(NativeLinear(layer, int8=int8), library)
+        layer.forward = _forward(NativeLinear(layer, arithmetic), library)
     return len(layers)
 
 
@@ -97,9 +103,11 @@ def _forward(layer: NativeLinear, library: Library) -> Callable[[Tensor], Tensor
     def forward(x: Tensor) -> Tensor:
         if x.shape[-1] != layer.inputs:
             raise ValueError(f"the layer takes {layer.inputs} inputs, not {x.shape[-1]}")
-        given = x.to(torch.bfloat16).contiguous()
-        product = torch.empty(*x.shape[:-1], layer.outputs, dtype=torch.bfloat16)
-        library.linear(layer.structure, given.data_ptr(), given.numel() // layer.inputs, product.data_ptr())
+        dtype = torch.float32 if layer.arithmetic == "int16" and x.dtype == torch.float32 else torch.bfloat16
+        given = x.to(dtype).contiguous()
+        product = torch.empty(*x.shape[:-1], layer.outputs, dtype=dtype)
+        rows = given.numel() // layer.inputs
+        library.linear(layer.structure, given.data_ptr(), rows, product.data_ptr(), wide=dtype == torch.float32)
         return product.to(x.dtype)
 
     return forward

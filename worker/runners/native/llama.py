@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...loading.cpu_level import Arithmetic
 from .linear import NativeLinear, takes_4bit, takes_dense
 from .structures import Layer, Linear, Model
 
@@ -23,14 +24,21 @@ _MAX_HEAD_DIM = 256
 
 def obstacle(model: Any) -> str:  # noqa: ANN401 - transformers models share no useful static type
     """Returns why the C code cannot run a model; empty if it can."""
-    family = type(model)
-    if family.__name__ not in _FAMILIES or not family.__module__.startswith("transformers.models."):
-        return "it is built otherwise"
+    if reason := obstacle_by_design(model):
+        return reason
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         return "it is spread over devices"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):  # noqa: SLF001 - torch has no public way to ask
         return "it has hooks, which C cannot call"
-    return _obstacle_in_shapes(model) or _obstacle_in_weights(model)
+    return _obstacle_in_weights(model)
+
+
+def obstacle_by_design(model: Any) -> str:  # noqa: ANN401 - as above
+    """Returns why the C code cannot run a model, whatever its weights are, or would be; empty if it may."""
+    family = type(model)
+    if family.__name__ not in _FAMILIES or not family.__module__.startswith("transformers.models."):
+        return "it is built otherwise"
+    return _obstacle_in_shapes(model)
 
 
 def _obstacle_in_shapes(model: Any) -> str:  # noqa: ANN401 - as above
@@ -74,9 +82,9 @@ def _norms(model: Any) -> list[Tensor]:  # noqa: ANN401 - as above
 class LlamaDescription:
     """A model's addresses and sizes. What they point to is kept as long as this is."""
 
-    def __init__(self, model: Any, *, int8: bool = False) -> None:  # noqa: ANN401 - as above
-        """Takes a model without obstacles, its 4-bit layers packed; with int8, they round their activations."""
-        self._int8 = int8
+    def __init__(self, model: Any, arithmetic: Arithmetic = "exact") -> None:  # noqa: ANN401 - as above
+        """Takes a model without obstacles, its 4-bit layers packed, and what those multiply with."""
+        self._arithmetic: Arithmetic = arithmetic
         # Kept here: the structures hold addresses alone.
         self._norms = _norms(model)
         self._linears: list[NativeLinear] = []
@@ -112,7 +120,7 @@ class LlamaDescription:
         )
 
     def _linear(self, layer: Any) -> Linear:  # noqa: ANN401 - as above
-        self._linears.append(NativeLinear(layer, int8=self._int8))
+        self._linears.append(NativeLinear(layer, self._arithmetic))
         return self._linears[-1].structure
 
 

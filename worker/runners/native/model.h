@@ -62,14 +62,14 @@ static activations take_activations(arena *from, const model *m, int64_t count) 
     return a;
 }
 
-/* The inputs of the widest layer that has levels. */
+/* The inputs of the widest layer whose activations are rounded. */
 static int64_t widest_rounded(const model *m) {
     int64_t widest = 0;
     for (int64_t index = 0; index < m->layer_count; index++) {
         const layer *l = &m->layers[index];
         const linear *linears[] = {&l->query, &l->key, &l->value, &l->output, &l->gate, &l->up, &l->down};
         for (size_t each = 0; each < sizeof linears / sizeof *linears; each++)
-            if (linears[each]->levels && linears[each]->inputs > widest) widest = linears[each]->inputs;
+            if (linears[each]->arithmetic != EXACT && linears[each]->inputs > widest) widest = linears[each]->inputs;
     }
     return widest;
 }

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...loading.cpu_level import Arithmetic
 from ...memory.batch import Batch
 from ...memory.slab import Slab
 from ..runner import Logits, Prefill
@@ -20,10 +21,10 @@ class NativeRunner:
 
     reads_padding = False
 
-    def __init__(self, model: Any, library: Library, *, int8: bool = False) -> None:  # noqa: ANN401 - transformers models share no useful static type
-        """Takes a model without obstacles (`llama.obstacle`), its 4-bit layers packed; int8 as `LlamaDescription`."""
+    def __init__(self, model: Any, library: Library, arithmetic: Arithmetic = "exact") -> None:  # noqa: ANN401 - transformers models share no useful static type
+        """Takes a model without obstacles (`llama.obstacle`), its 4-bit layers packed, and what those multiply with."""
         self.library = library
-        self.description = LlamaDescription(model, int8=int8)
+        self.description = LlamaDescription(model, arithmetic)
         self._embed, self._rotary = model.model.embed_tokens, model.model.rotary_emb
         self._logits = torch.empty(0, self.description.vocab_size)
 

@@ -16,8 +16,9 @@ class Linear(ctypes.Structure):
         ("outputs", c_int64),
         ("inputs", c_int64),
         ("block", c_int64),
-        ("levels", c_void_p),
-        ("level_step", c_float),
+        ("arithmetic", c_int64),
+        ("steps", c_void_p),
+        ("step", c_float),
     )
 
 

@@ -5,7 +5,6 @@
    piece in hand. With a barrier between stages it would be waited for a hundred times a pass. */
 #pragma once
 
-#include <immintrin.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -13,6 +12,7 @@
 #include <string.h>
 
 #include "arena.h"
+#include "vector.h"
 
 enum { PIECES = 8, SPINS = 4096 };
 
@@ -59,7 +59,7 @@ static void await(member *t) {
         stage *s = &t->stages[t->awaited];
         const int64_t count = atomic_load_explicit(&s->count, memory_order_relaxed);
         for (int64_t spins = 1; atomic_load_explicit(&s->done, memory_order_acquire) < count; spins++) {
-            _mm_pause();
+            rest_a_little();
             if (spins % SPINS == 0) sched_yield();
         }
     }

@@ -1,64 +1,127 @@
-/* bfloat16 and float32 vectors of 16 and 32 lanes: AVX512 with BF16. */
+/* Vectors of float32, bfloat16 and whole numbers: one vocabulary, in which all else is written, and the words that each
+   kind of CPU has for it. Which kind it is follows from what the compiler may use; GENERIC asks for plain C.
+
+   A file for a kind of CPU says how many float32 numbers a vector has (WIDTH, up to 16) and how large the tiles are that
+   its registers hold. It defines the types
+
+   - floats: WIDTH numbers in float32
+   - ints:   WIDTH whole numbers of 32 bits
+   - pairs:  WIDTH pairs of neighbours of 16 bits, each pair in a lane: bfloat16, or whole numbers
+   - table:  16 numbers of 16 bits, to be looked up
+
+   and the functions on them. Those that are named `first` heed as many lanes as are left, and touch no memory behind. */
 #pragma once
 
-#include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef uint16_t bf16;
+typedef float four __attribute__((vector_size(16)));
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE __m512 widen(__m256i values) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
+/* Outputs of a layer whose codes lie together. */
+enum { OUTPUTS = 32 };
+
+#if defined GENERIC
+#include "vector_generic.h"
+#elif defined __AVX512F__
+#include "vector_avx512.h"
+#elif defined __AVX2__
+#include "vector_avx2.h"
+#elif defined __ARM_NEON
+#include "vector_neon.h"
+#else
+#include "vector_generic.h"
+#endif
+
+/* Calls TILE(rows) for as many rows as there are, up to `most`. */
+#define FOR_TILE(rows, most, TILE) \
+    switch (rows) { \
+        case 1: TILE(1); break; \
+        case 2: if (most >= 2) TILE(2); break; \
+        case 3: if (most >= 3) TILE(3); break; \
+        case 4: if (most >= 4) TILE(4); break; \
+        case 5: if (most >= 5) TILE(5); break; \
+        case 6: if (most >= 6) TILE(6); break; \
+        case 7: if (most >= 7) TILE(7); break; \
+        case 8: if (most >= 8) TILE(8); break; \
+    }
+
+/* Vectors that hold a number for each of OUTPUTS outputs. */
+enum { OUTPUT_VECTORS = OUTPUTS / WIDTH };
+
+#ifndef HAS_MASKS
+/* The first lanes by way of a whole vector in memory. */
+
+/* The other lanes are those of `others`. */
+INLINE floats load_first_floats(const float *from, int64_t left, floats others) {
+    if (left >= WIDTH) return load_floats(from);
+    float whole[WIDTH];
+    store_floats(whole, others);
+    memcpy(whole, from, left * sizeof(float));
+    return load_floats(whole);
 }
 
-INLINE __m512 load16(const bf16 *from) { return widen(_mm256_loadu_si256((const __m256i *)from)); }
-
-INLINE void store16(bf16 *to, __m512 values) {
-    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(values));
+INLINE void store_first_floats(float *to, int64_t left, floats values) {
+    if (left >= WIDTH) {
+        store_floats(to, values);
+        return;
+    }
+    float whole[WIDTH];
+    store_floats(whole, values);
+    memcpy(to, whole, left * sizeof(float));
 }
 
-/* What a bfloat16 keeps of it. */
-INLINE __m512 rounded(__m512 values) { return widen((__m256i)_mm512_cvtneps_pbh(values)); }
-
-INLINE __m512bh load32(const bf16 *from) { return (__m512bh)_mm512_loadu_si512(from); }
-
-/* Four bytes, again and again: two neighbours in bfloat16, or four in int8. */
-INLINE __m512i repeated(const void *from) {
-    int32_t bytes;
-    __builtin_memcpy(&bytes, from, sizeof bytes);
-    return _mm512_set1_epi32(bytes);
+/* a plus b, and a in the other lanes. */
+INLINE floats plus_first(floats a, int64_t left, floats b) {
+    if (left >= WIDTH) return plus(a, b);
+    float whole[WIDTH];
+    store_floats(whole, plus(a, b));
+    return load_first_floats(whole, left, a);
 }
 
-/* The first lanes of 16, or of 32: as many as are left. */
-INLINE __mmask16 lanes16(int64_t left) { return left >= 16 ? 0xffff : (1 << left) - 1; }
-
-INLINE __mmask32 lanes32(int64_t left) { return left >= 32 ? 0xffffffffu : (1u << left) - 1; }
-
-/* The sums of the lanes of four vectors. */
-INLINE __m128 sums_of_four(__m512 a, __m512 b, __m512 c, __m512 d) {
-    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-    const __m512 lanes = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-    const __m128 left = _mm_add_ps(_mm512_extractf32x4_ps(lanes, 0), _mm512_extractf32x4_ps(lanes, 1));
-    return _mm_add_ps(left, _mm_add_ps(_mm512_extractf32x4_ps(lanes, 2), _mm512_extractf32x4_ps(lanes, 3)));
+/* The other lanes are 0. */
+INLINE floats load_first(const bf16 *from, int64_t left) {
+    if (left >= WIDTH) return load(from);
+    bf16 whole[WIDTH] = {0};
+    memcpy(whole, from, left * sizeof(bf16));
+    return load(whole);
 }
+
+INLINE void store_first(bf16 *to, int64_t left, floats values) {
+    if (left >= WIDTH) {
+        store(to, values);
+        return;
+    }
+    bf16 whole[WIDTH];
+    store(whole, values);
+    memcpy(to, whole, left * sizeof(bf16));
+}
+
+INLINE pairs load_first_pairs(const bf16 *from, int64_t left) {
+    if (left >= 2 * WIDTH) return load_pairs(from);
+    bf16 whole[2 * WIDTH] = {0};
+    memcpy(whole, from, left * sizeof(bf16));
+    return load_pairs(whole);
+}
+#endif
+
+INLINE void store_four(float *to, four values) { memcpy(to, &values, sizeof values); }
 
 /* e to the power of x: 2^n times a polynomial in the rest, |error| < 2 units in the last place; next to 0
    below -87. NaN stays NaN: of the two that are compared the second is taken then. */
-INLINE __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-87.3f), _mm512_min_ps(_mm512_set1_ps(88.0f), x));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-    __m512 rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), rest);
-    __m512 sum = _mm512_set1_ps(1.9875691500e-4f);
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.3981999507e-3f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(8.3334519073e-3f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(4.1665795894e-2f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.6666665459e-1f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(5.0000001201e-1f));
-    sum = _mm512_fmadd_ps(sum, _mm512_mul_ps(rest, rest), _mm512_add_ps(rest, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(sum, n);
+INLINE floats exponential(floats x) {
+    x = larger(all(-87.3f), smaller(all(88.0f), x));
+    const floats n = nearest(times(x, all(1.44269504f)));
+    floats rest = minus_product(n, all(0.693359375f), x);
+    rest = minus_product(n, all(-2.12194440e-4f), rest);
+    floats sum = all(1.9875691500e-4f);
+    sum = plus_product(sum, rest, all(1.3981999507e-3f));
+    sum = plus_product(sum, rest, all(8.3334519073e-3f));
+    sum = plus_product(sum, rest, all(4.1665795894e-2f));
+    sum = plus_product(sum, rest, all(1.6666665459e-1f));
+    sum = plus_product(sum, rest, all(5.0000001201e-1f));
+    sum = plus_product(sum, times(rest, rest), plus(rest, all(1.0f)));
+    return times_power_of_2(sum, n);
 }

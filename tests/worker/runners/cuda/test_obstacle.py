@@ -75,7 +75,7 @@ def test_no_graphs_are_captured_where_the_config_says_so(monkeypatch: pytest.Mon
     asked: list[torch.device] = []
     monkeypatch.setattr(assembly, "cuda_runner", lambda model, device, **_: asked.append(device))
     model = tiny_llama()
-    loaded: Any = SimpleNamespace(model=model, input_device=torch.device("cpu"), activations="exact")
+    loaded: Any = SimpleNamespace(model=model, input_device=torch.device("cpu"), code=None)
     for config in (Config(), Config(cuda_graphs=False)):
         assert isinstance(assembly._runner(loaded, config), ModelRunner)
         assert len(asked) == 1

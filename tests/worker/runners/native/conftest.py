@@ -1,25 +1,29 @@
-"""The C code, compiled once for all of its tests."""
+"""The C code, compiled once for all of its tests at every level that this CPU can run."""
 
 import shutil
+from typing import cast
 
 import pytest
 
-from worker.loading.cpu import cpu_has_4bit_kernel
+from worker.loading.cpu_level import LEVELS, CpuLevel, runnable_levels
 from worker.runners.native.library import Library, load
 
 
-@pytest.fixture(scope="session")
-def _can_run() -> None:
-    if not cpu_has_4bit_kernel():
-        pytest.skip("this CPU has no AVX512-BF16, for which the C code is written")
+@pytest.fixture(scope="session", params=LEVELS, ids=lambda level: level.name)
+def level(request: pytest.FixtureRequest) -> CpuLevel:
+    """A level that this CPU can run."""
+    level = cast(CpuLevel, request.param)
+    if level not in runnable_levels():
+        pytest.skip(f"this CPU lacks {level.name}")
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("there is no C compiler (cc, gcc or clang)")
+    return level
 
 
 @pytest.fixture(scope="session")
-def library(_can_run: None, tmp_path_factory: pytest.TempPathFactory) -> Library:
+def library(level: CpuLevel, tmp_path_factory: pytest.TempPathFactory) -> Library:
     """The compiled code, on one thread."""
-    return load(1, tmp_path_factory.mktemp("kernels"))
+    return load(1, level, tmp_path_factory.mktemp("kernels"))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Linear layers with exactly known weights, and products in guarded memory."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.loading.bitsandbytes_offline import bnb
+from worker.loading.cpu_level import Arithmetic
 from worker.runners.native.library import Library
 from worker.runners.native.linear import NativeLinear, pack
 
@@ -22,6 +24,8 @@ class Matrix:
     layer: Any
     weights: Tensor
     """Exact, float64 [outputs, inputs]."""
+    unpacked: Any = None
+    """The weight of a 4-bit layer as it was before it was packed."""
 
     def exact(self, x: Tensor) -> Tensor:
         """Returns the product for [rows, inputs], in float64."""
@@ -51,9 +55,12 @@ def four_bit(
         layer.bias = nn.Parameter(torch.randn(outputs, generator=generator).bfloat16(), requires_grad=False)
     codes = layer.weight.data.flatten().long()
     table = layer.weight.quant_state.code.bfloat16().double()
+    unpacked = copy.deepcopy(layer.weight)
     pack(layer)
     scales = layer.weight.quant_state.absmax.T.double().repeat_interleave(blocksize, dim=1)
-    return Matrix(layer, table[torch.stack((codes >> 4, codes & 15), dim=1).reshape(outputs, inputs)] * scales)
+    return Matrix(
+        layer, table[torch.stack((codes >> 4, codes & 15), dim=1).reshape(outputs, inputs)] * scales, unpacked
+    )
 
 
 def quantized(weights: Tensor, *, kind: str = "nf4", blocksize: int = 64, double: bool = False) -> Any:
@@ -87,13 +94,13 @@ def activations(rows: int, inputs: int, seed: int = 1) -> Tensor:
     return between(torch.randn(rows, inputs, generator=torch.Generator().manual_seed(seed)), torch.nan)
 
 
-def multiply(library: Library, layer: Any, x: Tensor) -> Tensor:
-    """Returns the C code's product, after a look at the memory around it."""
+def multiply(library: Library, layer: Any, x: Tensor, arithmetic: Arithmetic = "exact") -> Tensor:
+    """Returns the C code's product in the type of x, after a look at the memory around it."""
     rows, outputs = len(x), layer.out_features
-    memory = torch.full((rows * outputs + 2 * GUARD,), SENTINEL, dtype=torch.bfloat16)
+    memory = torch.full((rows * outputs + 2 * GUARD,), SENTINEL, dtype=x.dtype)
     product = memory[GUARD:-GUARD].view(rows, outputs)
-    weights = NativeLinear(layer)
-    library.linear(weights.structure, x.data_ptr(), rows, product.data_ptr())
+    weights = NativeLinear(layer, arithmetic)
+    library.linear(weights.structure, x.data_ptr(), rows, product.data_ptr(), wide=x.dtype == torch.float32)
     assert (memory[:GUARD] == SENTINEL).all(), "written in front of the product"
     assert (memory[-GUARD:] == SENTINEL).all(), "written behind the product"
     return product

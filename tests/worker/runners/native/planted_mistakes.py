@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from worker.loading.cpu_level import Arithmetic
 from worker.memory.batch import Batch
 from worker.runners.native.llama import LlamaDescription
 from worker.runners.native.token_list import Place, TokenList
@@ -65,8 +66,8 @@ def _ask_one_earlier(self: TokenList, prefill: Prefill, slab: int) -> None:
 
 
 def _with_window(change: int) -> Callable[..., None]:
-    def __init__(self: LlamaDescription, model: Any, **mode: bool) -> None:  # noqa: N807 - it takes the place of one
-        _describe(self, model, **mode)
+    def __init__(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
+        _describe(self, model, *arithmetic)
         for layer in self._layers:
             layer.window += change if layer.window else 0
 
@@ -74,8 +75,8 @@ def _with_window(change: int) -> Callable[..., None]:
 
 
 def _without(*fields: str) -> Callable[..., None]:
-    def __init__(self: LlamaDescription, model: Any, **mode: bool) -> None:  # noqa: N807 - it takes the place of one
-        _describe(self, model, **mode)
+    def __init__(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
+        _describe(self, model, *arithmetic)
         for layer in self._layers:
             for name in fields:
                 setattr(layer, name, None)
@@ -83,14 +84,14 @@ def _without(*fields: str) -> Callable[..., None]:
     return __init__
 
 
-def _without_biases(self: LlamaDescription, model: Any, **mode: bool) -> None:
-    _describe(self, model, **mode)
+def _without_biases(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:
+    _describe(self, model, *arithmetic)
     for layer in self._layers:
         layer.query.bias = layer.key.bias = layer.value.bias = None
 
 
-def _scaled_wrongly(self: LlamaDescription, model: Any, **mode: bool) -> None:
-    _describe(self, model, **mode)
+def _scaled_wrongly(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:
+    _describe(self, model, *arithmetic)
     self.structure.scaling *= 1.1
 
 

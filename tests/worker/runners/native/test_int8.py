@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,22 +9,23 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from tests.worker.runners.native import matrices
 from tests.worker.runners.native.accuracy import Text, run, texts
-from tests.worker.runners.native.matrices import GUARD, SENTINEL, Matrix, activations, between, four_bit, quantized
+from tests.worker.runners.native.matrices import Matrix, activations, between, four_bit, quantized
 from tests.worker.runners.native.models import CASES, bfloat16_model, exact_copy, quantize
 from tutor.compose import held_out
 from worker.assembly import assemble
-from worker.cli import EX_CONFIG, main
-from worker.domain.config import TUTOR, Activations, Config
+from worker.domain.config import TUTOR, Config
 from worker.domain.sequence import Root, SamplingParameters, Sequence
 from worker.loading import loading
-from worker.loading.cpu import cpu_multiplies_int8
+from worker.loading.cpu_level import Arithmetic, CpuLevel
 from worker.runners.native import assembly as native
-from worker.runners.native.levels import levels
+from worker.runners.native.assembly import NativeCode, native_code, native_runner
 from worker.runners.native.library import Library, NativeError
-from worker.runners.native.linear import NativeLinear, rounds_int8, take_over_linear_layers
+from worker.runners.native.linear import rounds_int8, take_over_linear_layers
 from worker.runners.native.llama import LlamaDescription
 from worker.runners.native.runner import NativeRunner
+from worker.runners.native.steps import int8_steps
 
 ROWS = (*range(1, 21), 33)
 SHAPES = ((32, 64), (96, 192), (64, 1088), (32, 2304))
@@ -35,21 +35,13 @@ BLOCK = 64
 
 
 @pytest.fixture(autouse=True)
-def _can_multiply(library: Library) -> None:
-    if not cpu_multiplies_int8():
-        pytest.skip("this CPU has no AVX512-VNNI")
+def _can_multiply(level: CpuLevel) -> None:
+    if "int8" not in level.arithmetics():
+        pytest.skip(f"{level.name} has no products with int8 on this CPU")
 
 
 def multiply(library: Library, layer: Any, x: Tensor) -> Tensor:
-    """Returns the product in int8, after a look at the memory around it."""
-    rows, outputs = len(x), layer.out_features
-    memory = torch.full((rows * outputs + 2 * GUARD,), SENTINEL, dtype=torch.bfloat16)
-    product = memory[GUARD:-GUARD].view(rows, outputs)
-    weights = NativeLinear(layer, int8=True)
-    library.linear(weights.structure, x.data_ptr(), rows, product.data_ptr())
-    assert (memory[:GUARD] == SENTINEL).all(), "written in front of the product"
-    assert (memory[-GUARD:] == SENTINEL).all(), "written behind the product"
-    return product
+    return matrices.multiply(library, layer, x, "int8")
 
 
 def given(model: Any) -> list[Text]:
@@ -71,7 +63,7 @@ def rounded(x: Tensor) -> Tensor:
 def with_levels(matrix: Matrix, blocksize: int = BLOCK) -> Matrix:
     """Returns a matrix whose weights are what int8 products take them for."""
     code = matrix.layer.weight.quant_state.code.float()
-    numbers, step = levels(code)
+    numbers, step = int8_steps(code)
     scales = matrix.layer.weight.quant_state.absmax.T.double().repeat_interleave(blocksize, dim=1)
     nearest = ((matrix.weights / scales)[..., None] - code.double()).abs().argmin(dim=-1)
     return replace(matrix, weights=(numbers.double() - 128)[nearest] * step * scales)
@@ -154,7 +146,7 @@ def test_what_is_not_finite_stays_in_its_row_and_shows(library: Library, value: 
 
 def test_levels_are_the_nearest_whole_steps() -> None:
     values = quantized(torch.randn(32, 64)).weight.quant_state.code.float()
-    numbers, step = levels(values)
+    numbers, step = int8_steps(values)
     assert int(numbers.min()) == 256 - int(numbers.max())
     assert (numbers[values == 0] == 128).all()
     assert ((numbers.float() - 128) * step - values).abs().max() <= step / 2 + 1e-6
@@ -174,12 +166,13 @@ def test_the_logits_of_a_whole_model_are_near_the_exact_ones(case: Any, library:
     exact = exact_copy(model)
     take_over_linear_layers(model, library)
     wanted = torch.cat([text.logits(exact) for text in given(model)])
+    ways: tuple[tuple[Arithmetic, Library], ...] = (("exact", library), ("int8", library), ("int8", two_threads))
     off = {
-        (int8, chosen.threads): error(run(model, NativeRunner(model, chosen, int8=int8), given(model))[0], wanted)
-        for int8, chosen in ((False, library), (True, library), (True, two_threads))
+        (way, chosen.threads): error(run(model, NativeRunner(model, chosen, way), given(model))[0], wanted)
+        for way, chosen in ways
     }
-    assert off[False, 1] < off[True, 1] < 3 * off[False, 1]
-    assert off[True, 2] == pytest.approx(off[True, 1], rel=1e-3)
+    assert off["exact", 1] < off["int8", 1] < 3 * off["exact", 1]
+    assert off["int8", 2] == pytest.approx(off["int8", 1], rel=1e-3)
 
 
 def test_layers_that_are_not_quantized_mix_with_those_that_are(library: Library) -> None:
@@ -190,12 +183,12 @@ def test_layers_that_are_not_quantized_mix_with_those_that_are(library: Library)
     exact = exact_copy(model)
     take_over_linear_layers(model, library)
     wanted = torch.cat([text.logits(exact) for text in given(model)])
-    assert error(run(model, NativeRunner(model, library, int8=True), given(model))[0], wanted) < 0.15
+    assert error(run(model, NativeRunner(model, library, "int8"), given(model))[0], wanted) < 0.15
 
 
-def tutors_answers(activations: Activations) -> list[list[int]]:
+def tutors_answers(code: NativeCode) -> list[list[int]]:
     """Returns the greedy tokens of the bundled model for questions that it was not trained on."""
-    loaded = loading.load(Config(activations=activations))
+    loaded = loading.load(Config(), code)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(TUTOR)
     parameters = SamplingParameters(max_new_tokens=12, eos_token_ids=frozenset(loaded.facts.eos_token_ids))
     prompts = [example.prompt for example in held_out(seed=3, count_per_task=3) if not example.chat]
@@ -208,9 +201,8 @@ def tutors_answers(activations: Activations) -> list[list[int]]:
     return [sequence.output for sequence in asked]
 
 
-def test_the_bundled_model_answers_nearly_the_same(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "load", lambda threads: library)
-    exact, int8 = tutors_answers("exact"), tutors_answers("int8")
+def test_the_bundled_model_answers_nearly_the_same(library: Library, level: CpuLevel) -> None:
+    exact, int8 = (tutors_answers(NativeCode(level, each, library)) for each in level.arithmetics()[::2])
     same = sum(a == b for a, b in zip(exact, int8, strict=True))
     assert len(exact) >= 12
     assert same >= 0.9 * len(exact)
@@ -218,48 +210,31 @@ def test_the_bundled_model_answers_nearly_the_same(library: Library, monkeypatch
 
 def test_a_taken_over_layer_rounds_as_the_whole_model_does(library: Library) -> None:
     matrix = four_bit(64, 192)
-    take_over_linear_layers(nn.Sequential(matrix.layer), library, int8=True)
+    take_over_linear_layers(nn.Sequential(matrix.layer), library, "int8")
     x = activations(5, 192)
     assert torch.equal(matrix.layer(x), multiply(library, matrix.layer, x))
 
 
 def test_the_worker_says_that_results_are_inexact(
-    library: Library, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    library: Library, level: CpuLevel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(native, "load", lambda threads: library)
     caplog.set_level(logging.INFO, logger="worker.runners.native")
-    runner = native.native_runner(quantize(bfloat16_model(CASES[0])), "int8")
+    runner = native_runner(quantize(bfloat16_model(CASES[0])), NativeCode(level, "int8", library))
     assert isinstance(runner, NativeRunner)
     assert isinstance(runner.description, LlamaDescription)
-    assert all(layer.query.levels and layer.down.levels for layer in runner.description._layers)
+    assert all(layer.query.arithmetic == layer.down.arithmetic == 2 for layer in runner.description._layers)
     assert "21 of 21 4-bit layers are rounded to int8: results are inexact" in caplog.text
 
 
-def test_a_model_without_4bit_layers_is_refused(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "load", lambda threads: library)
+def test_a_model_without_4bit_layers_is_refused(library: Library, level: CpuLevel) -> None:
     with pytest.raises(ValueError, match="--activations int8: the model has no layer of 4-bit weights"):
-        native.native_runner(bfloat16_model(CASES[0]), "int8")
+        native_runner(bfloat16_model(CASES[0]), NativeCode(level, "int8", library))
 
 
-def test_without_a_compiler_the_worker_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(threads: int) -> Library:
+def test_without_a_compiler_the_worker_does_not_start(level: CpuLevel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(threads: int, level: CpuLevel) -> Library:
         raise NativeError("there is no C compiler")
 
     monkeypatch.setattr(native, "load", fail)
     with pytest.raises(ValueError, match="--activations int8: the CPU's kernels cannot be compiled: there is no C"):
-        native.native_runner(quantize(bfloat16_model(CASES[0])), "int8")
-
-
-@pytest.mark.parametrize("lacking", ["runs_on_cpu", "cpu_multiplies_int8"])
-def test_other_devices_end_with_the_code_for_bad_configuration(
-    lacking: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], llama_folder: Path
-) -> None:
-    monkeypatch.setattr(loading, lacking, lambda *_: False)
-    assert main(["--model", str(llama_folder), "--activations", "int8"]) == EX_CONFIG
-    assert "--activations int8 is for models on a CPU with AVX512-BF16 and AVX512-VNNI alone" in capsys.readouterr().err
-
-
-def test_the_fingerprint_tells_the_arithmetic(llama_folder: Path) -> None:
-    exact, int8 = (loading.load(Config(model=str(llama_folder), activations=each)) for each in ("exact", "int8"))
-    assert (exact.activations, int8.activations) == ("exact", "int8")
-    assert exact.facts.fingerprint != int8.facts.fingerprint
+        native_code(Config(cpu_level=level.name, activations="int8"))

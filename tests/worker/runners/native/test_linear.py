@@ -1,5 +1,7 @@
 """Products in C are exact up to rounding, and touch nothing but their own memory."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.worker.runners.native.matrices import Matrix, activations, dense, four_bit, multiply
+from worker.loading.bitsandbytes_offline import bnb
+from worker.loading.cpu import cpu_has_4bit_kernel
 from worker.runners.native.library import Library
 from worker.runners.native.linear import NativeLinear, take_over_linear_layers
 
@@ -22,10 +26,15 @@ def assert_exact(library: Library, matrix: Matrix, rows: int) -> None:
 
 
 def bitsandbytes(matrix: Matrix, x: Tensor) -> Tensor:
+    """Returns its kernel's product; on a CPU for which it has none, that of the weights as it dequantizes them."""
     weight, state = matrix.layer.weight.data, matrix.layer.weight.quant_state
-    product: Tensor = torch.ops.bitsandbytes.gemv_4bit(
-        x, weight, state.shape, state.absmax, state.code, state.blocksize
-    )
+    product: Tensor
+    if cpu_has_4bit_kernel():
+        product = torch.ops.bitsandbytes.gemv_4bit(x, weight, state.shape, state.absmax, state.code, state.blocksize)
+    else:
+        unpacked = matrix.unpacked
+        weights = bnb.functional.dequantize_4bit(unpacked.data, copy.deepcopy(unpacked.quant_state))
+        product = nn.functional.linear(x, weights.to(torch.bfloat16))
     return product
 
 

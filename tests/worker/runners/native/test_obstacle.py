@@ -17,6 +17,7 @@ from tests.worker.runners.native.accuracy import errors, own_errors
 from tests.worker.runners.native.matrices import quantized
 from tests.worker.runners.native.models import CASES, Case, bfloat16_model, exact_copy, quantize
 from worker.loading.bitsandbytes_offline import bnb
+from worker.loading.cpu_level import CpuLevel
 from worker.runners.model_runner import ModelRunner
 from worker.runners.native import assembly as native
 from worker.runners.native.library import Library
@@ -213,11 +214,10 @@ def test_a_layer_in_float32_answers_in_float32(library: Library) -> None:
 
 @pytest.mark.parametrize("is_refused", [True, False])
 def test_the_worker_takes_what_the_c_code_can_run(
-    library: Library, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, is_refused: bool
+    library: Library, level: CpuLevel, caplog: pytest.LogCaptureFixture, *, is_refused: bool
 ) -> None:
-    monkeypatch.setattr(native, "load", lambda threads: library)
     caplog.set_level(logging.INFO, logger="worker.runners.native")
     model = (REFUSED[4] if is_refused else Refused("", "")).model()
-    runner = native.native_runner(model)
+    runner = native.native_runner(model, native.NativeCode(level, level.arithmetic, library))
     assert isinstance(runner, NativeRunner) != is_refused
     assert ("21 layers run in C, the rest of the model in Python: its activation" in caplog.text) == is_refused

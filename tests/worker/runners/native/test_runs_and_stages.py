@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from worker.loading.cpu_level import CpuLevel
 from worker.runners.native import library as library_module
 from worker.runners.native.library import Library, _compiler
 
@@ -42,7 +43,7 @@ STAGES = """
 
 
 @pytest.fixture(scope="module")
-def program(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Program:
+def program(library: Library, level: CpuLevel, tmp_path_factory: pytest.TempPathFactory) -> Program:
     """Compiles what runs SPLIT when it is given several arguments, and STAGES with a single one."""
     assert library
     path = tmp_path_factory.mktemp("program") / "program"
@@ -53,7 +54,8 @@ def program(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Progr
         static void run_stages(char **arguments) {{ {STAGES} }}
         int main(int count, char **arguments) {{ (count > 2 ? run_split : run_stages)(arguments); }}
     """
-    command = [_compiler(), "-O1", "-march=native", "-fopenmp", f"-I{SOURCES}", "-x", "c", "-", "-o", str(path), "-lm"]
+    flags = ["-O1", *level.compiler_flags(), "-fopenmp", f"-I{SOURCES}"]
+    command = [_compiler(), *flags, "-x", "c", "-", "-o", str(path), "-lm"]
     subprocess.run(command, input=text, text=True, check=True)
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:

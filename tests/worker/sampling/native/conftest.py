@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from worker.loading.cpu_level import cpu_level
 from worker.runners.native.library import compiled
 from worker.sampling.native.native_sampler import FLAGS, SOURCE, NativeSampler
 
@@ -15,7 +16,7 @@ def sampling_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What was compiled."""
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("there is no C compiler (cc, gcc or clang)")
-    return compiled(SOURCE, flags=FLAGS, folder=tmp_path_factory.mktemp("sampling"))
+    return compiled(SOURCE, cpu_level(), flags=FLAGS, folder=tmp_path_factory.mktemp("sampling"))
 
 
 @pytest.fixture(scope="session", params=[1, 3], ids=["one thread", "three threads"])
@@ -35,6 +36,6 @@ def mistaken(tmp_path: Path, sampling_library: Path) -> Callable[[str, str], Nat
             found += text.count(right)
             (tmp_path / source.name).write_text(text.replace(right, wrong))
         assert found == 1, f"{right!r} is {found} times in the sources"
-        return NativeSampler(compiled(tmp_path / SOURCE.name, flags=FLAGS, folder=tmp_path), 1)
+        return NativeSampler(compiled(tmp_path / SOURCE.name, cpu_level(), flags=FLAGS, folder=tmp_path), 1)
 
     return make
