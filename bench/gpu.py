@@ -27,11 +27,11 @@ from worker.domain.config import Config
 from worker.domain.sequence import Root, SamplingParameters
 from worker.domain.sequence import Sequence as Row
 from worker.engine.engine import Engine
-from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.checkpoint.generation_defaults import GenerationDefaults
 from worker.loading.checkpoint.tokenizer_files import TokenizerFiles
 from worker.loading.facts import ModelFacts
 from worker.loading.loading import LoadedModel
+from worker.loading.quantization.bitsandbytes_offline import bnb
 
 ROWS = (1, 4, 8, 16, 32, 64)
 PROMPT_TOKENS = 512

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.timing import in_turn
-from worker.loading.bitsandbytes_offline import bnb
+from worker.loading.quantization.bitsandbytes_offline import bnb
 
 FUSED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
 """Layers that read the same input, by the last part of their names, and what they are called as one."""

@@ -35,6 +35,7 @@ ORDER = {
         "sampling",
         "loading",
         "loading/checkpoint",
+        "loading/quantization",
         "memory",
         "domain",
     ),

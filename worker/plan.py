@@ -15,7 +15,7 @@ from .loading.facts import context_length
 from .loading.loading import LoadedModel
 from .loading.placement import parse_size
 from .loading.probe import expected_layouts
-from .loading.quantization import expected_size, loaded_size, skeleton
+from .loading.quantization.quantization import expected_size, loaded_size, skeleton
 from .loading.weights import read_config
 from .memory.budget import free_bytes
 from .memory.layout import Layout, devices

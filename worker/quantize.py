@@ -18,7 +18,7 @@ from .loading.checkpoint.hub import Files
 from .loading.checkpoint.preflight import check_checkpoint, in_plain_words
 from .loading.load_report import log_quantization
 from .loading.probe import layer_layouts
-from .loading.quantization import QuantizationReport, is_quantized
+from .loading.quantization.quantization import QuantizationReport, is_quantized
 from .loading.weights import load_weights, read_config, read_tokenizer
 from .runners.native.assembly import native_code
 

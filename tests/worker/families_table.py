@@ -14,7 +14,7 @@ from tests.worker.families import FAMILIES, Family, tiny_model
 from tests.worker.parity import LOGITS_TOLERANCE
 from worker.domain.refusal import UnsupportedModelError
 from worker.loading.probe import layer_layouts
-from worker.loading.quantization import layers_read_directly
+from worker.loading.quantization.quantization import layers_read_directly
 from worker.memory.layout import Layout, prefills_whole
 
 PAGE = Path(__file__).parents[2] / "docs/models.md"

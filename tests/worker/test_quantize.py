@@ -14,8 +14,8 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, MixtralC
 from tests.worker.tiny_models import VOCAB_SIZE, save_tiny_llama, tiny_llama, tiny_tokenizer
 from worker.cli import EX_CONFIG, main
 from worker.domain.config import Config, Quantization
-from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.loading import LoadedModel, load
+from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.quantize import quantize
 
 ROOT = Path(__file__).parents[2]

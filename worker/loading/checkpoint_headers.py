@@ -32,7 +32,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.pytorch_utils import Conv1D
 
-from .bitsandbytes_offline import bnb
+from .quantization.bitsandbytes_offline import bnb
 
 logger = logging.getLogger(__name__)
 

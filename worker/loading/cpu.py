@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from .bitsandbytes_offline import bnb
 from .cpu_level import Arithmetic, CpuLevel
+from .quantization.bitsandbytes_offline import bnb
 
 
 class CpuCode(Protocol):

@@ -9,7 +9,7 @@ import psutil
 
 from .dispatch import offload_places, offloaded_bytes
 from .facts import ModelFacts
-from .quantization import QuantizationReport
+from .quantization.quantization import QuantizationReport
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from .cpu import CpuCode
 from .dispatch import execution_devices, input_device, offload_places
 from .facts import ModelFacts, context_length, fingerprint
 from .load_report import LoadCost, log_report, log_tokens_beyond
-from .quantization import QuantizationReport
+from .quantization.quantization import QuantizationReport
 from .weights import load_weights, read_config, read_tokenizer
 
 

@@ -20,8 +20,8 @@ from transformers.cache_utils import (
 
 from ..domain.refusal import UnsupportedModelError
 from ..memory.layout import Layout, RecurrentShape, StateShape, TokenShape
-from .bitsandbytes_offline import bnb
 from .dispatch import input_device
+from .quantization.bitsandbytes_offline import bnb
 
 _KINDS = {
     DynamicLayer,

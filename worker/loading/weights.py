@@ -21,11 +21,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..domain.config import Config
 from ..domain.refusal import Refusal
-from . import cpu, four_bit, placement, quantization
+from . import cpu, placement
 from .checkpoint.hub import Files, source
 from .checkpoint.preflight import check_vocabulary
 from .checkpoint_headers import compared_with, files_opened
-from .quantization import QuantizationReport
+from .quantization import four_bit, quantization
+from .quantization.quantization import QuantizationReport
 
 logger = logging.getLogger(__name__)
 

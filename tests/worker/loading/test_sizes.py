@@ -11,7 +11,7 @@ from tests.worker.runners.cuda.matrices import quantized
 from tests.worker.tiny_models import tiny_llama
 from worker.domain.config import Config, Quantization
 from worker.loading.probe import expected_layouts, layer_layouts
-from worker.loading.quantization import expected_size, loaded_size, skeleton
+from worker.loading.quantization.quantization import expected_size, loaded_size, skeleton
 from worker.memory.layout import Layout, bytes_per_row, bytes_per_token
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ...loading.bitsandbytes_offline import bnb
 from ...loading.dispatch import execution_devices, offloaded_bytes
+from ...loading.quantization.bitsandbytes_offline import bnb
 from ...memory.storage import Storage
 from ..model_runner import ModelRunner
 from .capture.capture import CudaCapture, device_seconds

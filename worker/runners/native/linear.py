@@ -6,9 +6,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...loading.bitsandbytes_offline import bnb
 from ...loading.cpu_level import Arithmetic
-from ...loading.quantization import fits_cpu_kernel
+from ...loading.quantization.bitsandbytes_offline import bnb
+from ...loading.quantization.quantization import fits_cpu_kernel
 from .library import Library
 from .steps import ROUNDING_BLOCK, int8_steps, int16_steps
 from .structures import Linear

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worker.loading.bitsandbytes_offline import bnb
+from worker.loading.quantization.bitsandbytes_offline import bnb
 
 FOUR_BIT_SHAPES = [(32, 64), (96, 192), (72, 128)]
 """Outputs and inputs; the last has outputs that are no whole number of any block."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.worker.runners.cuda.matrices import quantized
-from worker.loading.bitsandbytes_offline import bnb
+from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.runners.cuda.llama.matrix import can_fuse, fuse
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from tests.worker.tiny_models import tiny_llama
 from worker import assembly
 from worker.domain.config import Config
-from worker.loading.bitsandbytes_offline import bnb
+from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.runners.cuda.assembly import cuda_runner, obstacle
 from worker.runners.model_runner import ModelRunner
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.cpu_level import Arithmetic
+from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.runners.native.library import Library
 from worker.runners.native.linear import NativeLinear, pack
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from tests.worker.families import WINDOW
 from tests.worker.runners.native.matrices import quantized
 from tests.worker.tiny_models import BOS, EOS, VOCAB_SIZE
-from worker.loading.bitsandbytes_offline import bnb
+from worker.loading.quantization.bitsandbytes_offline import bnb
 
 COMMON: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.worker.runners.native.matrices import Matrix, activations, dense, four_bit, multiply
-from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.cpu import cpu_has_4bit_kernel
+from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.runners.native.library import Library
 from worker.runners.native.linear import NativeLinear, take_over_linear_layers
 

@@ -16,8 +16,8 @@ from tests.worker.families import WINDOW
 from tests.worker.runners.native.accuracy import errors, own_errors
 from tests.worker.runners.native.matrices import quantized
 from tests.worker.runners.native.models import CASES, Case, bfloat16_model, exact_copy, quantize
-from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.cpu_level import CpuLevel
+from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.runners.model_runner import ModelRunner
 from worker.runners.native import assembly as native
 from worker.runners.native.library import Library

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....loading.bitsandbytes_offline import bnb
+from ....loading.quantization.bitsandbytes_offline import bnb
 
 
 @dataclass(frozen=True)

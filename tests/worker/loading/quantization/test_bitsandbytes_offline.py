@@ -5,15 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 IMPORT = """
 import sys, torch
 compiler = torch.compile
-import worker.loading.bitsandbytes_offline
+import worker.loading.quantization.bitsandbytes_offline
 assert "bitsandbytes" in sys.modules
 assert torch.compile is compiler
-stand_in = worker.loading.bitsandbytes_offline._uncompiled
+stand_in = worker.loading.quantization.bitsandbytes_offline._uncompiled
 assert stand_in(len) is len and stand_in(len, dynamic=True) is len and stand_in(dynamic=True)(len) is len
 print(sorted({"torch._inductor", "torch._dynamo", "kernels"} & sys.modules.keys()))
 """

@@ -12,9 +12,9 @@ from transformers import AutoConfig, GPT2Config, LlamaConfig
 from tests.worker.tiny_models import save_tiny_llama
 from worker.domain.config import Config, Quantization
 from worker.loading import cpu
-from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.loading import LoadedModel, load
-from worker.loading.quantization import awkward_layers, fits_cpu_kernel, quantization_config, skeleton
+from worker.loading.quantization.bitsandbytes_offline import bnb
+from worker.loading.quantization.quantization import awkward_layers, fits_cpu_kernel, quantization_config, skeleton
 from worker.loading.weights import compute_dtype
 
 AWKWARD: dict[str, Any] = {"intermediate_size": 172, "num_hidden_layers": 2, "attention_bias": True}

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from tests.worker.tiny_models import save_tiny_llama, tiny_tokenizer
 from worker.domain.config import Config
 from worker.loading import cpu
-from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.loading import LoadedModel, load
-from worker.loading.quantization import dequantize_awkward_layers, set_compute_dtype
+from worker.loading.quantization.bitsandbytes_offline import bnb
+from worker.loading.quantization.quantization import dequantize_awkward_layers, set_compute_dtype
 
 AWKWARD: dict[str, Any] = {"intermediate_size": 172, "num_hidden_layers": 2, "attention_bias": True}
 AWKWARD_NAMES = {f"model.layers.{layer}.mlp.{part}_proj" for layer in (0, 1) for part in ("gate", "up", "down")}

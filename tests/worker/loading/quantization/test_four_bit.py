@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.loading import four_bit
 from worker.loading.load_report import peak_bytes
+from worker.loading.quantization import four_bit
 
 OPERATION = "bitsandbytes::quantize_4bit"
 four_bit.register()

@@ -17,10 +17,10 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from ..domain.config import Config
-from ..domain.refusal import Refusal
-from ..memory.layout import Layout, bytes_per_row, bytes_per_token
-from ..memory.plan import ModelSize
+from ...domain.config import Config
+from ...domain.refusal import Refusal
+from ...memory.layout import Layout, bytes_per_row, bytes_per_token
+from ...memory.plan import ModelSize
 from .bitsandbytes_offline import bnb
 
 _OUT_MULTIPLE, _IN_MULTIPLE = 32, 64
