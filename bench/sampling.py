@@ -120,11 +120,12 @@ def bar(samplers: Mapping[str, Sampler], vocabulary: int, rounds: int) -> dict[s
         for name, sampler in samplers.items():
             rows = [Row(number, [1], each, output=[0] * step) for number, each in enumerate(parameters)]
             taken[name].append(1000 * step_seconds(sampler, rows, logits[step % len(logits)], time.perf_counter))
-    return {"vocabulary": vocabulary} | {
+    figures: dict[str, object] = {
         f"{name}, {what} ms": value
         for name, each in taken.items()
         for what, value in (("median", statistics.median(each)), ("least", min(each)))
     }
+    return {"vocabulary": vocabulary} | figures
 
 
 def logits_of(vocabulary: int) -> list[Tensor]:

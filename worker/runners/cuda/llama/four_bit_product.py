@@ -1,6 +1,6 @@
 """The Triton product of few rows with a 4-bit matrix. Importing this needs Triton."""
-# Triton's kernels are indexed by their grid.
-# pyright: reportIndexIssue=false
+# Triton's kernels are indexed by their grid, take plain values for constants, and settings of the launch beside them.
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from dataclasses import dataclass
 
