@@ -133,8 +133,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         generation: Generation | None = None
         try:
             async with asyncio.timeout(self._request_timeout_s):
-                self._dispatcher.check_open()
-                with self._admission_control.preparing(call.caller):
+                with self._dispatcher.preparing(call.caller):
                     generation = await self._preprocessor.prepare(_arrival(message, is_stream=is_stream), call)
                 ends_early = message.partial_on_deadline
                 with self._limit_time(generation), self._end_in_time(generation, call, ends_early=ends_early):

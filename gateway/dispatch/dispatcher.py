@@ -7,11 +7,13 @@ workers have done, ends what has expired, sends what fits, and tells the workers
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 from ..domain.errors import ServiceError, deadline_exceeded, draining, internal, no_worker, poison_request, worker_lost
 from ..domain.generation import Generation
 from ..domain.request import ModelFacts
 from ..domain.sequence import Status
+from ..domain.tenancy import Caller
 from ..scheduling.admission_control import AdmissionControl
 from ..scheduling.outliers import OutlierDetector
 from ..scheduling.scheduler import Scheduler
@@ -102,6 +104,17 @@ class Dispatcher:
             raise draining()
         if not self._in_flight and not self._no_worker_timer.is_running:
             raise no_worker()
+
+    def preparing(self, caller: Caller) -> AbstractContextManager[None]:
+        """Counts a call among those that wait while it becomes a generation.
+
+        Raises ServiceError as `check_open` and `AdmissionControl.preparing` do: what has come in the same turn of the
+        event loop counts only as far as the workers have no room for it.
+        """
+        self.check_open()
+        if self._due is not None:
+            self._catch_up()
+        return self._admission.preparing(caller)
 
     def submit(self, generation: Generation) -> None:
         """Takes a generation, which must be detached later. Raises as `check_open` and `AdmissionControl.admit` do.

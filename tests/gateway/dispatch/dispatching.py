@@ -24,10 +24,10 @@ _NUMBERS = count()
 class Watching(AdmissionControl):
     """Lets all in, or what a test says, and notes what it is told."""
 
-    def __init__(self, scheduler: Scheduler | None = None, *, max_wait_s: float = inf) -> None:
+    def __init__(self, scheduler: Scheduler | None = None, *, max_wait_s: float = inf, max_queued: int = MUCH) -> None:
         self.scheduler = Scheduler() if scheduler is None else scheduler
         limits = QueueLimits(
-            max_queued=MUCH, max_queued_tokens=MUCH, max_tenant_queued=MUCH, max_tenant_queued_tokens=MUCH
+            max_queued=max_queued, max_queued_tokens=MUCH, max_tenant_queued=MUCH, max_tenant_queued_tokens=MUCH
         )
         super().__init__(self.scheduler, limits=limits, estimator=ThroughputEstimator(), max_wait_s=max_wait_s)
         self.refusal: Exception | None = None

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.in_flight import InFlight
+from gateway.domain.errors import ServiceError
 from gateway.domain.generation import Generation
 from gateway.domain.sequence import Status
+from gateway.domain.tenancy import Caller
 from gateway.domain.worker_words import Credits, Finish, Start, Step
 from gateway.workers.liveness import Liveness
 from gateway.workers.run_stream import RunStream, SendBuffer
@@ -131,6 +133,21 @@ async def test_admission_is_decided_by_the_queue_as_it_is() -> None:
 
     # Two went to the worker before the fourth came, and a third one before the last, in the room of the first.
     assert admission.asked_with == [(0, 0), (0, 0), (0, 0), (1, 0), (1, 1)]
+    dispatching.close()
+
+
+async def test_what_comes_in_one_turn_is_refused_only_where_the_workers_have_no_room_for_it() -> None:
+    dispatching = dispatcher(Watching(max_queued=1))
+    stream(dispatching, 3)
+
+    for _ in range(4):
+        with dispatching.preparing(Caller()):
+            one = generation()
+        dispatching.submit(one)
+    with pytest.raises(ServiceError, match="QUEUE_FULL"), dispatching.preparing(Caller()):
+        pass
+
+    assert (dispatching.running_count, dispatching.queued_count) == (4, 1)
     dispatching.close()
 
 
