@@ -177,6 +177,7 @@ def main() -> int:
         "every processor": PROCESSORS | ALLOWED,
         "every warper": WARPERS,
         "every stage and logprobs": PROCESSORS | ALLOWED | WARPERS | LOGPROBS,
+        "temperature, top_k, top_p": {name: WARPERS[name] for name in ("temperature", "top_k", "top_p")},
         "temperature, top_k, top_p, repetition_penalty": {
             name: (WARPERS | PROCESSORS)[name] for name in ("temperature", "top_k", "top_p", "repetition_penalty")
         },

@@ -15,6 +15,9 @@
 
 enum { PART = 32 * GROUP };
 
+/* Fewer logits are not worth that one thread waits for another, which may take long if others want its processor, too. */
+enum { WORTH_SHARING = 16 * PART };
+
 enum outcome { NOT_FINITE, NONE_LEFT, CHOSEN };
 
 typedef struct {
@@ -347,7 +350,7 @@ void textserve_sample(float *logits, const settings *by, answer *to, int64_t row
     for (int64_t i = 0; i < threads; i++) works[i] = take_work(&memory, vocabulary, edited);
     if (rows < threads)
         for (int64_t i = 0; i < rows; i++) start(&works[i], &by[i], &to[i], logits + i * vocabulary, vocabulary);
-#pragma omp parallel num_threads(threads) if (rows * vocabulary > 2 * PART)
+#pragma omp parallel num_threads(threads) if (rows * vocabulary >= WORTH_SHARING)
     if (rows < threads) {
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < rows * parts; i++) scan_part(&works[i / parts], i % parts);

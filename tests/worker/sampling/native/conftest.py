@@ -1,4 +1,4 @@
-"""The C sampler, compiled once for all of its tests."""
+"""The C sampler, compiled once for all of its tests, at each level that this CPU can run."""
 
 import shutil
 from collections.abc import Callable
@@ -6,23 +6,33 @@ from pathlib import Path
 
 import pytest
 
-from worker.loading.cpu_level import cpu_level
+from worker.loading.cpu_level import cpu_level, runnable_levels
 from worker.runners.native.library import compiled
 from worker.sampling.native.native_sampler import FLAGS, SOURCE, NativeSampler
 
 
+FASTEST, *OTHERS = (level.name for level in runnable_levels())
+
+
 @pytest.fixture(scope="session")
-def sampling_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What was compiled."""
+def sampling_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where it is kept."""
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("there is no C compiler (cc, gcc or clang)")
-    return compiled(SOURCE, cpu_level(), flags=FLAGS, folder=tmp_path_factory.mktemp("sampling"))
+    return tmp_path_factory.mktemp("sampling")
 
 
-@pytest.fixture(scope="session", params=[1, 3], ids=["one thread", "three threads"])
-def native(sampling_library: Path, request: pytest.FixtureRequest) -> NativeSampler:
-    """The sampler, with a thread for all rows, or with rows in parts where there are fewer than three."""
-    return NativeSampler(sampling_library, request.param)
+@pytest.fixture(scope="session")
+def sampling_library(sampling_folder: Path) -> Path:
+    """What was compiled for this CPU."""
+    return compiled(SOURCE, cpu_level(), flags=FLAGS, folder=sampling_folder)
+
+
+@pytest.fixture(scope="session", params=[(FASTEST, 3), *((level, 1) for level in (FASTEST, *OTHERS))], ids=str)
+def native(sampling_folder: Path, request: pytest.FixtureRequest) -> NativeSampler:
+    """The sampler at a level, with one thread for all rows, or with three, which share few rows out in parts."""
+    level, threads = request.param
+    return NativeSampler(compiled(SOURCE, cpu_level(level), flags=FLAGS, folder=sampling_folder), threads)
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from weakref import ref
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import worker.sampling.native.native_sampler
+from tests.examples import examples
 from tests.worker.sampling.native.comparison import assert_same, random_batch, random_logits, with_seeds
 from tests.worker.sampling.settings import batches
 from tests.worker.sampling.test_sample import EVERY, EXTREME
@@ -28,16 +29,14 @@ SIZES = [1, 2, 7, 8, 9, 255, 256, 257, 1000, 5003, 8192, 8193, 20_011]
 """Around the sizes of lanes, groups and parts, and odd ones."""
 
 
-@given(batch=batches(**EVERY))
-@settings(deadline=None, max_examples=250)
+@examples(given(batch=batches(**EVERY)), few=60, many=400)
 def test_random_batches_get_the_tokens_that_torch_chooses(
     native: NativeSampler, batch: tuple[Tensor, list[Sequence]]
 ) -> None:
     assert_same(native, *batch)
 
 
-@given(batch=batches(**EXTREME), scale=st.sampled_from([1e-30, 1.0, 1e30]))
-@settings(deadline=None, max_examples=100)
+@examples(given(batch=batches(**EXTREME), scale=st.sampled_from([1e-30, 1.0, 1e30])), few=30, many=200)
 def test_extreme_settings_get_the_tokens_that_torch_chooses(
     native: NativeSampler, batch: tuple[Tensor, list[Sequence]], scale: float
 ) -> None:
@@ -45,8 +44,7 @@ def test_extreme_settings_get_the_tokens_that_torch_chooses(
     assert_same(native, logits * scale, rows)
 
 
-@given(batch=batches(**EVERY), tokens=st.lists(st.integers(0, 3), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=40)
+@examples(given(batch=batches(**EVERY), tokens=st.lists(st.integers(0, 3), min_size=1, max_size=8)), few=10, many=60)
 def test_rows_get_the_same_tokens_from_step_to_step(
     native: NativeSampler, batch: tuple[Tensor, list[Sequence]], tokens: list[int]
 ) -> None:
@@ -62,6 +60,11 @@ def test_vocabularies_of_all_sizes_get_the_same_tokens(native: NativeSampler, vo
     rng = random.Random(vocabulary)
     for _ in range(25):
         assert_same(native, *random_batch(rng, vocabulary, seeds=rng.choice([1, 2, 20])))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_few_rows_that_are_shared_out_in_parts_get_the_same_tokens(native: NativeSampler, seed: int) -> None:
+    assert_same(native, *random_batch(random.Random(seed), 150_001, seeds=1 + seed % 2))
 
 
 @pytest.mark.long
