@@ -10,7 +10,6 @@ from worker.loading.cpu_level import cpu_level, runnable_levels
 from worker.runners.native.library import compiled
 from worker.sampling.native.native_sampler import FLAGS, SOURCE, NativeSampler
 
-
 FASTEST, *OTHERS = (level.name for level in runnable_levels())
 
 
