@@ -68,11 +68,16 @@ class Candidates:
         All are with several rows, and in a row without any: one that is masked whole, or holds NaN.
         """
         ids = possible[0].nonzero()[:, 0] if len(possible) == 1 else None
-        self._ids = None if ids is None or not len(ids) else ids
+        self._ids = None if ids is None or len(ids) in {0, possible.shape[-1]} else ids
 
     def take(self, values: Tensor) -> Tensor:
-        """Returns [rows, candidates]: the candidates' values of [rows, vocabulary]."""
+        """Returns [rows, candidates]: the candidates' values of [rows, vocabulary], which are the same if all are."""
         return values if self._ids is None else values[:, self._ids]
+
+    def put(self, values: Tensor, taken: Tensor) -> None:
+        """Puts into values [rows, vocabulary] what was taken from them, and changed since."""
+        if self._ids is not None:
+            values[:, self._ids] = taken
 
     def keep(self, scores: Tensor, kept: Tensor) -> None:
         """Masks in scores [rows, vocabulary] all but the candidates that `kept` [rows, candidates] says."""
@@ -86,7 +91,7 @@ class Candidates:
 
 
 def row_by_row(warp: Callable[[Tensor, list[Row]], None]) -> Callable[[Tensor, list[Row]], None]:
-    """Returns a warper that sorts, so that on a processor each row pays for its own k or few candidates only.
+    """Returns a warper that sorts, so that on a processor each row pays only for tokens that are not masked yet.
 
     An accelerator works on all rows at once, and sorts whole vocabularies: that is cheap there, and to count the
     candidates would stall it.
@@ -97,6 +102,9 @@ def row_by_row(warp: Callable[[Tensor, list[Row]], None]) -> Callable[[Tensor, l
             warp(scores, rows)
             return
         for row, alone in zip(rows, scores.split(1), strict=True):
-            warp(alone, [row])
+            left = Candidates(alone > MASKED)
+            few = left.take(alone)
+            warp(few, [row])
+            left.put(alone, few)
 
     return apply
