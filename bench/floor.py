@@ -6,6 +6,7 @@
 - The products of the model's linear layers with 1 to 64 rows: bitsandbytes' 4-bit kernel, called through its operator
   and directly, separate and fused (packed rows and scales of q, k and v, and of gate and up, concatenated), and
   resident matrices in the head's 16-bit type. The floor of a decode step is the direct, fused calls and the head.
+- The 4-bit products of our own C code on one core, as shares of what the core can multiply and add in float32.
 - How fast the mixed set of `bench.engine` could be served if nothing but that took time.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from bench.kernel import four_bit_layers, fused_is_bit_equal
+from bench.native_kernel import bars, native_rows
 from bench.possible import PREFILL_ROWS, measure_rates, possible
 from bench.random_model import random_llama
 from bench.report import Row, Section, arguments, show_sections
@@ -126,7 +128,8 @@ def main() -> int:
             "linear layers of a prefill": [prefill_row(floor, rows, flags.rounds) for rows in PREFILL_ROWS],
             "mixed set, possible": [possible_row(floor, repeats)],
         }
-        found = [Section(tables, {}), kernel_section(floor, repeats)]
+        own = native_rows(repeats)
+        found = [Section(tables, {}), Section({"C code, one core": own}, bars(own)), kernel_section(floor, repeats)]
     return show_sections("floor", found, as_json=flags.json)
 
 

@@ -15,6 +15,8 @@ typedef struct {
     int64_t stride;
 } fixed_rows;
 
+enum { STEPS = 16 };
+
 /* Adds to sums[rows][OUTPUTS], as look_up orders them, the products over `inputs` inputs, whole blocks of both kinds.
    Weights and vectors as in multiply_tile. */
 INLINE void fixed_tile(const int rows, const int chains, const int is_looked_up, const linear *w, const uint8_t *codes,
@@ -28,22 +30,24 @@ INLINE void fixed_tile(const int rows, const int chains, const int is_looked_up,
         for (int chain = 0; chain < chains; chain++)
             for (int row = 0; row < rows; row++)
                 for (int each = 0; each < vectors; each++) sum[chain][row][each] = no_ints();
-#pragma GCC unroll 2
-        for (int64_t input = begin; input < begin + block; input += 2 * chains) {
+        for (int64_t input = begin; input < begin + block; input += 2 * STEPS) {
+            const int64_t first = input / 2;
+            for (int step = 0; step < STEPS; step += chains) {
 #pragma GCC unroll 4
-            for (int chain = 0; chain < chains; chain++) {
-                const int64_t i = input / 2 + chain;
-                pairs weights[OUTPUT_VECTORS];
-                if (PREFETCHES_IN_TILES && (is_looked_up || rows > 2)) prefetch(codes + OUTPUTS * (inputs / 2 + i));
-                if (is_looked_up)
-                    for (int each = 0; each < vectors; each++) weights[each] = panel[vectors * i + each];
-                else
-                    look_up(codes + OUTPUTS * i, &codes_mean, weights);
+                for (int chain = 0; chain < chains; chain++) {
+                    const int64_t i = first + step + chain;
+                    pairs weights[OUTPUT_VECTORS];
+                    if (PREFETCHES_IN_TILES && (is_looked_up || rows > 2)) prefetch(codes + OUTPUTS * (inputs / 2 + i));
+                    if (is_looked_up)
+                        for (int each = 0; each < vectors; each++) weights[each] = panel[vectors * i + each];
+                    else
+                        look_up(codes + OUTPUTS * i, &codes_mean, weights);
 #pragma GCC unroll 8
-                for (int row = 0; row < rows; row++) {
-                    const pairs both = repeated(x.codes + row * x.stride + 2 * i);
-                    for (int each = 0; each < vectors; each++)
-                        sum[chain][row][each] = dot_ints(sum[chain][row][each], both, weights[each]);
+                    for (int row = 0; row < rows; row++) {
+                        const pairs both = repeated(x.codes + row * x.stride + 2 * i);
+                        for (int each = 0; each < vectors; each++)
+                            sum[chain][row][each] = dot_ints(sum[chain][row][each], both, weights[each]);
+                    }
                 }
             }
         }

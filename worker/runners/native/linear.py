@@ -15,7 +15,7 @@ from .structures import Linear
 
 _ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "int16", "int8")
 """In the order of linear.h."""
-_UNROLLED_INPUTS = 8
+_UNROLLED_INPUTS = 32
 """A block of weights is walked through in steps of so many inputs."""
 _PANEL_INPUTS = 1024
 """PANEL_INPUTS of every kind of CPU: blocks are not longer."""

@@ -11,7 +11,7 @@ enum {
     PREFETCHES_IN_TILES = 0, AHEAD = 1024
 };
 /* Sums for each number, in a tile of so many rows. */
-#define CHAINS(rows) ((rows) == 1 ? 2 : 1)
+#define CHAINS(rows) 1
 /* Rows of a tile of attention, and vectors of values that a single query sums up at once. */
 #define SUMMED_AT_ONCE 8
 #define TILE_ROWS 4

@@ -1,5 +1,6 @@
 """The C code, compiled once for all of its tests at every level that this CPU can run."""
 
+import platform
 import shutil
 from typing import cast
 
@@ -9,7 +10,11 @@ from worker.loading.cpu_level import LEVELS, CpuLevel, runnable_levels
 from worker.runners.native.library import Library, load
 
 
-@pytest.fixture(scope="session", params=LEVELS, ids=lambda level: level.name)
+IS_ARM = platform.machine() == "aarch64"
+LEVELS_HERE = [level for level in LEVELS if level.name == "generic" or (level.name == "neon") == IS_ARM]
+
+
+@pytest.fixture(scope="session", params=LEVELS_HERE, ids=lambda level: level.name)
 def level(request: pytest.FixtureRequest) -> CpuLevel:
     """A level that this CPU can run."""
     level = cast(CpuLevel, request.param)

@@ -1,6 +1,7 @@
-"""What is written for AVX512 runs on CPUs without it, by emulated instructions: the same checks, if few."""
+"""What is written for AVX512 and for ARM runs on CPUs without them, emulated: the same checks, if few."""
 
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import cast
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.worker.runners.native.accuracy import Errors, all_logits, own_errors, run, texts
+from tests.worker.runners.native.emulated.qemu import COMPILER, EMULATOR, QemuLibrary
 from tests.worker.runners.native.matrices import Matrix, activations, dense, four_bit, multiply
 from tests.worker.runners.native.models import CASES, Case, bfloat16_model, exact_copy, quantize
 from tests.worker.runners.native.test_int8 import TOLERANCE
@@ -27,13 +29,17 @@ EXTRAS = {"avx512bf16": ["-DEMULATED_BF16_AND_VNNI"], "avx512": []}
 ROWS = (1, 2, 3, 7, 9, 20)
 
 
-@pytest.fixture(scope="module", params=EXTRAS)
+@pytest.fixture(scope="module", params=[*EXTRAS, "neon"])
 def emulated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """The code for AVX512, on one thread."""
+    """The code for AVX512, and for ARM, on one thread."""
     name = cast(str, request.param)
     levels = [level.name for level in runnable_levels()]
     if name in levels:
         pytest.skip(f"this CPU runs {name} itself")
+    if name == "neon":
+        if not all(map(shutil.which, (COMPILER, EMULATOR))):
+            pytest.skip(f"there is no {COMPILER} or no {EMULATOR}")
+        return QemuLibrary(tmp_path_factory.mktemp("qemu"), ("-O2",))
     if platform.machine() != "x86_64" or "avx2" not in levels:
         pytest.skip("the emulation takes AVX2")
     path = tmp_path_factory.mktemp("emulated") / f"{name}.so"
@@ -72,6 +78,8 @@ def test_products_with_int16_have_the_bits_of_every_level(
 
 
 def test_products_with_int8_are_off_by_little_more_than_a_hundredth(emulated: Library) -> None:
+    if isinstance(emulated, QemuLibrary):
+        pytest.skip("there are none for ARM")
     matrix = four_bit(64, 1088)
     for rows in ROWS:
         x = activations(rows, 1088)

@@ -1,0 +1,1 @@
+"""What runs the C code for CPUs that this machine does not have."""
