@@ -1,5 +1,6 @@
 """The C code's 4-bit products on one core, beside the most that the core can multiply and add in float32."""
 
+import copy
 import ctypes
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.report import Row
+from worker.loading import four_bit
 from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.cpu_level import CpuLevel, cpu_level
 from worker.runners.native import library as native
@@ -39,7 +41,8 @@ class Kernel:
     def of(cls, level: str = "auto", *, layers: int = 96) -> "Kernel":
         """Compiles the code for a level, and makes layers with random weights."""
         chosen = cpu_level(level)
-        made = [NativeLinear(_layer(number), chosen.arithmetic) for number in range(layers)]
+        first = _layer()
+        made = [NativeLinear(_with_other_codes(first), chosen.arithmetic) for _ in range(layers)]
         return cls(native.load(1, chosen), chosen, made)
 
     def row(self, rows: int, peak: float, repeats: int) -> Row:
@@ -62,12 +65,19 @@ class Kernel:
             self.library.linear(layer.structure, x.data_ptr(), len(x), y.data_ptr())
 
 
-def _layer(number: int) -> Any:  # noqa: ANN401 - bitsandbytes ships no types
+def _layer() -> Any:  # noqa: ANN401 - bitsandbytes ships no types
+    four_bit.register()
     layer = bnb.nn.Linear4bit(_INPUTS, _INPUTS, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
-    weights = torch.randn(_INPUTS, _INPUTS, generator=torch.Generator().manual_seed(number))
+    weights = torch.randn(_INPUTS, _INPUTS)
     layer.weight = bnb.nn.Params4bit(weights, requires_grad=False, blocksize=64, quant_type="nf4")
     pack(layer.to("cpu"))
     return layer
+
+
+def _with_other_codes(layer: Any) -> Any:  # noqa: ANN401 - as above
+    other = copy.deepcopy(layer)
+    other.weight.data = torch.randint(256, layer.weight.shape, dtype=torch.uint8)
+    return other
 
 
 def _best(work: Callable[[], object], repeats: int) -> float:

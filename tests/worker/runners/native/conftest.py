@@ -9,7 +9,6 @@ import pytest
 from worker.loading.cpu_level import LEVELS, CpuLevel, runnable_levels
 from worker.runners.native.library import Library, load
 
-
 IS_ARM = platform.machine() == "aarch64"
 LEVELS_HERE = [level for level in LEVELS if level.name == "generic" or (level.name == "neon") == IS_ARM]
 
