@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bench.report import Row
-from worker.loading import four_bit
-from worker.loading.bitsandbytes_offline import bnb
 from worker.loading.cpu_level import CpuLevel, cpu_level
+from worker.loading.quantization import four_bit
+from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.runners.native import library as native
 from worker.runners.native.linear import NativeLinear, pack
 

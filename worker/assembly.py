@@ -29,14 +29,17 @@ _LOGPROB_BYTES = 64 * 2**20
 """What the float32 logits of a chunk may take whose log-probabilities are reported; the softmax takes as much again."""
 
 
-def assemble(loaded: LoadedModel, config: Config) -> Engine:
-    """Returns an engine over the model, with all its memory allocated.
+def assemble(loaded: LoadedModel, config: Config, *, share: float = 1.0) -> Engine:
+    """Returns an engine over the model, with all its memory allocated: so much of what is planned for keys and values.
 
     Raises UnsupportedModelError if the model's layers, or the budget, do not allow it; ValueError as `native_runner`.
     """
     layouts = layer_layouts(loaded.model)
     planned = memory_plan(loaded, layouts, config)
     room = planned.room if planned else _share(loaded, layouts, config)
+    if share < 1:
+        budget_bytes, context = int(share * room.bytes_total), loaded.facts.context_length
+        room = divide(layouts, budget=budget_bytes, max_rows=config.max_rows, model_context=context)
     _log(room, max_rows=config.max_rows, model_context=loaded.facts.context_length)
     limits = Limits(
         max_rows=room.max_rows,
@@ -48,7 +51,7 @@ def assemble(loaded: LoadedModel, config: Config) -> Engine:
         logprob_chunk_tokens=max(1, min(config.chunk_tokens, _LOGPROB_BYTES // (4 * loaded.facts.vocab_size))),
         prefills_whole=prefills_whole(layouts),
     )
-    runner = _runner(loaded, config, copy_bytes=planned.copies if planned else 0)
+    runner = _runner(loaded, config, copy_bytes=planned.copies if planned and share == 1 else 0)
     memory = Memory(layouts, loaded.input_device, loaded.pad_token_id)
     return Engine(runner, Scheduler(limits), memory, _sampler(loaded.input_device, cpu_level(config.cpu_level)))
 

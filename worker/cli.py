@@ -179,7 +179,7 @@ def _lack(error: ImportError, *, is_supervised: bool = False) -> int:
 
 def _refuse(what: str, error: Exception, *, is_supervised: bool = False) -> int:
     """Says why a model is not served, or not written; returns the exit code."""
-    from .engine.device_errors import may_pass  # noqa: PLC0415 - it needs torch
+    from .memory.device_errors import may_pass  # noqa: PLC0415 - it needs torch
 
     logger.debug("%s", what, exc_info=error)
     problem = f"{what}: {sentence(error)}"

@@ -21,7 +21,8 @@ _HELP = {
     "double_quantization": "quantize the scales of 4-bit blocks, too (default: yes)",
     "int8_threshold": "outlier threshold of LLM.int8; 0 keeps rows independent of each other (default: 6)",
     "skip_modules": "linear layers that stay unquantized: names, ends of names or patterns, with commas between",
-    "compute_dtype": "type of activations (default: bfloat16 where the device has it, else float32)",
+    "compute_dtype": "type of activations (default: bfloat16 where the device has it, else float16 on a GPU, float32 "
+    "on a CPU)",
     "cpu_level": "what is made use of in a CPU: avx512bf16, avx512, avx2, neon or generic (default: all it can do)",
     "activations": "what 4-bit layers multiply with on a CPU: exact or rounded to int16, as is faster (auto), or int8, "
     "which is inexact, with AVX512-VNNI only (default: auto)",

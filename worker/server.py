@@ -1,6 +1,7 @@
 """The worker process: load, warm up, listen, serve, drain."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -16,6 +17,8 @@ from .domain.config import Config
 from .domain.refusal import doing
 from .engine.engine import Engine
 from .loading.loading import LoadedModel, load
+from .loading.weights import check_gpus
+from .memory.device_errors import free_cached_memory, is_out_of_memory
 from .runners.native.assembly import native_code
 from .service import messages
 from .service.address import check_free
@@ -38,6 +41,8 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
+_SHARES = (1.0, 0.8, 0.6, 0.4)
+"""Of the memory that is planned for keys and values: what is tried, one after the other, while memory runs out."""
 STOP_S = 5.0
 """How long the engine's last step is waited for when all else has ended."""
 
@@ -64,16 +69,43 @@ def prepare(config: Config) -> Prepared:
 
     Raises whatever the libraries that read it do; `refusal` makes a sentence of that.
     """
+    check_gpus(config, os.environ.get("CUDA_VISIBLE_DEVICES"))
     code = native_code(config)
     loaded = load(config, code)
-    with doing("putting the engine together"):
-        engine = assemble(loaded, config)
-    with doing("warming up"):
-        warm_up(engine, loaded.facts.vocab_size)
+    engine = _warm_engine(loaded, config)
     with doing("describing the model"):
         limits = engine.scheduler.limits
         description = messages.description(loaded.facts, limits, loaded.tokenizer, uuid.uuid4().hex)
     return Prepared(loaded, engine, description)
+
+
+def _warm_engine(loaded: LoadedModel, config: Config) -> Engine:
+    """Returns an engine that has run; with less memory for keys and values where all else found not enough."""
+    for share in _SHARES[:-1]:
+        if engine := _tried(loaded, config, share):
+            return engine
+        # Only here, because the traceback held what there was; graphs and what they were made of hold each other.
+        gc.collect()
+        free_cached_memory()
+    return _warmed(loaded, config, _SHARES[-1])
+
+
+def _tried(loaded: LoadedModel, config: Config, share: float) -> Engine | None:
+    try:
+        return _warmed(loaded, config, share)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.warning("out of memory with %.0f %% of what was to hold keys and values: %s", 100 * share, error)
+        return None
+
+
+def _warmed(loaded: LoadedModel, config: Config, share: float) -> Engine:
+    with doing("putting the engine together"):
+        engine = assemble(loaded, config, share=share)
+    with doing("warming up"):
+        warm_up(engine, loaded.facts.vocab_size)
+    return engine
 
 
 async def serve(config: Config, prepared: Prepared) -> None:

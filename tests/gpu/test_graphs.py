@@ -17,8 +17,8 @@ from tests.worker.parity import (
 from tests.worker.runners.cuda.models import mistral, qwen3
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.domain.sequence import Root
-from worker.engine.device_errors import is_out_of_memory
 from worker.loading.quantization.bitsandbytes_offline import bnb
+from worker.memory.device_errors import is_out_of_memory
 from worker.runners.cuda.llama.llama import LlamaForward
 
 pytestmark = [needs_gpu, pytest.mark.timeout(600)]

@@ -36,7 +36,8 @@ class Config:
     """Linear layers that are not quantized, beside the head: a module's name, the end of a name, or a regular
     expression for its beginning, as transformers' `llm_int8_skip_modules`. Of no effect on a quantized checkpoint."""
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Type of activations and unquantized weights; auto: bfloat16 where the device computes in it, else float32."""
+    """Type of activations and unquantized weights; auto: bfloat16 where the device computes in it, else
+    float16 on a GPU, float32 on a CPU."""
     cpu_level: str = "auto"
     """What is made use of in a CPU: auto, the most that it can do, or avx512bf16, avx512, avx2, neon or generic, if it
     can do that. Compute type and arithmetic follow, so that it computes as others do that can do no more."""

@@ -108,12 +108,14 @@ class Engine:
 
     @torch.inference_mode()
     def relieve(self, plan: Plan) -> list[Sequence]:
-        """Makes all sequences wait again, to be tried fewer at a time, after an allocation in a plan's step failed.
+        """Makes all sequences wait again, after an allocation in a plan's step failed.
 
-        Returns those that failed, because fewer is not possible. Raises if the device is lost.
+        They are tried again as they were if there was something to free that only makes steps faster, else fewer at a
+        time. Returns those that failed, because fewer is not possible. Raises if the device is lost.
         """
+        has_freed = self.runner.release()
         self._clear()
-        return self.scheduler.preempt_all(plan)
+        return self.scheduler.preempt_all(plan, shrinks=not has_freed)
 
     @torch.inference_mode()
     def try_again(self, plan: Plan) -> list[Sequence]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from ..domain.outcome import Outcome, Output, TokenLogprob
 from ..domain.plan import Plan
 from ..domain.sequence import Root, Sequence, Status, fail_all, reported
-from .device_errors import is_out_of_memory
+from ..memory.device_errors import is_out_of_memory
 from .engine import Engine
 
 logger = logging.getLogger(__name__)

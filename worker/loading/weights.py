@@ -9,6 +9,7 @@ the process ends with several times what it holds.
 import ctypes
 import logging
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -31,6 +32,9 @@ from .quantization.quantization import QuantizationReport
 logger = logging.getLogger(__name__)
 
 disable_progress_bar()
+
+_GPU_ID = re.compile(r"\s*(\d+|(GPU|MIG)-.+)")
+"""As in CUDA_VISIBLE_DEVICES: the first one that is not valid ends the list."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h."""
 _LOADING = 1 << 20
@@ -92,20 +96,47 @@ def read_tokenizer(config: Config, **settings: str) -> Any:  # noqa: ANN401 - tr
 
 
 def compute_dtype(config: Config, code: cpu.CpuCode | None = None, *, runs_in_c: bool = False) -> torch.dtype:
-    """Returns the type to compute in: what the config says, else bfloat16 where the device has it, else float32.
+    """Returns the type to compute in: what the config says, else the best of the device.
 
-    A CPU has it where bitsandbytes' kernel does, and for models that the C code runs as a whole.
+    That is bfloat16 where it has it, and on other GPUs float16: they would emulate bfloat16, number by number. A CPU
+    has it where bitsandbytes' kernel does, and for models that the C code runs as a whole; others compute in float32.
     """
     if config.compute_dtype != "auto":
         dtype: torch.dtype = getattr(torch, config.compute_dtype)
         return dtype
     if not runs_on_cpu(config):
-        has_bfloat16 = torch.cuda.is_bf16_supported()
-    elif code is None:
-        has_bfloat16 = cpu.cpu_has_4bit_kernel()
-    else:
-        has_bfloat16 = code.level.has_bfloat16 or runs_in_c
+        return torch.bfloat16 if all(map(_has_bfloat16, range(torch.cuda.device_count()))) else torch.float16
+    has_bfloat16 = cpu.cpu_has_4bit_kernel() if code is None else code.level.has_bfloat16 or runs_in_c
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def _has_bfloat16(gpu: int) -> bool:
+    with torch.cuda.device(gpu):
+        has_it: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+    return has_it
+
+
+def check_gpus(config: Config, dealt: str | None) -> None:
+    """Raises Refusal if GPUs were dealt to this process and torch sees none: the CPU would serve in their place.
+
+    Args:
+        config: where the model is to go.
+        dealt: what CUDA_VISIBLE_DEVICES says; None if it is not set.
+    """
+    if dealt is None or not _GPU_ID.match(dealt) or torch.cuda.is_available():
+        return
+    if placement.is_cpu_alone(placement.parse_device_map(config.device_map)):
+        return
+    reason = (
+        f"is built for CUDA {torch.version.cuda}: the driver is missing or older than that needs, or there is no such "
+        "GPU (nvidia-smi tells)"
+        if torch.version.cuda
+        else "is a build for CPUs: install one for GPUs"
+    )
+    raise Refusal(
+        f"GPU {dealt} was dealt to it, and torch sees none: torch {torch.__version__} {reason}; to serve on the CPU, "
+        "give --device-map cpu"
+    )
 
 
 def runs_on_cpu(config: Config) -> bool:

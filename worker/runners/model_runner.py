@@ -80,6 +80,10 @@ class ModelRunner:
             return Logits(decoded)
         return Logits(decoded, self.prefill(prefill.group, prefill.chunk, all_positions=prefill.all_positions))
 
+    def release(self) -> bool:
+        """Has nothing to free."""
+        return False
+
     def first_steps(self, most_rows: int) -> list[int]:
         """Returns one row and all of them."""
         return sorted({1, most_rows})

@@ -48,6 +48,13 @@ class Runner(Protocol):
         """
         ...
 
+    def release(self) -> bool:
+        """Frees what only makes steps faster, after an allocation has failed; returns whether that was any memory.
+
+        It comes back by itself, later.
+        """
+        ...
+
     def first_steps(self, most_rows: int) -> list[int]:
         """Returns numbers of rows, up to `most_rows`, whose first step takes longer; a warm-up comes by them."""
         ...

@@ -172,15 +172,17 @@ class Scheduler:
             self.pressure.step_failed(rows, 0)
         self.chunk_budget.observe(rows=len(plan.decoding), prompt_tokens=plan.prompt_tokens, seconds=seconds)
 
-    def preempt_all(self, plan: Plan) -> list[Sequence]:
+    def preempt_all(self, plan: Plan, *, shrinks: bool = True) -> list[Sequence]:
         """Makes everything in the group and the batch wait again, after an allocation in the plan's step has failed.
 
-        Less is tried at once from then on. Returns the sequences that failed instead, because less is not possible.
+        If it shrinks, less is tried at once from then on. Returns the sequences that failed instead, because less is
+        not possible.
         """
         self._undo(plan)
         rows = self._rows_in_memory()
-        failed = self._fail_if_least(rows, plan)
-        self.pressure.step_failed(len(rows), plan.prompt_tokens)
+        failed = self._fail_if_least(rows, plan) if shrinks else []
+        if shrinks:
+            self.pressure.step_failed(len(rows), plan.prompt_tokens)
         self._preempt_rows(rows)
         self._forget_rows()
         return failed

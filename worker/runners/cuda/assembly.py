@@ -1,8 +1,12 @@
 """Puts the runner of a model on a GPU together, if its decode steps can be captured."""
 
 import logging
+import os
+import shutil
+import sysconfig
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +26,8 @@ from .runner import CudaRunner
 
 logger = logging.getLogger(__name__)
 
+_LEAST_CAPABILITY = 8, 0
+_COMPILERS = "cc", "gcc", "clang"
 _BLOCKS_OF_OUTPUTS = (32, 64)
 _MOVING_ROPES = {"dynamic", "longrope"}
 
@@ -37,11 +43,27 @@ def cuda_runner(model: Any, device: torch.device, *, copy_bytes: int = 0) -> Cud
     if reason := obstacle(model):
         logger.warning("decode steps are not captured: %s", reason)
         return None
-    if find_spec("triton") is None:
-        logger.warning("Triton is not installed: decode steps are not captured")
+    if reason := lack(torch.cuda.get_device_capability(device)):
+        logger.warning("decode steps are not captured: %s", reason)
         return None
     step = GraphStep(model, lambda storage: make_forward(model, storage, device, copy_bytes), CudaCapture(device))
     return CudaRunner(ModelRunner.for_model(model, device), step)
+
+
+def lack(capability: tuple[int, int]) -> str:
+    """Returns what Triton's kernels lack here, on a GPU of this compute capability; empty if nothing."""
+    if capability < _LEAST_CAPABILITY:
+        return (
+            f"Triton's kernels spill on GPUs of compute capability {'.'.join(map(str, capability))}; they are for "
+            f"{'.'.join(map(str, _LEAST_CAPABILITY))} (Ampere) and later"
+        )
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if not os.environ.get("CC") and not any(map(shutil.which, _COMPILERS)):
+        return f"Triton needs a C compiler, and there is none of {', '.join(_COMPILERS)}"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Triton needs Python's headers, and there is no Python.h (the package python3-dev of most systems)"
+    return ""
 
 
 def make_forward(model: Any, storage: Storage, device: torch.device, copy_bytes: int) -> Forward:  # noqa: ANN401 - as above

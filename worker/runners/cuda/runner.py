@@ -20,6 +20,10 @@ class DecodeStep(Protocol):
         """
         ...
 
+    def release(self) -> bool:
+        """As `Runner.release`."""
+        ...
+
 
 class CudaRunner:
     """Implements Runner."""
@@ -34,6 +38,10 @@ class CudaRunner:
         """Decodes, then reads the chunk; as `Runner.step`."""
         decoded = self._decode(batch, tokens) if tokens else None
         return Logits(decoded, self.eager.step(batch, [], prefill).read)
+
+    def release(self) -> bool:
+        """Frees graphs, and copies of matrices."""
+        return self.decode_step.release()
 
     def first_steps(self, most_rows: int) -> list[int]:
         """Returns all numbers of rows that graphs are captured for."""

@@ -56,6 +56,10 @@ class NativeRunner:
             read = _spread(read, listed, len(tokens), prefill)
         return Logits(decoded if tokens else None, read if prefill else None)
 
+    def release(self) -> bool:
+        """Has nothing to free."""
+        return False
+
     def first_steps(self, most_rows: int) -> list[int]:
         """Returns one row and all of them."""
         return sorted({1, most_rows})

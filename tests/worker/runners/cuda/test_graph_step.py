@@ -1,5 +1,6 @@
 """Captured decode steps, traced on the CPU: they give what the model alone does, whatever happens to the batch."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ def test_a_step_that_is_wrong_or_cannot_be_captured_is_never_served(
     assert not steps.graphs.is_trusted
     assert steps.graphs.buckets == []
     assert steps.graphs._forward is None, "it would hold copies of matrices"
-    assert steps.taken <= 1
+    assert steps.taken <= 2
     assert "decode steps are not captured" in caplog.text
 
 
@@ -131,7 +132,8 @@ def test_a_step_of_which_no_row_is_finite_proves_nothing(monkeypatch: pytest.Mon
         while engine.scheduler.has_work:
             engine.step()
     assert len(seen) == 2
-    assert not steps.graphs.is_trusted
+    assert steps.graphs.buckets == []
+    assert steps.graphs._wrong == {1}
 
 
 class HungryCapture(TraceCapture):
@@ -154,6 +156,67 @@ def test_a_bucket_without_memory_for_its_graph_is_left_to_the_model_and_the_othe
     assert mismatches(recorder, sequences, alone) == []
     assert steps.graphs.is_trusted
     assert min(steps.declined, steps.taken) > 0
+
+
+class SpoiledCapture(TraceCapture):
+    """Captures something else than it was given, for one number of rows."""
+
+    def __call__(self, work: Any) -> Any:
+        replay = super().__call__(work)
+        is_spoiled = self.captures == 2
+        return (lambda: -replay()) if is_spoiled else replay
+
+
+def test_a_bucket_that_is_wrong_is_left_to_the_model_and_the_others_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_llama()
+    sequences = mixed_sequences(10, 6, vocab_size=VOCAB_SIZE, do_sample=False)
+    alone = generate_each_alone(model, sequences)
+    recorder = Recorder()
+    capture = SpoiledCapture()
+    engine, steps = engine_with(model, LlamaForward, recorder, capture)
+    run_with_random_arrivals(engine, sequences, 6)
+    assert mismatches(recorder, sequences, alone) == []
+    assert steps.graphs.is_trusted
+    assert capture.captures == len(steps.graphs.buckets) + 1
+    assert min(steps.declined, steps.taken) > 0
+    assert caplog.text.count("such steps are not captured") == 1
+
+
+def test_a_bucket_that_found_no_memory_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.runners.cuda.capture.graph_step._PATIENCE", 4)
+    model = tiny_llama()
+    capture = HungryCapture()
+    engine, steps = engine_with(model, LlamaForward, Recorder(), capture)
+    (sequence,) = mixed_sequences(1, 5, vocab_size=VOCAB_SIZE, do_sample=False)
+    sequence.parameters = replace(sequence.parameters, max_new_tokens=12)
+    engine.scheduler.submit(Root(sequence.prompt, [sequence]))
+    while engine.scheduler.has_work:
+        engine.step()
+    assert steps.graphs.buckets == [1]
+    assert steps.declined == 4
+
+
+def test_graphs_are_freed_for_what_needs_their_memory_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.runners.cuda.capture.graph_step._PATIENCE", 4)
+    model = tiny_llama()
+    sequences = mixed_sequences(6, 2, vocab_size=VOCAB_SIZE, do_sample=False)
+    alone = generate_each_alone(model, sequences)
+    recorder = Recorder()
+    engine, steps = engine_with(model, LlamaForward, recorder)
+    for sequence in sequences:
+        engine.scheduler.submit(Root(sequence.prompt, [sequence]))
+    while not steps.graphs.buckets:
+        engine.step()
+    rows, tokens = engine.scheduler.pressure.rows, engine.scheduler.pressure.tokens
+    assert engine.relieve(engine.plan()) == []
+    assert steps.graphs.buckets == []
+    assert (engine.scheduler.pressure.rows, engine.scheduler.pressure.tokens) == (rows, tokens)
+    assert engine.relieve(engine.plan()) == []
+    assert engine.scheduler.pressure.rows < rows
+    while engine.scheduler.has_work:
+        engine.step()
+    assert steps.graphs.buckets
+    assert [sequence.output for sequence in sequences] == [alone[s.sequence_id].tokens for s in sequences]
 
 
 def test_the_model_itself_is_as_it_was_after_its_steps_were_captured() -> None:

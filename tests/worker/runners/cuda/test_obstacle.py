@@ -12,10 +12,17 @@ from tests.worker.tiny_models import tiny_llama
 from worker import assembly
 from worker.domain.config import Config
 from worker.loading.quantization.bitsandbytes_offline import bnb
-from worker.runners.cuda.assembly import cuda_runner, obstacle
+from worker.runners.cuda.assembly import cuda_runner, lack, obstacle
 from worker.runners.model_runner import ModelRunner
 
 CUDA = torch.device("cuda", 0)
+AMPERE, TURING = (8, 0), (7, 5)
+
+
+@pytest.fixture(autouse=True)
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that is not here."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: AMPERE)
 
 
 def with_rope(kind: str) -> Any:
@@ -79,3 +86,23 @@ def test_no_graphs_are_captured_where_the_config_says_so(monkeypatch: pytest.Mon
     for config in (Config(), Config(cuda_graphs=False)):
         assert isinstance(assembly._runner(loaded, config), ModelRunner)
         assert len(asked) == 1
+
+
+def test_cards_before_ampere_are_left_to_transformers() -> None:
+    assert "7.5" in lack(TURING)
+    assert all(lack(capability) == "" for capability in (AMPERE, (8, 6), (9, 0), (12, 0)))
+
+
+@pytest.mark.parametrize(
+    ("patched", "value", "reason"),
+    [
+        ("find_spec", lambda name: None, "Triton is not installed"),
+        ("shutil.which", lambda name: None, "Triton needs a C compiler"),
+        ("sysconfig.get_path", lambda name: "/nowhere", "no Python.h"),
+    ],
+    ids=["Triton", "compiler", "headers"],
+)
+def test_what_triton_needs_is_named(patched: str, value: Any, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(f"worker.runners.cuda.assembly.{patched}", value)
+    assert reason in lack(AMPERE)

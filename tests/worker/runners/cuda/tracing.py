@@ -110,6 +110,9 @@ class Counting:
         self.declined += logits is None
         return logits
 
+    def release(self) -> bool:
+        return self.graphs.release()
+
 
 def graph_step(model: Any, make: Any, capture: Any = None) -> GraphStep:
     """Returns a step over plain torch operations; `make` is a class of forward passes."""

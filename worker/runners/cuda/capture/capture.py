@@ -1,6 +1,7 @@
 """Turns a piece of work on the device into something that runs again without Python: a CUDA graph."""
 
 import statistics
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -54,7 +55,10 @@ def _captured(work: Callable[[], T], pool: Any = None) -> tuple[torch.cuda.CUDAG
     _warm_up(work)
     graph = torch.cuda.CUDAGraph()
     # Entering the present stream brings the thread back to it also where the end of the capture raises.
-    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=pool):
+    with (
+        torch.cuda.stream(torch.cuda.current_stream()),
+        torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+    ):
         result = work()
     return graph, result
 
@@ -81,11 +85,17 @@ def _warm_up(work: Callable[[], object]) -> None:
 @contextmanager
 def _waiting_refused() -> Iterator[None]:
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        _set_sync_debug_mode("error")
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        _set_sync_debug_mode(before)
+
+
+def _set_sync_debug_mode(mode: int | str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that it is a prototype, and where warnings are errors stays on
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def device_seconds(work: Callable[[], object]) -> float:

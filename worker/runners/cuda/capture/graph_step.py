@@ -11,6 +11,7 @@ with the model's own, row by row.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ....memory.batch import Batch
+from ....memory.device_errors import is_out_of_memory
 from ....memory.storage import Storage
 from ..kernels.kernel_check import difference, tolerance
 from ..llama.forward import Forward, StaticInput
@@ -30,6 +32,12 @@ MakeForward = Callable[[Storage], Forward]
 """Returns the forward pass over a storage's pools; raises if the model has none that can be captured."""
 
 
+_PATIENCE, _MOST_PATIENCE = 256, 1 << 16
+"""Steps after which a capture is tried again that found no memory: at first, and at most."""
+_WRONG = 2
+"""Buckets that must be wrong before it is the forward pass that is."""
+
+
 @dataclass(frozen=True)
 class _Captured:
     given: StaticInput
@@ -37,18 +45,27 @@ class _Captured:
 
 
 class GraphStep:
-    """Implements `runner.DecodeStep`. Once something is found wrong, it declines all batches for good."""
+    """Implements `runner.DecodeStep`.
+
+    A bucket whose step is found wrong is declined for good, and all are if that is the first thing that any shows, or
+    the model cannot be captured. One that finds no memory is declined for a while.
+    """
 
     def __init__(self, model: Any, make_forward: MakeForward, capture: Capture) -> None:  # noqa: ANN401 - no static type
         self.model = model
         self.is_trusted = True
-        """Whether batches are run. False after a mismatch, or if the model cannot be captured."""
+        """Whether batches are run. False if buckets are wrong and none is right, or if the model cannot be captured."""
         self._make_forward = make_forward
         self._capture = capture
         self._storage: Storage | None = None
         self._forward: Forward | None = None
         self._captured: dict[int, _Captured] = {}
-        self._declined: set[int] = set()
+        self._wrong: set[int] = set()
+        self._steps = 0
+        self._patience = _PATIENCE
+        self._declined_until: dict[int, int] = defaultdict(int)
+        """By bucket: the step from which on a capture is tried again."""
+        self._released_until = 0
 
     @property
     def buckets(self) -> list[int]:
@@ -61,7 +78,8 @@ class GraphStep:
         Returns logits, [rows, vocabulary], which are overwritten by the next call; None if it cannot run the batch.
         """
         rows = row_bucket(len(tokens))
-        if not self.is_trusted or rows in self._declined:
+        self._steps += 1
+        if not self.is_trusted or rows in self._wrong or self._steps < self._next_try(rows):
             return None
         captured = self._captured.get(rows)
         if captured is None or batch.slab.storage is not self._storage:
@@ -73,11 +91,10 @@ class GraphStep:
         """Captures a bucket, and compares its first step with the model's own, which counts. None if that fails."""
         try:
             captured, ours = self._first_step(rows, batch, tokens)
-        except torch.OutOfMemoryError:
-            logger.warning("no memory for a graph of %s rows; such steps run without one", rows)
-            self._declined.add(rows)
-            return None
         except Exception as error:
+            if is_out_of_memory(error):
+                self._decline(rows)
+                return None
             # Whatever a model does that a capture does not allow, its own forward pass can do.
             logger.warning("a decode step could not be captured", exc_info=True)
             self._give_up("decode steps are not captured: %s", error)
@@ -88,17 +105,39 @@ class GraphStep:
             return theirs  # there is nothing to compare with: the next step tries again
         errors = difference(ours, theirs), difference(written, newest_column(batch))
         if max(errors) > tolerance(theirs.dtype):
-            self._give_up(
+            logger.warning(
                 "a captured decode step of %s rows differs from the model's by %.3g in its logits and %.3g in its keys "
-                "and values, more than %.3g: decode steps are not captured",
+                "and values, more than %.3g: such steps are not captured",
                 len(tokens),
                 *errors,
                 tolerance(theirs.dtype),
             )
+            self._wrong.add(rows)
+            if len(self._wrong) >= _WRONG and not self._captured:
+                self._give_up("decode steps are not captured: those of %d numbers of rows are wrong", len(self._wrong))
         else:
             self._captured[rows] = captured
             logger.info("decode steps of up to %s rows captured; they differ by %.2g and %.2g", rows, *errors)
         return theirs
+
+    def release(self) -> bool:
+        """Frees graphs and copies of matrices, for a while; returns whether there were any."""
+        had = bool(self._captured)
+        self._captured.clear()
+        self._forward = self._storage = None
+        if had:
+            self._released_until = self._steps + self._patience
+            self._patience = min(2 * self._patience, _MOST_PATIENCE)
+        return had
+
+    def _next_try(self, rows: int) -> int:
+        """Returns the step from which on a bucket may be captured."""
+        return max(self._released_until, self._declined_until[rows])
+
+    def _decline(self, rows: int) -> None:
+        logger.warning("no memory for a graph of %s rows; for %s steps such ones run without", rows, self._patience)
+        self._declined_until[rows] = self._steps + self._patience
+        self._patience = min(2 * self._patience, _MOST_PATIENCE)
 
     def _first_step(self, rows: int, batch: Batch, tokens: list[int]) -> tuple[_Captured, Tensor]:
         """Captures a bucket and runs it once. Returns a copy of its logits, too."""

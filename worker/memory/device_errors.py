@@ -2,15 +2,34 @@
 
 import torch
 
-# What torch's allocator for CPUs says; it raises a plain RuntimeError.
-_CPU_ALLOCATOR = "DefaultCPUAllocator: "
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: ",  # torch's allocator for CPUs, which raises a plain RuntimeError
+    "CUDA out of memory",
+    "CUDA error: out of memory",  # an allocation of CUDA's own, as for a graph
+    "cudaErrorMemoryAllocation",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS takes its workspace with the first product
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "HIP out of memory",
+    "HIPBLAS_STATUS_ALLOC_FAILED",
+)
+"""What torch and the libraries under it say of an allocation that has failed, in errors of several types."""
 _LASTING_DEVICE_ERRORS = ("device-side assert", "no kernel image is available")
 """What a device says of a model that it will never run, in errors that are otherwise those of a lost device."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Returns whether an error says that memory could not be allocated."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or _CPU_ALLOCATOR in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def free_cached_memory() -> None:
+    """Gives what torch keeps of GPUs' memory, and no tensor has, back to them."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def may_pass(error: BaseException) -> bool:
