@@ -175,7 +175,7 @@ def _fault(config: Config) -> str | None:
     """What is wrong with values that are right by themselves."""
     if config.tenant and not config.trust_tenant_metadata:
         return "--tenant has no meaning without --trust-tenant-metadata"
-    if config.worker and (config.model or config.quantization or config.worker_args or config.workers != 1):
+    if config.worker and (config.model or config.quantization or config.worker_args or config.workers):
         return (
             "--worker attaches to workers that run: --model, --workers, --quantization and -- have no meaning with it"
         )

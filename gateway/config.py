@@ -108,7 +108,18 @@ class Config:
         parse=listen_address,
     )
     model: str = _setting("", "Model to serve: a folder, or a name on the hub. The bundled one if not given.")
-    workers: int = _setting(1, "Worker processes to start on this machine.", least=1, most=1024)
+    workers: int = _setting(
+        0,
+        "Worker processes to start on this machine. 0: one for each GPU, or --gpus-per-worker of them; else one.",
+        least=0,
+        most=1024,
+    )
+    gpus_per_worker: int = _setting(
+        0,
+        "GPUs that each worker has, over which it spreads a model that does not fit one. 0: all are dealt out evenly.",
+        least=0,
+        most=64,
+    )
     worker: tuple[str, ...] = _setting(
         (),
         "Attach to the worker at HOST:PORT or unix:PATH instead of starting any; may be given several times.",

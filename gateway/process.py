@@ -37,7 +37,12 @@ def build_pool(config: Config) -> WorkerPool:
     """The workers that the configuration asks for."""
     if config.worker:
         return StaticPool(config.worker)
-    return EmbeddedPool(worker_command(config), config.workers, arguments=config.worker_args)
+    return EmbeddedPool(
+        worker_command(config),
+        config.workers,
+        gpus_per_worker=config.gpus_per_worker,
+        arguments=config.worker_args,
+    )
 
 
 def worker_command(config: Config) -> list[str]:

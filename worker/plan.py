@@ -13,14 +13,14 @@ from .loading.checkpoint.preflight import CONFIG, in_plain_words
 from .loading.dispatch import offloaded_bytes
 from .loading.facts import context_length
 from .loading.loading import LoadedModel
+from .loading.one_gpu import demand
 from .loading.placement import parse_size
 from .loading.probe import expected_layouts
 from .loading.quantization.quantization import expected_size, loaded_size, skeleton
 from .loading.weights import read_config
 from .memory.budget import free_bytes
 from .memory.layout import Layout, devices
-from .memory.plan import GIB, MIB, Card, Demand, MemoryPlan, plan
-from .runners.cuda.capture.graph_step import row_buckets
+from .memory.plan import GIB, MIB, Card, MemoryPlan, plan
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +44,6 @@ def memory_plan(loaded: LoadedModel, layouts: Sequence[Layout], config: Config) 
         ", ".join(f"{kind} {size // MIB}" for kind, size in planned.kinds.items()),
     )
     return planned
-
-
-def demand(config: Config, *, is_loaded: bool) -> Demand:
-    """Returns what a config asks of a GPU's memory."""
-    return Demand(
-        rows=config.max_rows,
-        chunk_tokens=4 * config.chunk_tokens,
-        graphs=len(row_buckets(config.max_rows)) if config.cuda_graphs else 0,
-        gib=config.memory_gib,
-        share=config.memory_share,
-        is_loaded=is_loaded,
-    )
 
 
 def planned(config: Config, memory: str) -> MemoryPlan:

@@ -67,7 +67,7 @@ def test_a_flag_sets_its_field(argv: list[str], field: str, value: object) -> No
         ("TEXTSERVE_WORKER", "a:1,b:2", "worker", ("a:1", "b:2")),
         ("TEXTSERVE_WORKER", " a:1, b:2 ,", "worker", ("a:1", "b:2")),
         ("TEXTSERVE_WORKER", "", "worker", ()),
-        ("TEXTSERVE_WORKERS", "", "workers", 1),
+        ("TEXTSERVE_WORKERS", "", "workers", 0),
         ("TEXTSERVE_WORKERS", " 3\n", "workers", 3),
         ("TEXTSERVE_REFLECTION", "", "reflection", False),
         ("TEXTSERVE_REFLECTION", "ON", "reflection", True),
@@ -91,7 +91,7 @@ def test_a_flag_goes_before_the_environment() -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--workers", "0"],
+        ["--workers", "-1"],
         ["--workers", "many"],
         ["--max-queued", "0"],
         ["--max-tenant-queued-tokens", "0"],

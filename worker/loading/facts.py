@@ -49,7 +49,7 @@ def context_length(model_config: Any, tokenizer: Any, *, asked: int = 0) -> int:
     Models without positions (state spaces, ALiBi) often name no limit. Then it is what the tokenizer says, else 2048,
     and any may be asked for. Raises ValueError if more is asked for than the model can take.
     """
-    limit = _limit(model_config.get_text_config())
+    limit = limit_of(model_config)
     if limit is not None:
         if asked > limit:
             raise ValueError(f"--context-length {asked} is above the model's own {limit}")
@@ -61,7 +61,9 @@ def context_length(model_config: Any, tokenizer: Any, *, asked: int = 0) -> int:
     return asked or _DEFAULT_CONTEXT
 
 
-def _limit(text_config: Any) -> int | None:  # noqa: ANN401 - as above
+def limit_of(model_config: Any) -> int | None:  # noqa: ANN401 - as above
+    """Returns the most tokens that a model takes; None if it names no limit."""
+    text_config = model_config.get_text_config()
     lengths = (getattr(text_config, name, None) for name in _LENGTH_NAMES)
     length = next((length for length in lengths if isinstance(length, int) and length > 0), None)
     if length is None:

@@ -26,6 +26,7 @@ from . import cpu, placement
 from .checkpoint.hub import Files, source
 from .checkpoint.preflight import check_vocabulary
 from .checkpoint_headers import compared_with, files_opened
+from .one_gpu import gpu_for_all
 from .quantization import four_bit, quantization
 from .quantization.quantization import QuantizationReport
 
@@ -160,11 +161,11 @@ def load_weights(
     is_quantized = quantization.is_quantized(model_config)
     with no_code_from_the_model():
         skeleton = quantization.skeleton(model_config)
-    settings = _placement(config, skeleton)
     left_out: tuple[str, ...] = ()
     uses_cpu_kernel = runs_on_cpu(config) and (code is not None or cpu.cpu_has_4bit_kernel())
     runs_in_c = code is not None and not code.obstacle_by_design(skeleton) and not _is_8bit(config, model_config)
     dtype = compute_dtype(config, code, runs_in_c=runs_in_c)
+    settings = _placement(config, model_config, skeleton, dtype)
     if is_quantized and config.skip_modules:
         logger.warning("--skip-modules has no effect: the checkpoint is quantized already")
     if config.quantization != "none" and not is_quantized:
@@ -190,9 +191,11 @@ def _is_8bit(config: Config, model_config: Any) -> bool:  # noqa: ANN401 - as ab
     return config.quantization == "int8" if settings is None else bool(settings.get("load_in_8bit"))
 
 
-def _placement(config: Config, skeleton: torch.nn.Module) -> dict[str, Any]:
+def _placement(config: Config, model_config: Any, skeleton: torch.nn.Module, dtype: torch.dtype) -> dict[str, Any]:  # noqa: ANN401 - as above
     """Returns what to tell from_pretrained about where the model goes."""
     device_map = placement.parse_device_map(config.device_map)
+    if device_map == "auto" and not config.max_memory and (gpu := gpu_for_all(config, model_config, dtype)) is not None:
+        device_map = {"": gpu}
     memory = placement.parse_max_memory(config.max_memory)
     placement.check_accelerators(device_map, memory, torch.accelerator.device_count())
     if isinstance(device_map, dict):

@@ -153,8 +153,8 @@ def plan(card: Card, model: ModelSize, demand: Demand) -> MemoryPlan:
         raise UnsupportedModelError(
             f"it needs {_gib(resident + workspace + graphs + reserve)} GiB of memory beside its keys and values "
             f"(weights {_gib(weights + scales)}, workspace {_gib(workspace)}, graphs {_gib(graphs)}), and "
-            f"{_gib(free + (resident if demand.is_loaded else 0))} GiB are there: give it a larger device or several, "
-            "or fewer --chunk-tokens and --max-rows"
+            f"{_gib(free + (resident if demand.is_loaded else 0))} GiB are there: give it a larger device or several "
+            "(--gpus-per-worker), or fewer --chunk-tokens and --max-rows"
         )
     most = int(demand.gib * GIB) or int((demand.share or _SHARE) * left)
     room = divided(model.token, model.row, budget=most, max_rows=demand.rows, model_context=model.context)

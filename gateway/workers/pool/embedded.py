@@ -23,6 +23,7 @@ class EmbeddedPool:
         command: Sequence[str],
         count: int,
         *,
+        gpus_per_worker: int = 0,
         arguments: Sequence[str] = (),
         placements: Sequence[Placement] | None = None,
         backoff: BackoffPolicy = BackoffPolicy(),  # noqa: B008 - a frozen value
@@ -33,7 +34,8 @@ class EmbeddedPool:
 
         Args:
             command: program and flags of a worker; the pool adds `--listen`, `--exit-with-stdin` and `--threads`.
-            count: number of workers, at least 1.
+            count: number of workers; 0: as `deal` has it.
+            gpus_per_worker: GPUs that each worker gets; 0: all are dealt out evenly.
             arguments: further flags, which win over `command` and over the pool's `--threads`.
             placements: one for each worker; unset: the GPUs or CPUs that this process may use are dealt out.
             backoff: delays before a worker that died is started again.
@@ -42,7 +44,9 @@ class EmbeddedPool:
         """
         self._command = tuple(command)
         self._arguments = tuple(arguments)
-        self._placements = placements or deal(count, visible_gpus(os.environ), cpu_count())
+        self._placements = placements or deal(
+            count, visible_gpus(os.environ), cpu_count(), gpus_per_worker=gpus_per_worker
+        )
         self.size = len(self._placements)
         self._policy = SupervisorPolicy(backoff, start_timeout_s, chance)
         self._sockets: tempfile.TemporaryDirectory[str] | None = None

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -113,24 +114,40 @@ class Placement:
         return " ".join([*(f"{name}={value}" for name, value in self.environment.items()), *self.flags])
 
 
-def deal(worker_count: int, gpu_ids: Sequence[str], cpu_count: int) -> list[Placement]:
+def deal(worker_count: int, gpu_ids: Sequence[str], cpu_count: int, *, gpus_per_worker: int = 0) -> list[Placement]:
     """Returns the placement of each worker.
 
-    GPUs are dealt evenly, neighbours together because they tend to be linked; workers in excess of them share them in
-    turn. Without GPUs each worker gets an equal number of CPU threads, at least 1.
+    GPUs are dealt evenly, or so many to each, neighbours together because they tend to be linked; workers in excess of
+    them share them in turn, and are told so. Of MIG instances each worker gets one: CUDA shows a process no more.
+    Without GPUs each worker gets an equal number of CPU threads, at least 1.
+
+    Args:
+        worker_count: how many workers; 0: one for each GPU, or for each `gpus_per_worker`, and one without GPUs.
+        gpu_ids: what CUDA_VISIBLE_DEVICES calls the GPUs.
+        cpu_count: CPUs that they may use together.
+        gpus_per_worker: 0: evenly.
     """
-    if gpu_ids:
-        return [_on_gpus(_gpu_share(worker, worker_count, gpu_ids)) for worker in range(worker_count)]
-    threads = max(1, cpu_count // worker_count)
-    return [Placement({}, ("--threads", str(threads)))] * worker_count
+    count = worker_count or max(1, len(gpu_ids) // (gpus_per_worker or 1))
+    if not gpu_ids:
+        threads = max(1, cpu_count // count)
+        return [Placement({}, ("--threads", str(threads)))] * count
+    shares = [tuple(_gpu_share(worker, count, gpu_ids, gpus_per_worker)) for worker in range(count)]
+    sharing = Counter(shares)
+    return [_on_gpus(share, sharing[share]) for share in shares]
 
 
-def _gpu_share(worker: int, worker_count: int, gpu_ids: Sequence[str]) -> Sequence[str]:
+def _gpu_share(worker: int, worker_count: int, gpu_ids: Sequence[str], each: int) -> Sequence[str]:
     gpu_count = len(gpu_ids)
-    if gpu_count < worker_count:
-        return [gpu_ids[worker % gpu_count]]
-    return gpu_ids[worker * gpu_count // worker_count : (worker + 1) * gpu_count // worker_count]
+    if each:
+        begin = worker % max(1, gpu_count // each) * each
+        share = gpu_ids[begin : begin + each]
+    elif gpu_count < worker_count:
+        share = [gpu_ids[worker % gpu_count]]
+    else:
+        share = gpu_ids[worker * gpu_count // worker_count : (worker + 1) * gpu_count // worker_count]
+    return share[:1] if share[0].startswith("MIG-") else share
 
 
-def _on_gpus(gpu_ids: Sequence[str]) -> Placement:
-    return Placement({"CUDA_VISIBLE_DEVICES": ",".join(gpu_ids)}, ())
+def _on_gpus(gpu_ids: Sequence[str], worker_count: int) -> Placement:
+    flags = ("--workers-on-gpu", str(worker_count)) if worker_count > 1 else ()
+    return Placement({"CUDA_VISIBLE_DEVICES": ",".join(gpu_ids)}, flags)

@@ -13,10 +13,11 @@ import torch
 
 from ...loading.dispatch import execution_devices, offloaded_bytes
 from ...loading.quantization.bitsandbytes_offline import bnb
+from ...memory.buckets import row_buckets
 from ...memory.storage import Storage
 from ..model_runner import ModelRunner
 from .capture.capture import CudaCapture, device_seconds
-from .capture.graph_step import GraphStep, row_buckets
+from .capture.graph_step import GraphStep
 from .kernels.ops import Pool
 from .llama.forward import Forward, TransformersForward, pools
 from .llama.llama import LlamaForward, is_llama_like

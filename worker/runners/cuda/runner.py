@@ -5,9 +5,9 @@ from typing import Protocol
 from torch import Tensor
 
 from ...memory.batch import Batch
+from ...memory.buckets import row_buckets
 from ..model_runner import ModelRunner
 from ..runner import Logits, Prefill
-from .capture.graph_step import row_buckets
 
 
 class DecodeStep(Protocol):

@@ -26,8 +26,8 @@ def test_where_warnings_are_errors_the_mode_is_set_and_taken_back(monkeypatch: p
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with _waiting_refused():
-            assert mode.mode == "error"
-        assert mode.mode == 0
+            within = mode.mode
+    assert (within, mode.mode) == ("error", 0)
 
 
 def test_the_mode_is_taken_back_behind_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

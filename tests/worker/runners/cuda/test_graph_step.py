@@ -20,7 +20,8 @@ from tests.worker.runners.cuda.tracing import Counting, TraceCapture, count_step
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
 from worker.domain.sequence import Root, Sequence
 from worker.engine.engine import Engine
-from worker.runners.cuda.capture.graph_step import eager_logits, row_buckets
+from worker.memory.buckets import row_buckets
+from worker.runners.cuda.capture.graph_step import eager_logits
 from worker.runners.cuda.llama.forward import TransformersForward
 from worker.runners.cuda.llama.llama import LlamaForward, is_llama_like
 

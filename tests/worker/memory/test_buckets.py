@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.runners.cuda.capture.graph_step import row_bucket, row_buckets
+from worker.memory.buckets import row_bucket, row_buckets
 from worker.runners.cuda.kernels.tiling import attention_parts, columns_at_once
 
 
