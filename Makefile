@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 # In quotes of the shell, for a folder may have a space in its name, or a quote.
 MODEL_FLAG := $(if $(MODEL),--model '$(subst ','\'',$(MODEL))')
 
-.PHONY: help setup serve demo test test-long chaos soak check lint format types proto proto-check bench peers plots tutor clean
+.PHONY: help setup serve demo test test-long chaos soak check lint format types proto proto-check bench peers plots gpu-day tutor clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ plots: $(PLOTS_READY) ## Draw docs/performance/*.svg from what benches print wit
 peers: setup ## Install other servers beside this one, and measure against them; some 30 minutes (ARGS=--json).
 	-bench/install-peers
 	$(BIN)/python -m bench.peers $(ARGS)
+
+gpu-day: ## Test and measure on a GPU, ten minutes at most (PYTHON=one with torch, Triton, transformers, bitsandbytes, pytest).
+	$(PYTHON) -m bench.gpu_day $(ARGS)
 
 tutor: setup ## Train the bundled model again (under 40 minutes on 2 cores).
 	$(BIN)/python -m tutor.train
