@@ -1,10 +1,9 @@
 """Decode steps of a model of the shape of Llama 3 8B on a GPU, over the bytes that a step cannot help reading.
 
 Weights are random, made and quantized on the device: nothing is downloaded. The scales of NF4 blocks are quantized,
-too, as the worker does unless it is told otherwise, and the floor counts them so, a byte for a block; a captured step
-reads them as float32. Sides take turns: the engine with NF4 weights, the engine with the same shape in bfloat16, and
-transformers alone with the NF4 model, in a loop that does nothing but the forward pass and argmax. The engine has made
-that model's scales float32 by then, so transformers need not compute them in each step.
+too, as the worker does unless it is told otherwise, and the floor counts them so, a byte for a block. Sides take
+turns: the engine with NF4 weights, the engine with the same shape in bfloat16, and transformers alone with the NF4
+model, in a loop that does nothing but the forward pass and argmax.
 """
 
 import random

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Compiled:
     """Of each block."""
     stack_bytes: int
     """Of each thread, in memory outside of the processor: what did not fit into registers."""
-    machine_code: str
+    machine_code: str = field(repr=False)
     """As nvdisasm prints it."""
 
     def count(self, instruction: str) -> int:

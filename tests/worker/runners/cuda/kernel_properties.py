@@ -189,6 +189,18 @@ def test_the_four_bit_product_is_that_with_the_dequantized_matrix(
         assert difference(product(given_rows), expected) < 1e-5
 
 
+@pytest.mark.parametrize("processors", [1, PROCESSORS])
+def test_the_four_bit_product_reads_scales_that_are_quantized(processors: int) -> None:
+    layers = [quantized(outputs, 256, is_nested=True, device=DEVICE) for outputs in (64, 128)]
+    layers[1].weight.quant_state.offset *= 2
+    matrix = fuse(layers)
+    assert matrix.nested is not None
+    given_rows = torch.randn(3, 256, device=DEVICE)
+    expected = given_rows @ matrix.dequantize(torch.float32).T
+    for outputs_at_once in (32, 64):
+        assert difference(FourBitProduct(matrix, outputs_at_once, processors)(given_rows), expected) < 1e-5
+
+
 @pytest.mark.long
 @pytest.mark.skipif(INTERPRETER not in os.environ, reason="tests/gpu/test_graphs.py runs models on a device")
 @pytest.mark.parametrize("make", [LlamaForward, TransformersForward])

@@ -17,8 +17,10 @@ from worker.runners.cuda.llama.matrix import fuse
 
 PROCESSORS = 108
 HEADS = 8
-MOST_REGISTERS = {"attend_part": 160, "multiply_part": 208}
+MOST_REGISTERS = {"attend_part": 160, "multiply_part": 255}
 """Of a thread: with 128 threads of 160 a multiprocessor, of 65,536, holds three blocks of attention."""
+MOST_STACK_BYTES = {"multiply_part": 8}
+"""Of a thread: at 32 rows and 64 outputs ptxas spares two registers on Hopper, and which way is faster is measured."""
 TENSOR_CORES = "HMMA|HGMMA|QGMMA"
 FEW = [86]
 ALL = [capability for capability in SHARED_BYTES if capability >= 80]
@@ -27,7 +29,7 @@ ALL = [capability for capability in SHARED_BYTES if capability >= 80]
 def kernels(capability: int, *, dims: tuple[int, ...] = (128,), rows: tuple[int, ...] = (16,)) -> list[Compiled]:
     """Returns the kernels of a captured step of a model of 8B, for a card."""
     dtype = torch.bfloat16 if capability >= 80 else torch.float16
-    matrix = fuse([quantized(128, 4096, dtype=dtype)])
+    matrix = fuse([quantized(128, 4096, is_nested=True, dtype=dtype)])
     with compiled_for(capability) as found:
         ops = TritonOps(PROCESSORS)
         for dim in dims:
@@ -55,7 +57,7 @@ def check(found: list[Compiled], capability: int) -> None:
     names = {"attend_part", "join_parts", "rotate_and_write", "rms_norm", "silu_multiply", "multiply_part", "add_parts"}
     assert {kernel.name for kernel in found} == names
     for kernel in found:
-        assert kernel.stack_bytes == 0, kernel
+        assert kernel.stack_bytes <= MOST_STACK_BYTES.get(kernel.name, 0), kernel
         assert kernel.shared_bytes <= SHARED_BYTES[capability], kernel
         assert kernel.registers <= MOST_REGISTERS.get(kernel.name, 64), kernel
         if kernel.name in MOST_REGISTERS:

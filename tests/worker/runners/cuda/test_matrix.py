@@ -32,6 +32,37 @@ def test_a_fused_matrix_is_bit_equal_to_its_parts(kind: str, dtype: torch.dtype,
     assert all(torch.equal(weight(layer), part) for layer, part in zip(layers, parts, strict=True))
 
 
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_quantized_scales_stay_so_and_each_part_keeps_its_own_mean(*, has_bias: bool) -> None:
+    # Of 128 inputs each: 128 outputs have 256 scales, a block of them.
+    layers = [quantized(outputs, 128, is_nested=True, has_bias=has_bias) for outputs in (128, 256, 128)]
+    for factor, layer in enumerate(layers, start=1):
+        layer.weight.quant_state.offset *= factor  # means that differ
+    parts = [weight(layer) for layer in layers]
+    kept = sum(layer.weight.quant_state.absmax.nbytes for layer in layers)
+    given = torch.randn(5, 128)
+    expected = torch.cat(
+        [given @ part.T + (layer.bias if has_bias else 0) for layer, part in zip(layers, parts, strict=True)], 1
+    )
+    with torch.inference_mode():
+        matrix = fuse(layers)
+        assert matrix.nested is not None
+        assert (matrix.absmax.dtype, matrix.absmax.nbytes) == (torch.uint8, kept)
+        assert torch.equal(matrix.dequantize(torch.float32), torch.cat(parts))
+        torch.testing.assert_close(matrix.multiply(given), expected)
+    for layer, part in zip(layers, parts, strict=True):
+        assert layer.weight.quant_state.nested
+        assert torch.equal(weight(layer), part)
+        coarse = layer.weight.quant_state.state2.absmax
+        assert coarse.untyped_storage().data_ptr() == matrix.nested.absmax.untyped_storage().data_ptr()
+
+
+def test_scales_whose_blocks_reach_into_the_next_layer_are_taken_out_of_them() -> None:
+    matrix = fuse([quantized(64, 128, is_nested=True), quantized(128, 128, is_nested=True)])
+    assert matrix.nested is None
+    assert matrix.absmax.dtype == torch.float32
+
+
 def test_the_layers_share_the_memory_of_the_fused_matrix() -> None:
     layers = [quantized(64, 64), quantized(32, 64)]
     matrix = fuse(layers)

@@ -13,9 +13,10 @@ import triton.language as tl
 
 @triton.jit
 def multiply_part(
-    given, packed, absmax, code, out, rows, row_stride, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+    given, packed, absmax, code, coarse_absmax, scale_code, offsets, out, rows, row_stride,
+    OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
     BLOCKSIZE: tl.constexpr, PARTS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, NESTED: tl.constexpr,
 ):  # fmt: skip
     """Computes a block of outputs from one part of the inputs; grid (blocks of outputs, PARTS).
 
@@ -30,7 +31,9 @@ def multiply_part(
     row, byte = tl.arange(0, BLOCK_ROWS), tl.arange(0, BYTES)
     is_output, is_row = output < OUTPUTS, row < rows
     bytes_at = packed + output.to(tl.int64)[None, :] * (INPUTS // 2) + byte[:, None]
-    scales_at = absmax + output.to(tl.int64) * STEPS
+    first_scale = output.to(tl.int64) * STEPS
+    if NESTED:
+        offset = tl.load(offsets + output, mask=is_output, other=0.0)
     given_at = given + row[:, None] * row_stride + 2 * byte[None, :]
     last = tl.minimum((part + 1) * SHARE, STEPS)
     pairs = tl.load(bytes_at + tl.minimum(part * SHARE, STEPS - 1) * BYTES, mask=is_output[None, :], other=0)
@@ -39,7 +42,11 @@ def multiply_part(
         # The next bytes are on their way while these are multiplied.
         following = tl.minimum(step + 1, last - 1)
         coming = tl.load(bytes_at + following * BYTES, mask=is_output[None, :], other=0)
-        scale = tl.load(scales_at + step, mask=is_output, other=0.0)[None, :]
+        scale = tl.load(absmax + first_scale + step, mask=is_output, other=0)
+        if NESTED:
+            coarse = tl.load(coarse_absmax + (first_scale + step) // 256, mask=is_output, other=0.0)
+            scale = tl.load(scale_code + scale.to(tl.int32)) * coarse + offset
+        scale = scale[None, :]
         even = tl.load(given_at + step * BLOCKSIZE, mask=is_row[:, None], other=0.0)
         odd = tl.load(given_at + step * BLOCKSIZE + 1, mask=is_row[:, None], other=0.0)
         index = pairs.to(tl.int32)

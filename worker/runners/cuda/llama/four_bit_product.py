@@ -45,6 +45,7 @@ class FourBitProduct:
             matrix.packed,
             matrix.absmax,
             matrix.code,
+            *_nested(matrix),
             sums,
             rows,
             given.stride(0),
@@ -55,6 +56,7 @@ class FourBitProduct:
             BLOCK_ROWS=max(_LEAST_ROWS, 1 << (rows - 1).bit_length()),
             BLOCK_OUTPUTS=self.outputs_at_once,
             PRECISION="ieee" if given.dtype == torch.float32 else "tf32",
+            NESTED=matrix.nested is not None,
             num_warps=_WARPS,
             num_stages=1,  # the kernel itself fetches ahead
         )
@@ -70,3 +72,9 @@ class FourBitProduct:
             HAS_BIAS=matrix.bias is not None,
         )
         return out
+
+
+def _nested(matrix: FourBitMatrix) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns what quantized scales need, or tensors that the kernel does not read."""
+    nested = matrix.nested
+    return (matrix.code,) * 3 if nested is None else (nested.absmax, nested.code, nested.offsets)

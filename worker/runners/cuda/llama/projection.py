@@ -56,17 +56,7 @@ class FourBitProjection:
 
     def by_library(self, given: Tensor) -> Tensor:
         """Multiplies with bitsandbytes' operator."""
-        matrix = self.matrix
-        out: Tensor = torch.ops.bitsandbytes.gemm_4bit.default(
-            given,
-            matrix.packed,
-            (matrix.outputs, matrix.inputs),
-            matrix.absmax,
-            matrix.blocksize,
-            matrix.quant_type,
-            bias=matrix.bias,
-        )
-        return out
+        return self.matrix.multiply(given)
 
     def by_copy(self, given: Tensor) -> Tensor:
         """Multiplies with the copy."""
