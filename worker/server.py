@@ -103,7 +103,7 @@ def _tried(loaded: LoadedModel, config: Config, share: float) -> Engine | None:
 def _warmed(loaded: LoadedModel, config: Config, share: float) -> Engine:
     with doing("putting the engine together"):
         engine = assemble(loaded, config, share=share)
-    with doing("warming up"):
+    with doing("warming up"), engine.runner.trial():
         warm_up(engine, loaded.facts.vocab_size)
     return engine
 

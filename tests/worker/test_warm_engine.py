@@ -1,5 +1,6 @@
 """Memory that runs out before a worker is ready costs it keys and values, and not its life."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,10 +22,10 @@ class Memory:
         monkeypatch.setattr(server, "assemble", self.assemble)
         monkeypatch.setattr(server, "warm_up", lambda engine, vocab_size: self._allocate("warm_up"))
 
-    def assemble(self, loaded: object, config: Config, *, share: float) -> float:
+    def assemble(self, loaded: object, config: Config, *, share: float) -> Any:
         self.tried.append(share)
         self._allocate("assemble")
-        return share
+        return SimpleNamespace(runner=SimpleNamespace(trial=nullcontext), share=share)
 
     def _allocate(self, where: str) -> None:
         if where == self._fails_in and self.tried[-1] > self._most:
@@ -34,8 +35,8 @@ class Memory:
 @pytest.mark.parametrize("fails_in", ["assemble", "warm_up"])
 def test_less_is_tried_until_it_fits(fails_in: str, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(monkeypatch, 0.7, fails_in=fails_in)
-    made: object = server._warm_engine(LOADED, Config())
-    assert made == 0.6
+    made: Any = server._warm_engine(LOADED, Config())
+    assert made.share == 0.6
     assert memory.tried == [1.0, 0.8, 0.6]
 
 

@@ -20,6 +20,7 @@ from .cpu import CpuCode
 from .dispatch import execution_devices, input_device, offload_places
 from .facts import ModelFacts, context_length, fingerprint
 from .load_report import LoadCost, log_report, log_tokens_beyond
+from .quantization.four_bit import check_product
 from .quantization.quantization import QuantizationReport
 from .weights import load_weights, read_config, read_tokenizer
 
@@ -61,6 +62,7 @@ def load(config: Config, code: CpuCode | None = None) -> LoadedModel:
     cost.end("tokenizer")
     with doing("loading the weights"), in_plain_words(settings):
         model, report, dtype = load_weights(config, model_config, code)
+    _check_products(model, report, dtype)
     cost.end("weights")
     facts = ModelFacts(
         name=config.name or _own_name(config.model),
@@ -85,6 +87,13 @@ def load(config: Config, code: CpuCode | None = None) -> LoadedModel:
         input_device=input_device(model),
         code=code,
     )
+
+
+def _check_products(model: Any, report: QuantizationReport, dtype: torch.dtype) -> None:  # noqa: ANN401 - as above
+    kinds = {"nf4", "fp4"} & set(report.quantization.split("+"))
+    for device in execution_devices(model):
+        for kind in kinds if device.type == "cuda" else ():
+            check_product(device, kind, dtype)
 
 
 def _context_length(config: Config, model_config: Any, tokenizer: Any) -> int:  # noqa: ANN401 - transformers' objects

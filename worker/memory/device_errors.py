@@ -36,13 +36,14 @@ def may_pass(error: BaseException) -> bool:
     """Returns whether a new process may do better: the error, or what caused it, is of memory or of a lost device."""
     seen: BaseException | None = error
     while isinstance(seen, Exception):
-        if is_out_of_memory(seen) or _is_lost_device(seen):
+        if is_out_of_memory(seen) or is_lost_device(seen):
             return True
         seen = seen.__cause__
     return False
 
 
-def _is_lost_device(error: Exception) -> bool:
+def is_lost_device(error: Exception) -> bool:
+    """Returns whether an error says that a device does not answer any more, in this process."""
     text = str(error)
     is_of_device = isinstance(error, torch.AcceleratorError) or text.startswith("CUDA error")
     return is_of_device and not any(lasting in text for lasting in _LASTING_DEVICE_ERRORS)

@@ -1,5 +1,6 @@
 """What runs the model: the engine's interface to it."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +47,10 @@ class Runner(Protocol):
 
         Writes keys and values of both, and moves the ends of their windows.
         """
+        ...
+
+    def trial(self) -> AbstractContextManager[None]:
+        """Returns what the first steps are run in, in case one of them ends the process."""
         ...
 
     def release(self) -> bool:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..domain.refusal import Refusal
 from .bitsandbytes_offline import bnb
 
 _OPERATION = "bitsandbytes::quantize_4bit"
@@ -20,6 +21,33 @@ _PIECE = 1 << 14
 """Numbers in a piece: a multiple of every block size; from 32,768 on torch takes several threads."""
 _LEAST_DIVISOR = 1e-38
 """As in bitsandbytes: what a block of zeros is divided by."""
+
+
+_CHECKED_ROWS, _CHECKED_SHAPE = (1, 8, 64), (256, 512)
+_TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+
+
+def check_product(device: torch.device, kind: str, dtype: torch.dtype) -> None:
+    """Raises Refusal if bitsandbytes' 4-bit product on a device is not that with the dequantized weights.
+
+    A fused kernel was once shipped that was silently wrong on one kind of card.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(_CHECKED_SHAPE, generator=generator)
+    packed, state = bnb.functional.quantize_4bit(weight.to(device, dtype), quant_type=kind)
+    codes = packed.view(-1).cpu().long()
+    values = bnb.functional.get_4bit_type(kind, device="cpu")[torch.stack((codes >> 4, codes & 15), 1)]
+    exact = (values.view(-1, state.blocksize) * state.absmax.float().cpu()[:, None]).view(_CHECKED_SHAPE)
+    for rows in _CHECKED_ROWS:
+        given = torch.randn(rows, _CHECKED_SHAPE[1], generator=generator).to(dtype)
+        ours = bnb.matmul_4bit(given.to(device), packed.t(), quant_state=state).float().cpu()
+        wanted = given.float() @ exact.T
+        error = float((ours - wanted).norm() / wanted.norm())
+        if not error <= _TOLERANCES[dtype]:
+            raise Refusal(
+                f"bitsandbytes {bnb.__version__} multiplies {rows} rows with 4-bit weights wrongly on {device}, by "
+                f"{error:.2g} of the result: install another version of it, or give --quantization int8 or none"
+            )
 
 
 def register() -> None:

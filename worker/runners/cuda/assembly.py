@@ -5,6 +5,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ...loading.quantization.bitsandbytes_offline import bnb
 from ...memory.buckets import row_buckets
 from ...memory.storage import Storage
 from ..model_runner import ModelRunner
+from . import lives
 from .capture.capture import CudaCapture, device_seconds
 from .capture.graph_step import GraphStep
 from .kernels.ops import Pool
@@ -47,8 +49,17 @@ def cuda_runner(model: Any, device: torch.device, *, copy_bytes: int = 0) -> Cud
     if reason := lack(torch.cuda.get_device_capability(device)):
         logger.warning("decode steps are not captured: %s", reason)
         return None
+    key = lives.key_of(torch.cuda.get_device_name(device))
+    if len(ended := lives.deaths(lives.folder(), key)) >= lives.MOST_DEATHS:
+        logger.warning(
+            "decode steps are not captured: %d workers have ended while theirs were tried on this kind of GPU; delete "
+            "%s to have it tried again",
+            len(ended),
+            ended[0],
+        )
+        return None
     step = GraphStep(model, lambda storage: make_forward(model, storage, device, copy_bytes), CudaCapture(device))
-    return CudaRunner(ModelRunner.for_model(model, device), step)
+    return CudaRunner(ModelRunner.for_model(model, device), step, trial=partial(lives.marked, lives.folder(), key))
 
 
 def lack(capability: tuple[int, int]) -> str:

@@ -1,5 +1,7 @@
 """Runs a model with captured decode steps; prompts, and what cannot be captured, go through transformers."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from torch import Tensor
@@ -30,14 +32,24 @@ class CudaRunner:
 
     reads_padding = True
 
-    def __init__(self, eager: ModelRunner, decode_step: DecodeStep) -> None:
+    def __init__(
+        self,
+        eager: ModelRunner,
+        decode_step: DecodeStep,
+        trial: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.eager = eager
         self.decode_step = decode_step
+        self._trial = trial
 
     def step(self, batch: Batch, tokens: list[int], prefill: Prefill | None) -> Logits:
         """Decodes, then reads the chunk; as `Runner.step`."""
         decoded = self._decode(batch, tokens) if tokens else None
         return Logits(decoded, self.eager.step(batch, [], prefill).read)
+
+    def trial(self) -> AbstractContextManager[None]:
+        """Leaves a mark meanwhile."""
+        return self._trial()
 
     def release(self) -> bool:
         """Frees graphs, and copies of matrices."""

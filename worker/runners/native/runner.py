@@ -1,6 +1,7 @@
 """Runs models like Llama through the C code: the batch's rows and a prompt's chunk in one pass, without padding."""
 
 import ctypes
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -55,6 +56,10 @@ class NativeRunner:
         if prefill and prefill.all_positions:
             read = _spread(read, listed, len(tokens), prefill)
         return Logits(decoded if tokens else None, read if prefill else None)
+
+    def trial(self) -> AbstractContextManager[None]:
+        """Expects no fault."""
+        return nullcontext()
 
     def release(self) -> bool:
         """Has nothing to free."""

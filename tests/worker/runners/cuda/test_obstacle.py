@@ -1,6 +1,7 @@
 """Models whose decode steps wait for the device are not captured, and a warning says why."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ AMPERE, TURING = (8, 0), (7, 5)
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
     """A card that is not here."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: AMPERE)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
 
 
 def with_rope(kind: str) -> Any:
@@ -106,3 +108,17 @@ def test_what_triton_needs_is_named(patched: str, value: Any, reason: str, monke
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(f"worker.runners.cuda.assembly.{patched}", value)
     assert reason in lack(AMPERE)
+
+
+def test_after_two_lives_that_ended_in_their_trial_steps_are_not_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fault = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    for _ in range(2):
+        runner = cuda_runner(tiny_llama(), CUDA)
+        assert runner is not None
+        with pytest.raises(torch.AcceleratorError), runner.trial():
+            raise fault
+    assert cuda_runner(tiny_llama(), CUDA) is None
+    assert "2 workers have ended while theirs were tried" in caplog.text
