@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from client._channel import SERVICE_CONFIG
 from client.cli.flags import add_option_flags
+from gateway.config import Config as GatewayConfig
 from textserve.v1 import generation_pb2
 from worker.domain.config import Config
 
@@ -81,6 +82,14 @@ def test_every_flag_that_is_named_exists() -> None:
     named = set(re.findall(r"`(--?[a-z][\w-]*)", PARAMETERS))
     of_workers = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
     assert {"--top-p", "-n", "--max-rows"} <= named <= option_flags().keys() | of_workers
+
+
+@pytest.mark.parametrize("config", [GatewayConfig, Config], ids=["gateway", "worker"])
+def test_every_flag_is_explained_to_whoever_operates_it(config: type) -> None:
+    behind_dashes = {"worker_args"}
+    names = {field.name.replace("_", "-") for field in dataclasses.fields(config) if field.name not in behind_dashes}
+    text = (DOCS / "operating.md").read_text()
+    assert sorted(name for name in names if not re.search(rf"--(no-)?{name}\b", text)) == []
 
 
 def test_the_service_config_for_other_languages_is_the_clients() -> None:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..domain.refusal import Refusal
+from ...domain.refusal import Refusal
 from .bitsandbytes_offline import bnb
 
 _OPERATION = "bitsandbytes::quantize_4bit"

@@ -8,6 +8,7 @@ from torch import Tensor
 from worker.domain.refusal import Refusal
 from worker.loading.load_report import peak_bytes
 from worker.loading.quantization import four_bit
+from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.loading.quantization.four_bit import check_product
 
 OPERATION = "bitsandbytes::quantize_4bit"
@@ -112,12 +113,12 @@ def test_bitsandbytes_product_is_found_right(kind: str, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("rows", [1, 8, 64])
 def test_a_product_that_is_wrong_for_some_rows_is_a_refusal(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = four_bit.bnb.matmul_4bit
+    right = bnb.matmul_4bit
 
     def wrong(given: Tensor, *arguments: object, **settings: object) -> Tensor:
         product: Tensor = right(given, *arguments, **settings)
         return product.roll(1, dims=-1) if len(given) == rows else product
 
-    monkeypatch.setattr(four_bit.bnb, "matmul_4bit", wrong)
+    monkeypatch.setattr(bnb, "matmul_4bit", wrong)
     with pytest.raises(Refusal, match=f"multiplies {rows} rows with 4-bit weights wrongly on cpu"):
         check_product(torch.device("cpu"), "nf4", torch.bfloat16)

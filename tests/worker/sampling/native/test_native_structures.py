@@ -2,12 +2,17 @@
 
 import ctypes
 import subprocess
+from typing import Any
 
 import pytest
+import torch
 
+from tests.worker.sampling.test_stages import WARPER_SETTINGS
+from worker.domain.sequence import SamplingParameters, Sequence
 from worker.runners.native.library import _compiler
 from worker.sampling.native import structures
-from worker.sampling.native.native_sampler import SOURCE
+from worker.sampling.native.native_sampler import SOURCE, _settings
+from worker.sampling.rows import rows_of
 
 STRUCTURES = (structures.Edit, structures.Settings, structures.Answer)
 
@@ -44,3 +49,12 @@ def test_names_have_the_same_numbers() -> None:
 @pytest.mark.usefixtures("sampling_library")
 def test_a_field_in_another_place_is_noticed() -> None:
     assert "static assertion failed" in check(["offsetof(settings, top_k) == 0"])
+
+
+@pytest.mark.parametrize("setting", WARPER_SETTINGS, ids=str)
+def test_every_warper_is_told_to_the_c_code(setting: dict[str, Any]) -> None:
+    def told(**parameters: Any) -> bytes:
+        (row,) = rows_of(torch.zeros(1, 50), [Sequence(0, [2], SamplingParameters(1, do_sample=True, **parameters))])
+        return bytes(_settings(row))
+
+    assert told(**setting) != told()
