@@ -53,6 +53,7 @@ def test_what_has_no_time_left_is_not_begun(tmp_path: Path) -> None:
     assert not (tmp_path / "late.txt").exists()
 
 
+@pytest.mark.long
 def test_tests_of_parts_are_collected_without_any_plugin_or_configuration() -> None:
     for part in gpu_day.PARTS:
         if "pytest" in part.arguments:

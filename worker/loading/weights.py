@@ -195,7 +195,8 @@ def _placement(config: Config, model_config: Any, skeleton: torch.nn.Module, dty
     """Returns what to tell from_pretrained about where the model goes."""
     device_map = placement.parse_device_map(config.device_map)
     if device_map == "auto" and not config.max_memory and (gpu := gpu_for_all(config, model_config, dtype)) is not None:
-        device_map = {"": gpu}
+        everything: dict[str, placement.Device] = {"": gpu}
+        device_map = everything
     memory = placement.parse_max_memory(config.max_memory)
     placement.check_accelerators(device_map, memory, torch.accelerator.device_count())
     if isinstance(device_map, dict):

@@ -87,6 +87,7 @@ def test_beside_the_quantized_weights_no_more_than_one_shard_is_held(
     assert measured.peak <= measured.footprint + max(sizes(shards)) + SLACK
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_was_quantized_before_is_held_once(llama_folder: Path, shards: Path, tmp_path: Path) -> None:
     quantize(Config(model=str(shards)), tmp_path / "out")
     measured = measure(llama_folder, tmp_path / "out")

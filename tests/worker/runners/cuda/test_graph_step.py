@@ -170,7 +170,7 @@ class SpoiledCapture(TraceCapture):
 
 def test_a_bucket_that_is_wrong_is_left_to_the_model_and_the_others_are_not(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_llama()
-    sequences = mixed_sequences(10, 6, vocab_size=VOCAB_SIZE, do_sample=False)
+    sequences = requests(10, 6)
     alone = generate_each_alone(model, sequences)
     recorder = Recorder()
     capture = SpoiledCapture()
@@ -200,7 +200,7 @@ def test_a_bucket_that_found_no_memory_is_tried_again(monkeypatch: pytest.Monkey
 def test_graphs_are_freed_for_what_needs_their_memory_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.runners.cuda.capture.graph_step._PATIENCE", 4)
     model = tiny_llama()
-    sequences = mixed_sequences(6, 2, vocab_size=VOCAB_SIZE, do_sample=False)
+    sequences = requests(6, 2)
     alone = generate_each_alone(model, sequences)
     recorder = Recorder()
     engine, steps = engine_with(model, LlamaForward, recorder)

@@ -77,4 +77,5 @@ class FourBitProduct:
 def _nested(matrix: FourBitMatrix) -> tuple[Tensor, Tensor, Tensor]:
     """Returns what quantized scales need, or tensors that the kernel does not read."""
     nested = matrix.nested
-    return (matrix.code,) * 3 if nested is None else (nested.absmax, nested.code, nested.offsets)
+    code = matrix.code
+    return (code, code, code) if nested is None else (nested.absmax, nested.code, nested.offsets)
