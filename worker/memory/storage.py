@@ -1,13 +1,17 @@
-"""The memory of a batch or of a prefill group, allocated once."""
+"""The memory of a batch or of a prefill group, allocated once; on a CPU it is taken as it is used."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .layout import Layout, RecurrentShape, StateShape, TokenShape
+
+_LINE = 64
+"""Bytes of a cache line: where torch's own memory begins, too."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class TokenStorage:
     def allocate(cls, shape: TokenShape, tokens: int) -> "TokenStorage":
         """Returns zeros."""
         counts = (tokens * shape.key_heads * shape.key_dim, tokens * shape.value_heads * shape.value_dim)
-        keys, values = (torch.zeros(count, dtype=shape.dtype, device=shape.device) for count in counts)
+        keys, values = (zeros(count, dtype=shape.dtype, device=shape.device) for count in counts)
         return cls(shape, keys, values)
 
     def behind(self, tokens: int) -> "TokenStorage":
@@ -86,7 +90,18 @@ class Storage:
 
 
 def _states(shape: StateShape | None, rows: int) -> Tensor | None:
-    return None if shape is None else torch.zeros(rows, *shape.sizes, dtype=shape.dtype, device=shape.device)
+    return None if shape is None else zeros(rows, *shape.sizes, dtype=shape.dtype, device=shape.device)
+
+
+def zeros(*sizes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns zeros, as torch.zeros does; a CPU's take no memory before they are written, page by page."""
+    if device.type != "cpu":
+        return torch.zeros(sizes, dtype=dtype, device=device)
+    size = math.prod(sizes) * dtype.itemsize
+    # From calloc: the system's pages are zeros until they are written. torch would write them all.
+    memory = torch.from_numpy(np.zeros(size + _LINE, dtype=np.uint8))
+    begin = -memory.data_ptr() % _LINE
+    return memory[begin : begin + size].view(dtype).view(sizes)
 
 
 def _view(flat: Tensor, *sizes: int) -> Tensor:

@@ -53,9 +53,18 @@ static void softmax(float *scores, int64_t count) {
         store_first_floats(scores + i, count - i, times(load_first_floats(scores + i, count - i, zeros()), scale));
 }
 
+/* Bounds scores: cap times the hyperbolic tangent of their share of it. */
+static void soften(float *scores, int64_t count, float cap) {
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        const floats power = exponential(times(all(2.0f / cap), load_first_floats(scores + i, count - i, zeros())));
+        const floats tangent = minus(all(1.0f), over(all(2.0f), plus(all(1.0f), power)));
+        store_first_floats(scores + i, count - i, times(all(cap), tangent));
+    }
+}
+
 /* The queries of `group` heads that share keys and values, [group][dim], over `count` columns; scores: [group][padded count]. */
 INLINE void attend_dim(const int dim, const bf16 *queries, int64_t group, const bf16 *keys, const bf16 *values,
-                       int64_t count, float scaling, float *scores, bf16 *output) {
+                       int64_t count, float scaling, float cap, float *scores, bf16 *output) {
     const int64_t stride = padded(count);
     const four scale = {scaling, scaling, scaling, scaling};
     for (int64_t column = 0; column < count; column += 4)
@@ -65,6 +74,7 @@ INLINE void attend_dim(const int dim, const bf16 *queries, int64_t group, const 
         }
     for (int64_t query = 0; query < group; query++) {
         float *weights = scores + query * stride;
+        if (cap > 0) soften(weights, count, cap);
         softmax(weights, count);
         for (int begin = 0; begin < dim; begin += SUMMED_AT_ONCE * WIDTH) {
             const int parts = dim - begin < SUMMED_AT_ONCE * WIDTH ? (dim - begin) / WIDTH : SUMMED_AT_ONCE;
@@ -83,11 +93,11 @@ INLINE void attend_dim(const int dim, const bf16 *queries, int64_t group, const 
 
 /* dim: a multiple of 32, at most MAX_HEAD_DIM. */
 static void attend(int64_t dim, const bf16 *queries, int64_t group, const bf16 *keys, const bf16 *values, int64_t count,
-                   float scaling, float *scores, bf16 *output) {
+                   float scaling, float cap, float *scores, bf16 *output) {
     switch (dim) {
-        case 64: attend_dim(64, queries, group, keys, values, count, scaling, scores, output); break;
-        case 128: attend_dim(128, queries, group, keys, values, count, scaling, scores, output); break;
-        default: attend_dim(dim, queries, group, keys, values, count, scaling, scores, output);
+        case 64: attend_dim(64, queries, group, keys, values, count, scaling, cap, scores, output); break;
+        case 128: attend_dim(128, queries, group, keys, values, count, scaling, cap, scores, output); break;
+        default: attend_dim(dim, queries, group, keys, values, count, scaling, cap, scores, output);
     }
 }
 
@@ -155,7 +165,7 @@ typedef struct {
 
 /* Attention of up to TILE_QUERIES queries over keys and values, [columns][dim]; scores: [queries][padded columns]. */
 static void attend_tile(int64_t dim, const sight *sights, int64_t count, const bf16 *keys, const bf16 *values,
-                        int64_t columns, float scaling, float *scores) {
+                        int64_t columns, float scaling, float cap, float *scores) {
     const int64_t stride = padded(columns);
     int32_t transposed[MAX_HEAD_DIM / 2 * 16];
     const bf16 *queries[TILE_QUERIES];
@@ -171,7 +181,9 @@ static void attend_tile(int64_t dim, const sight *sights, int64_t count, const b
     }
     for (int64_t row = 0; row < count; row++) {
         float *weights = scores + row * stride;
-        softmax(weights + sights[row].begin, sights[row].end - sights[row].begin);
+        const int64_t seen = sights[row].end - sights[row].begin;
+        if (cap > 0) soften(weights + sights[row].begin, seen, cap);
+        softmax(weights + sights[row].begin, seen);
         memset(weights, 0, sights[row].begin * sizeof(float));
         memset(weights + sights[row].end, 0, (stride - sights[row].end) * sizeof(float));
         round_in_place(weights, stride);

@@ -1,6 +1,7 @@
 """Recognizes models that are built like Llama, and describes them to the C code."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,12 +9,52 @@ from torch import Tensor, nn
 
 from ...loading.cpu_level import Arithmetic
 from .linear import NativeLinear, takes_4bit, takes_dense
-from .structures import Layer, Linear, Model
+from .structures import GateKind, Layer, Linear, Model, NormKind
 
-_FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
-"""Pre-norm layers with RMSNorm, rotary positions over whole heads, and a gated SiLU network; Qwen 2 has biases, Qwen 3
-norms in its heads, Mistral and Qwen may have sliding windows."""
 
+@dataclass(frozen=True)
+class Parts:
+    """What differs between classes of models in what their config does not tell; norms are names in a layer."""
+
+    norm: NormKind = NormKind.ROUNDED_FIRST
+    input_norm: str = "input_layernorm"
+    network_norm: str = "post_attention_layernorm"
+    attended_norm: str = ""
+    fed_norm: str = ""
+    norms_all_heads: bool = False
+    """Whether the norms of queries and keys are over all heads together."""
+    caps_scores: bool = False
+    """Whether attention heeds `attn_logit_softcapping`."""
+
+
+_LLAMA = Parts()
+_FOUR_NORMS = Parts(
+    norm=NormKind.PLUS_ONE,
+    network_norm="pre_feedforward_layernorm",
+    attended_norm="post_attention_layernorm",
+    fed_norm="post_feedforward_layernorm",
+)
+_FAMILIES = {
+    "LlamaForCausalLM": _LLAMA,
+    "MistralForCausalLM": _LLAMA,
+    "Qwen2ForCausalLM": _LLAMA,
+    "Qwen3ForCausalLM": _LLAMA,
+    "GemmaForCausalLM": Parts(norm=NormKind.PLUS_ONE),
+    "Gemma2ForCausalLM": replace(_FOUR_NORMS, caps_scores=True),
+    "Gemma3ForCausalLM": _FOUR_NORMS,
+    "Olmo2ForCausalLM": Parts(
+        norm=NormKind.ROUNDED_LAST,
+        input_norm="",
+        network_norm="",
+        attended_norm="post_attention_layernorm",
+        fed_norm="post_feedforward_layernorm",
+        norms_all_heads=True,
+    ),
+}
+"""RMSNorm before or behind attention and a gated network, rotary positions over whole heads, causal attention. Biases,
+norms in the heads, sliding windows and a rotation for each kind of layer are where a model has them."""
+
+_GATES = {"silu": GateKind.SILU, "gelu_pytorch_tanh": GateKind.GELU_TANH}
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _MOVING_ROPES = {"dynamic", "longrope"}
 _LANES = 16
@@ -43,17 +84,25 @@ def obstacle_by_design(model: Any) -> str:  # noqa: ANN401 - as above
 
 def _obstacle_in_shapes(model: Any) -> str:  # noqa: ANN401 - as above
     config, attention = model.config, model.model.layers[0].self_attn
-    if config.hidden_act != "silu":
-        return f"its activation is {config.hidden_act}"
-    if model.model.rotary_emb.rope_type in _MOVING_ROPES:
-        return "its rotary frequencies depend on the longest row"
-    rotary_dim = 2 * model.model.rotary_emb.inv_freq.numel()
-    if rotary_dim != attention.head_dim:
-        return f"it rotates {rotary_dim} of {attention.head_dim} dimensions"
+    if _activation(config) not in _GATES:
+        return f"its activation is {_activation(config)}"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "its tokens see what follows them"
+    if reason := _obstacle_in_ropes(model.model.rotary_emb, attention.head_dim):
+        return reason
     if attention.head_dim % _PAIRED_LANES or attention.head_dim > _MAX_HEAD_DIM:
         return f"its heads have {attention.head_dim} dimensions"
     if config.hidden_size % _LANES or config.intermediate_size % _LANES:
         return f"its sizes {config.hidden_size} and {config.intermediate_size} are no multiples of {_LANES}"
+    return ""
+
+
+def _obstacle_in_ropes(rotary: Any, head_dim: int) -> str:  # noqa: ANN401 - as above
+    for rope_type, frequencies in _ropes(rotary):
+        if rope_type in _MOVING_ROPES:
+            return "its rotary frequencies depend on the longest row"
+        if 2 * frequencies != head_dim:
+            return f"it rotates {2 * frequencies} of {head_dim} dimensions"
     return ""
 
 
@@ -68,6 +117,24 @@ def _obstacle_in_weights(model: Any) -> str:  # noqa: ANN401 - as above
     if any(weight.dtype != torch.bfloat16 for weight in others):
         return "it does not compute in bfloat16"
     return ""
+
+
+def _activation(config: Any) -> str:  # noqa: ANN401 - as above
+    return str(getattr(config, "hidden_activation", None) or config.hidden_act)
+
+
+def layer_types(rotary: Any) -> list[str | None]:  # noqa: ANN401 - as above
+    """Returns the kinds of layers that have a rotation of their own, as a rotary embedding calls them; None: all."""
+    return list(getattr(rotary, "layer_types", (None,)))
+
+
+def _ropes(rotary: Any) -> Iterator[tuple[str, int]]:  # noqa: ANN401 - as above
+    """Yields each rotation's type, and its number of frequencies."""
+    for each in layer_types(rotary):
+        if each is None:
+            yield rotary.rope_type, rotary.inv_freq.numel()
+        else:
+            yield rotary.rope_type[each], getattr(rotary, f"{each}_inv_freq").numel()
 
 
 def _projections(layer: Any) -> Iterator[tuple[str, nn.Module]]:  # noqa: ANN401 - as above
@@ -85,6 +152,8 @@ class LlamaDescription:
     def __init__(self, model: Any, arithmetic: Arithmetic = "exact") -> None:  # noqa: ANN401 - as above
         """Takes a model without obstacles, its 4-bit layers packed, and what those multiply with."""
         self._arithmetic: Arithmetic = arithmetic
+        self._parts = parts = _FAMILIES[type(model).__name__]
+        self._layer_types = layer_types(model.model.rotary_emb)
         # Kept here: the structures hold addresses alone.
         self._norms = _norms(model)
         self._linears: list[NativeLinear] = []
@@ -103,20 +172,28 @@ class LlamaDescription:
             heads=config.num_attention_heads,
             key_heads=config.num_key_value_heads,
             head_dim=attention.head_dim,
+            norm_kind=parts.norm,
+            norms_all_heads=parts.norms_all_heads,
+            gate_kind=_GATES[_activation(config)],
             epsilon=config.rms_norm_eps,
             scaling=attention.scaling,
+            score_cap=(config.attn_logit_softcapping or 0) if parts.caps_scores else 0,
+            logit_cap=getattr(config, "final_logit_softcapping", None) or 0,
         )
 
     def _layer(self, layer: Any) -> Layer:  # noqa: ANN401 - as above
         attention = layer.self_attn
+        parts = self._parts
+        norms = (parts.input_norm, parts.network_norm, parts.attended_norm, parts.fed_norm)
         linears = (self._linear(projection) for _, projection in _projections(layer))
+        kind = getattr(attention, "layer_type", None)
         return Layer(
-            layer.input_layernorm.weight.data_ptr(),
-            layer.post_attention_layernorm.weight.data_ptr(),
+            *(_address(getattr(layer, name, None)) for name in norms),
             _address(getattr(attention, "q_norm", None)),
             _address(getattr(attention, "k_norm", None)),
             *linears,
             _window(attention),
+            self._layer_types.index(kind) if kind in self._layer_types else 0,
         )
 
     def _linear(self, layer: Any) -> Linear:  # noqa: ANN401 - as above

@@ -1,15 +1,23 @@
-/* What a model built like Llama is, what a pass reads, and what its stages leave to one another. */
+/* The parts of models that are built like Llama, what a pass reads, and what its stages leave to one another. */
 #pragma once
 
 #include "arena.h"
 #include "attention.h"
 #include "linear.h"
 
+/* What a norm multiplies a normalized value with, its weight or one more than that, and whether it rounds the value first. */
+enum norm_kind { ROUNDED_FIRST, ROUNDED_LAST, PLUS_ONE };
+
+enum gate_kind { SILU, GELU_TANH };
+
+/* Norms of a whole layer are [width], or none. */
 typedef struct {
-    const bf16 *input_norm, *post_norm;  /* [width] */
-    const bf16 *query_norm, *key_norm;   /* [head_dim], or none */
+    const bf16 *input_norm, *network_norm;  /* of what attention and the network read */
+    const bf16 *attended_norm, *fed_norm;   /* of what they add */
+    const bf16 *query_norm, *key_norm;      /* [head_dim], or none; of all heads together if norms_all_heads */
     linear query, key, value, output, gate, up, down;
-    int64_t window;  /* columns that a token sees, itself included; 0: all */
+    int64_t window;    /* columns that a token sees, itself included; 0: all */
+    int64_t rotation;  /* which cosines and sines */
 } layer;
 
 typedef struct {
@@ -17,7 +25,9 @@ typedef struct {
     const bf16 *final_norm;  /* [width] */
     linear head;             /* dense */
     int64_t layer_count, width, inner, heads, key_heads, head_dim;
+    int64_t norm_kind, norms_all_heads, gate_kind;
     float epsilon, scaling;
+    float score_cap, logit_cap;  /* 0: none */
 } model;
 
 /* A token and where it is. */
@@ -29,7 +39,7 @@ typedef struct {
     int64_t count;
     const place *places;     /* [count] */
     bf16 *hidden;            /* [count][width]: embeddings in, hidden states out */
-    const bf16 *cos, *sin;   /* [count][head_dim] */
+    const bf16 *cos, *sin;   /* [rotations][count][head_dim] */
     const slab *slabs;
     int64_t asked_count;
     const int64_t *asked;    /* [asked_count], tokens whose logits are wanted */

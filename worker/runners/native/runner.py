@@ -13,7 +13,7 @@ from ...memory.slab import Slab
 from ..runner import Logits, Prefill
 from . import structures
 from .library import Library
-from .llama import LlamaDescription
+from .llama import LlamaDescription, layer_types
 from .token_list import TokenList
 
 
@@ -69,10 +69,17 @@ class NativeRunner:
         """Returns one row and all of them."""
         return sorted({1, most_rows})
 
+    def _rotations(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns cosines and sines of positions [1, tokens], each [rotations, tokens, dimension]."""
+        kinds = layer_types(self._rotary)
+        found = [self._rotary(hidden, positions, *([] if kind is None else [kind])) for kind in kinds]
+        cos, sin = (torch.cat(each).to(hidden.dtype) for each in zip(*found, strict=True))
+        return cos, sin
+
     def _forward(self, listed: TokenList, slabs: list[Slab]) -> Tensor:
         """Returns the logits that are asked for, float32 [asked, vocabulary], until the next call."""
         hidden = self._embed(torch.tensor(listed.ids))
-        cos, sin = (each[0].contiguous() for each in self._rotary(hidden, torch.tensor([listed.positions])))
+        cos, sin = self._rotations(hidden, torch.tensor([listed.positions]))
         places, asked = torch.tensor(listed.places), torch.tensor(listed.asked, dtype=torch.int64)
         if len(listed.asked) > len(self._logits):
             self._logits = torch.empty(len(listed.asked), self.description.vocab_size)

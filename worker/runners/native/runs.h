@@ -20,7 +20,8 @@ static void attend_run(const model *m, const layer *l, int64_t index, const toke
     const bf16 *keys = s->keys[index] + from, *values = s->values[index] + from;
     const int64_t queries = (r->begin * m->heads + head * group) * dim;
     if (r->count == 1) {
-        attend(dim, a->query + queries, group, keys, values, columns, m->scaling, scores, a->attended + queries);
+        attend(dim, a->query + queries, group, keys, values, columns, m->scaling, m->score_cap, scores,
+               a->attended + queries);
         return;
     }
     sight sights[TILE_QUERIES];
@@ -30,7 +31,7 @@ static void attend_run(const model *m, const layer *l, int64_t index, const toke
             sights[token * group + each] = (sight){a->query + query, a->attended + query,
                                                    first_seen(l, at + token) - first, at[token].column + 1 - first};
         }
-    attend_tile(dim, sights, r->count * group, keys, values, columns, m->scaling, scores);
+    attend_tile(dim, sights, r->count * group, keys, values, columns, m->scaling, m->score_cap, scores);
 }
 
 static int64_t widest_window(const model *m) {

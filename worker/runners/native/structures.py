@@ -2,6 +2,7 @@
 
 import ctypes
 from ctypes import POINTER, c_float, c_int64, c_void_p
+from enum import IntEnum
 
 
 class Linear(ctypes.Structure):
@@ -22,12 +23,29 @@ class Linear(ctypes.Structure):
     )
 
 
+class NormKind(IntEnum):
+    """`norm_kind`: how a norm multiplies and rounds."""
+
+    ROUNDED_FIRST = 0
+    ROUNDED_LAST = 1
+    PLUS_ONE = 2
+
+
+class GateKind(IntEnum):
+    """`gate_kind`: the activation of a gate."""
+
+    SILU = 0
+    GELU_TANH = 1
+
+
 class Layer(ctypes.Structure):
     """`layer`: one decoder layer."""
 
     _fields_ = (
         ("input_norm", c_void_p),
-        ("post_norm", c_void_p),
+        ("network_norm", c_void_p),
+        ("attended_norm", c_void_p),
+        ("fed_norm", c_void_p),
         ("query_norm", c_void_p),
         ("key_norm", c_void_p),
         ("query", Linear),
@@ -38,6 +56,7 @@ class Layer(ctypes.Structure):
         ("up", Linear),
         ("down", Linear),
         ("window", c_int64),
+        ("rotation", c_int64),
     )
 
 
@@ -54,8 +73,13 @@ class Model(ctypes.Structure):
         ("heads", c_int64),
         ("key_heads", c_int64),
         ("head_dim", c_int64),
+        ("norm_kind", c_int64),
+        ("norms_all_heads", c_int64),
+        ("gate_kind", c_int64),
         ("epsilon", c_float),
         ("scaling", c_float),
+        ("score_cap", c_float),
+        ("logit_cap", c_float),
     )
 
 

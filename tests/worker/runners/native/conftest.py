@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -25,9 +26,9 @@ def level(request: pytest.FixtureRequest) -> CpuLevel:
 
 
 @pytest.fixture(scope="session")
-def library(level: CpuLevel, tmp_path_factory: pytest.TempPathFactory) -> Library:
+def library(level: CpuLevel, compiled_folder: Path) -> Library:
     """The compiled code, on one thread."""
-    return load(1, level, tmp_path_factory.mktemp("kernels"))
+    return load(1, level, compiled_folder)
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ def _scaled(rope_type: str, **parameters: float) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 10000.0, "factor": 4.0, **parameters}}
 
 
+ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 SLIDING = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
 LLAMA3 = _scaled("llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
 
@@ -72,8 +73,22 @@ CASES = (
     Case(
         "Qwen3, sliding but in the middle",
         "Qwen3Config",
-        {**SLIDING, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+        {**SLIDING, "layer_types": ALTERNATING},
     ),
+    Case("Gemma", "GemmaConfig"),
+    Case(
+        "Gemma 2, softened scores and logits",
+        "Gemma2Config",
+        {
+            "sliding_window": WINDOW,
+            "layer_types": ALTERNATING,
+            "query_pre_attn_scalar": 8,
+            "attn_logit_softcapping": 4.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    Case("Gemma 3, two rotations", "Gemma3TextConfig", {"sliding_window": WINDOW, "layer_types": ALTERNATING}),
+    Case("OLMo 2, norms behind", "Olmo2Config", {"head_dim": None, "hidden_size": 128, "rms_norm_eps": 0.5}),
 )
 
 

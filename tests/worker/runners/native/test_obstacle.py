@@ -12,7 +12,6 @@ import transformers
 from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 
-from tests.worker.families import WINDOW
 from tests.worker.runners.native.accuracy import errors, own_errors
 from tests.worker.runners.native.matrices import quantized
 from tests.worker.runners.native.models import CASES, Case, bfloat16_model, exact_copy, quantize
@@ -110,10 +109,13 @@ class Refused:
         return self.name
 
 
-ALTERNATING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 REFUSED = (
-    Refused("other norms", "it is built otherwise", Case("", "GemmaConfig")),
-    Refused("layers with four norms", "it is built otherwise", Case("", "Gemma3TextConfig", ALTERNATING)),
+    Refused("other norms", "it is built otherwise", Case("", "OlmoConfig")),
+    Refused(
+        "tokens that see what follows",
+        "its tokens see what follows them",
+        Case("", "Gemma3TextConfig", {"use_bidirectional_attention": True}),
+    ),
     Refused("parallel layers", "it is built otherwise", Case("", "PhiConfig", {"partial_rotary_factor": 0.5})),
     Refused("experts", "it is built otherwise", Case("", "MixtralConfig", {"num_local_experts": 2})),
     Refused("another activation", "its activation is gelu", Case("", settings={"hidden_act": "gelu"})),

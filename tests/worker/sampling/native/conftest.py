@@ -14,11 +14,11 @@ FASTEST, *OTHERS = (level.name for level in runnable_levels())
 
 
 @pytest.fixture(scope="session")
-def sampling_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sampling_folder(compiled_folder: Path) -> Path:
     """Where it is kept."""
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("there is no C compiler (cc, gcc or clang)")
-    return tmp_path_factory.mktemp("sampling")
+    return compiled_folder
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +45,8 @@ def mistaken(tmp_path: Path, sampling_library: Path) -> Callable[[str, str], Nat
             found += text.count(right)
             (tmp_path / source.name).write_text(text.replace(right, wrong))
         assert found == 1, f"{right!r} is {found} times in the sources"
-        return NativeSampler(compiled(tmp_path / SOURCE.name, cpu_level(), flags=FLAGS, folder=tmp_path), 1)
+        # Optimized less: quicker to compile, and as wrong.
+        flags = (*FLAGS, "-O1")
+        return NativeSampler(compiled(tmp_path / SOURCE.name, cpu_level(), flags=flags, folder=tmp_path), 1)
 
     return make

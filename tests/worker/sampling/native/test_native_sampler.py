@@ -55,10 +55,11 @@ def test_rows_get_the_same_tokens_from_step_to_step(
             row.output.append(token)
 
 
+@pytest.mark.parametrize("count", [8, pytest.param(50, marks=pytest.mark.long)])
 @pytest.mark.parametrize("vocabulary", SIZES)
-def test_vocabularies_of_all_sizes_get_the_same_tokens(native: NativeSampler, vocabulary: int) -> None:
+def test_vocabularies_of_all_sizes_get_the_same_tokens(native: NativeSampler, vocabulary: int, count: int) -> None:
     rng = random.Random(vocabulary)
-    for _ in range(25):
+    for _ in range(count):
         assert_same(native, *random_batch(rng, vocabulary, seeds=rng.choice([1, 2, 20])))
 
 

@@ -79,7 +79,7 @@ class QemuLibrary(Library):
 
     def _image_of_forward(self, image: Image, model: Model, tokens: Tokens) -> None:
         width, dim = model.width, model.head_dim
-        layers = [_layer(image, model.layers[index], width, dim) for index in range(model.layer_count)]
+        layers = [_layer(image, model.layers[index], model) for index in range(model.layer_count)]
         copied = _clone(model)
         copied.layers = _pointer(Layer, image.put(b"".join(map(bytes, layers))))
         copied.final_norm = image.copy(model.final_norm, width * _BFLOAT16)
@@ -90,7 +90,8 @@ class QemuLibrary(Library):
         rows = [max(places[4 * i + 1] for i in range(count) if places[4 * i] == slab) + 1 for slab in slabs]
         told.places = image.copy(tokens.places, count * 4 * _WORD)
         told.hidden = image.copy(tokens.hidden, count * width * _BFLOAT16)
-        told.cos, told.sin = (image.copy(each, count * dim * _BFLOAT16) for each in (tokens.cos, tokens.sin))
+        turns = 1 + max(model.layers[each].rotation for each in range(model.layer_count))
+        told.cos, told.sin = (image.copy(each, turns * count * dim * _BFLOAT16) for each in (tokens.cos, tokens.sin))
         given = [_slab(image, tokens.slabs[slab], rows[slab], model.layer_count) for slab in slabs]
         told.slabs = _pointer(Slab, image.put(b"".join(map(bytes, given))))
         told.asked = image.copy(tokens.asked, tokens.asked_count * _WORD)
@@ -109,9 +110,12 @@ def _linear(image: Image, layer: Linear) -> Linear:
     return copied
 
 
-def _layer(image: Image, layer: Layer, width: int, dim: int) -> Layer:
+def _layer(image: Image, layer: Layer, model: Model) -> Layer:
     copied: Layer = _clone(layer)
-    for name, size in {"input_norm": width, "post_norm": width, "query_norm": dim, "key_norm": dim}.items():
+    heads = (model.heads, model.key_heads) if model.norms_all_heads else (1, 1)
+    sizes = dict.fromkeys(("input_norm", "network_norm", "attended_norm", "fed_norm"), model.width)
+    sizes |= {name: count * model.head_dim for name, count in zip(("query_norm", "key_norm"), heads, strict=True)}
+    for name, size in sizes.items():
         setattr(copied, name, image.copy(getattr(layer, name), size * _BFLOAT16))
     for name in ("query", "key", "value", "output", "gate", "up", "down"):
         setattr(copied, name, _linear(image, getattr(layer, name)))
