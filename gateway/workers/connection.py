@@ -22,7 +22,7 @@ from ..domain.generation_config import valid_part
 from ..domain.served_model import ModelMismatchError, ServedModel
 from ..text.tokenizer import Tokenizer, TokenizerFacts
 from .liveness import FaultKind, Liveness, has_unread
-from .pool.supervisor import Backoff, BackoffPolicy
+from .pool.backoff import Backoff, BackoffPolicy
 from .protocol import read_description
 from .run_stream import Dispatch, Ending, F, RunStream
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from gateway.workers.pool.backoff import BackoffPolicy
 from gateway.workers.pool.embedded import EmbeddedPool
 from gateway.workers.pool.machine import Placement
-from gateway.workers.pool.supervisor import BackoffPolicy
 from tests.gateway.pool_observer import Log, Recorder, nothing_left_over
 
 WORKER = Path(__file__).with_name("pool_worker.py")

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from .backoff import BackoffPolicy
 from .machine import Placement, cpu_count, deal, visible_gpus
-from .supervisor import BackoffPolicy, Readiness, Supervisor, SupervisorPolicy
+from .supervisor import Readiness, Supervisor, SupervisorPolicy
 from .worker_pool import PoolFailed, PoolListener, WorkerAddress
 
 _LONGEST_FOLDER = 103 - len("/worker-123-123456.sock")  # bytes: macOS takes 103 for the path of a socket, Linux 107

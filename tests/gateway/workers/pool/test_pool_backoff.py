@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.workers.pool.supervisor import Backoff, BackoffPolicy
+from gateway.workers.pool.backoff import Backoff, BackoffPolicy
 
 CHANCES = st.floats(0, 1)
 

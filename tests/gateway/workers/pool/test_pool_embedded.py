@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.workers.pool.backoff import BackoffPolicy
 from gateway.workers.pool.embedded import EmbeddedPool
 from gateway.workers.pool.machine import Placement
-from gateway.workers.pool.supervisor import BackoffPolicy
 from gateway.workers.pool.worker_pool import PoolFailed, WorkerAddress
 from tests.gateway.pool_observer import pid_of, wait_ended
 from tests.gateway.pool_scene import NEVER, Scene, on_both_loops

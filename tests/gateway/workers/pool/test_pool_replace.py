@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 
-from gateway.workers.pool.supervisor import BackoffPolicy
+from gateway.workers.pool.backoff import BackoffPolicy
 from gateway.workers.pool.worker_pool import WorkerAddress
 from tests.gateway.pool_observer import pid_of, wait_ended
 from tests.gateway.pool_scene import NEVER, Scene, on_both_loops
