@@ -1,17 +1,14 @@
 """The memory of a batch or of a prefill group, allocated once; on a CPU it is taken as it is used."""
 
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .layout import Layout, RecurrentShape, StateShape, TokenShape
-
-_LINE = 64
-"""Bytes of a cache line: where torch's own memory begins, too."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +95,15 @@ def zeros(*sizes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(sizes, dtype=dtype, device=device)
     size = math.prod(sizes) * dtype.itemsize
-    # From calloc: the system's pages are zeros until they are written. torch would write them all.
-    memory = torch.from_numpy(np.zeros(size + _LINE, dtype=np.uint8))
-    begin = -memory.data_ptr() % _LINE
-    return memory[begin : begin + size].view(dtype).view(sizes)
+    if not size:
+        return torch.zeros(sizes, dtype=dtype)
+    # The system's pages are zeros until they are written; torch would write them all. Not numpy's either: it asks for
+    # huge pages, and the few columns of many rows touch them all.
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{size / 2**30:.1f} GiB cannot be had: {error}") from error
+    return torch.frombuffer(memory, dtype=dtype).view(sizes)
 
 
 def _view(flat: Tensor, *sizes: int) -> Tensor:
