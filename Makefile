@@ -21,6 +21,8 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 # In quotes of the shell, for a folder may have a space in its name, or a quote.
 MODEL_FLAG := $(if $(MODEL),--model '$(subst ','\'',$(MODEL))')
 
+PEERS_TO_INSTALL = $(sort $(filter transformers-serve llama.cpp openvino,$(PEERS:transformers-serve-continuous=transformers-serve)))
+
 .PHONY: help setup serve demo test test-long chaos soak check lint format types proto proto-check bench peers plots gpu-day tutor clean
 
 help: ## Show this help.
@@ -83,9 +85,9 @@ bench: setup ## Measure, and print the tables of docs/performance.md (ARGS=--jso
 plots: $(PLOTS_READY) ## Draw docs/performance/*.svg from what benches print with ARGS=--json (FILES='a.json b.json').
 	$(BIN)/python -m bench.plots $(FILES) --out docs/performance
 
-peers: setup ## Install other servers beside this one, and measure against them; some 30 minutes (ARGS=--json).
-	-bench/install-peers
-	$(BIN)/python -m bench.peers $(ARGS)
+peers: setup ## Install other servers beside this one, and measure against them; half an hour (PEERS='llama.cpp openvino' for those alone).
+	-$(if $(PEERS),$(if $(PEERS_TO_INSTALL),bench/install-peers $(PEERS_TO_INSTALL),true),bench/install-peers)
+	$(BIN)/python -m bench.peers $(PEERS:%=--peer %) $(ARGS)
 
 gpu-day: ## Test and measure on a GPU, ten minutes at most (PYTHON=one with torch, Triton, transformers, bitsandbytes, pytest).
 	$(PYTHON) -m bench.gpu_day $(ARGS)
