@@ -53,6 +53,7 @@ async def ended(processes: list[psutil.Process]) -> None:
     await asyncio.to_thread(psutil.wait_procs, processes)
 
 
+@pytest.mark.long
 async def test_a_worker_that_is_told_to_stop_finishes_what_runs_there_and_comes_back() -> None:
     async with GatewayProcess(["--workers", "2", *IN_ANY_TIME]) as gateway, AsyncClient(gateway.address) as client:
         streams = await running(client, 4)

@@ -50,6 +50,9 @@ def _scaled(rope_type: str, **parameters: float) -> dict[str, Any]:
 ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 SLIDING = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
 LLAMA3 = _scaled("llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+GEMMA_3: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": ALTERNATING}
+GEMMA_2 = GEMMA_3 | {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 3.0}
+OLMO_2: dict[str, Any] = {"head_dim": None, "hidden_size": 128, "rms_norm_eps": 0.5}
 
 CASES = (
     Case("Llama"),
@@ -79,16 +82,10 @@ CASES = (
     Case(
         "Gemma 2, softened scores and logits",
         "Gemma2Config",
-        {
-            "sliding_window": WINDOW,
-            "layer_types": ALTERNATING,
-            "query_pre_attn_scalar": 8,
-            "attn_logit_softcapping": 4.0,
-            "final_logit_softcapping": 3.0,
-        },
+        GEMMA_2,
     ),
-    Case("Gemma 3, two rotations", "Gemma3TextConfig", {"sliding_window": WINDOW, "layer_types": ALTERNATING}),
-    Case("OLMo 2, norms behind", "Olmo2Config", {"head_dim": None, "hidden_size": 128, "rms_norm_eps": 0.5}),
+    Case("Gemma 3, two rotations", "Gemma3TextConfig", GEMMA_3),
+    Case("OLMo 2, norms behind", "Olmo2Config", OLMO_2),
 )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.worker.runners.native.models import GEMMA_2, GEMMA_3, OLMO_2
 from worker.loading.cpu_level import Arithmetic
 from worker.memory.batch import Batch
 from worker.runners.native.llama import LlamaDescription
@@ -90,6 +91,21 @@ def _without_biases(self: LlamaDescription, model: Any, *arithmetic: Arithmetic)
         layer.query.bias = layer.key.bias = layer.value.bias = None
 
 
+def _with(**fields: float) -> Callable[..., None]:
+    def __init__(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
+        _describe(self, model, *arithmetic)
+        for name, value in fields.items():
+            setattr(self.structure, name, value)
+
+    return __init__
+
+
+def _with_one_rotation(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:
+    _describe(self, model, *arithmetic)
+    for layer in self._layers:
+        layer.rotation = 0
+
+
 def _scaled_wrongly(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:
     _describe(self, model, *arithmetic)
     self.structure.scaling *= 1.1
@@ -124,4 +140,17 @@ MISTAKES = (
     Mistake("no norm of keys", LlamaDescription, "__init__", _without("key_norm"), "Qwen3Config"),
     Mistake("no biases", LlamaDescription, "__init__", _without_biases, settings={"attention_bias": True}),
     Mistake("scores scaled by a tenth more", LlamaDescription, "__init__", _scaled_wrongly),
+    Mistake("weights, not one more", LlamaDescription, "__init__", _with(norm_kind=0), "GemmaConfig"),
+    Mistake("another gate", LlamaDescription, "__init__", _with(gate_kind=0), "GemmaConfig"),
+    *(
+        Mistake(name, LlamaDescription, "__init__", replacement, "Gemma2Config", GEMMA_2)
+        for name, replacement in {
+            "no norm of what attention adds": _without("attended_norm"),
+            "no norm of what the network adds": _without("fed_norm"),
+            "scores as they are": _with(score_cap=0),
+            "logits as they are": _with(logit_cap=0),
+        }.items()
+    ),
+    Mistake("one rotation for all", LlamaDescription, "__init__", _with_one_rotation, "Gemma3TextConfig", GEMMA_3),
+    Mistake("norms of each head", LlamaDescription, "__init__", _with(norms_all_heads=0), "Olmo2Config", OLMO_2),
 )
