@@ -15,6 +15,8 @@ from .structures import Linear
 
 _ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "int16", "int8")
 """In the order of linear.h."""
+PACKED_OUTPUTS = 32
+"""Outputs whose codes bitsandbytes packs together: linear.h."""
 _UNROLLED_INPUTS = 32
 """A block of weights is walked through in steps of so many inputs."""
 _PANEL_INPUTS = 1024
@@ -31,11 +33,16 @@ def pack(layer: Any) -> None:  # noqa: ANN401 - bitsandbytes ships no types
 
 
 class NativeLinear:
-    """A layer's weights for the C code. The tensors are the layer's own."""
+    """A layer's weights for the C code, or those of some of its outputs. The weights are the layer's own."""
 
-    def __init__(self, layer: Any, arithmetic: Arithmetic = "exact") -> None:  # noqa: ANN401 - bitsandbytes ships no types
-        """Takes a packed 4-bit layer, with what it multiplies with if it can; or an nn.Linear in bfloat16."""
-        self.outputs, self.inputs = layer.out_features, layer.in_features
+    def __init__(self, layer: Any, arithmetic: Arithmetic = "exact", outputs: range | None = None) -> None:  # noqa: ANN401 - bitsandbytes ships no types
+        """Takes a packed 4-bit layer, with what it multiplies with if it can; or an nn.Linear in bfloat16.
+
+        Of a 4-bit layer the outputs begin and end at multiples of PACKED_OUTPUTS.
+        """
+        outputs = range(layer.out_features) if outputs is None else outputs
+        rows = slice(outputs.start, outputs.stop)
+        self.outputs, self.inputs = len(outputs), layer.in_features
         self.arithmetic: Arithmetic = "exact"
         if isinstance(layer, bnb.nn.Linear4bit) and (arithmetic != "int8" or rounds_int8(layer)):
             self.arithmetic = arithmetic
@@ -43,13 +50,17 @@ class NativeLinear:
         if bias is not None:
             # As bitsandbytes' kernel takes it. With int16 it would be the only thing of a product to be rounded so.
             bias = bias.float() if self.arithmetic == "int16" else bias.to(torch.bfloat16).float()
+        bias = None if bias is None else bias[rows]
         if isinstance(layer, bnb.nn.Linear4bit):
             state = layer.weight.quant_state
+            codes = layer.weight.data.view(-1, PACKED_OUTPUTS * self.inputs // 2)
+            codes = codes[rows.start // PACKED_OUTPUTS : rows.stop // PACKED_OUTPUTS]
+            scales = state.absmax.view(-1, layer.out_features)[:, rows].contiguous()
             # Kept here: the structure holds addresses alone.
-            self._tensors = (layer.weight.data, state.absmax, state.code.to(torch.bfloat16), None, bias)
+            self._tensors = (codes, scales, state.code.to(torch.bfloat16), None, bias)
             block = state.blocksize
         else:
-            self._tensors = (None, None, None, layer.weight.data, bias)
+            self._tensors = (None, None, None, layer.weight.data[rows], bias)
             block = 0
         addresses = (None if tensor is None else tensor.data_ptr() for tensor in self._tensors)
         self.structure = Linear(*addresses, self.outputs, self.inputs, block, _ARITHMETICS.index(self.arithmetic))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...loading.cpu_level import Arithmetic
-from .linear import NativeLinear, takes_4bit, takes_dense
+from .linear import PACKED_OUTPUTS, NativeLinear, takes_4bit, takes_dense
 from .structures import GateKind, Layer, Linear, Model, NormKind
 
 
@@ -39,6 +39,7 @@ _FAMILIES = {
     "MistralForCausalLM": _LLAMA,
     "Qwen2ForCausalLM": _LLAMA,
     "Qwen3ForCausalLM": _LLAMA,
+    "Phi3ForCausalLM": _LLAMA,
     "GemmaForCausalLM": Parts(norm=NormKind.PLUS_ONE),
     "Gemma2ForCausalLM": replace(_FOUR_NORMS, caps_scores=True),
     "Gemma3ForCausalLM": _FOUR_NORMS,
@@ -52,10 +53,10 @@ _FAMILIES = {
     ),
 }
 """RMSNorm before or behind attention and a gated network, rotary positions over whole heads, causal attention. Biases,
-norms in the heads, sliding windows and a rotation for each kind of layer are where a model has them."""
+norms in the heads, sliding windows, a rotation for each kind of layer and packed projections are where a model has
+them."""
 
 _GATES = {"silu": GateKind.SILU, "gelu_pytorch_tanh": GateKind.GELU_TANH}
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _MOVING_ROPES = {"dynamic", "longrope"}
 _LANES = 16
 _PAIRED_LANES = 32
@@ -92,8 +93,9 @@ def _obstacle_in_shapes(model: Any) -> str:  # noqa: ANN401 - as above
         return reason
     if attention.head_dim % _PAIRED_LANES or attention.head_dim > _MAX_HEAD_DIM:
         return f"its heads have {attention.head_dim} dimensions"
-    if config.hidden_size % _LANES or config.intermediate_size % _LANES:
-        return f"its sizes {config.hidden_size} and {config.intermediate_size} are no multiples of {_LANES}"
+    multiple = PACKED_OUTPUTS if hasattr(model.model.layers[0].mlp, "gate_up_proj") else _LANES
+    if config.hidden_size % _LANES or config.intermediate_size % multiple:
+        return f"its sizes {config.hidden_size} and {config.intermediate_size} are no multiples of {multiple}"
     return ""
 
 
@@ -108,7 +110,7 @@ def _obstacle_in_ropes(rotary: Any, head_dim: int) -> str:  # noqa: ANN401 - as 
 
 def _obstacle_in_weights(model: Any) -> str:  # noqa: ANN401 - as above
     for layer in model.model.layers:
-        for name, projection in _projections(layer):
+        for name, projection, _ in _projections(layer, model.config):
             if not takes_4bit(projection) and not takes_dense(projection):
                 return f"the weights of {name} are neither bfloat16 nor 4-bit blocks"
     if not takes_dense(model.lm_head) or model.lm_head.bias is not None:
@@ -137,9 +139,27 @@ def _ropes(rotary: Any) -> Iterator[tuple[str, int]]:  # noqa: ANN401 - as above
             yield rotary.rope_type[each], getattr(rotary, f"{each}_inv_freq").numel()
 
 
-def _projections(layer: Any) -> Iterator[tuple[str, nn.Module]]:  # noqa: ANN401 - as above
-    for name in _PROJECTIONS:
-        yield name, getattr(layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp, name)
+def _projections(layer: Any, config: Any) -> Iterator[tuple[str, nn.Module, range | None]]:  # noqa: ANN401 - as above
+    """Yields a layer's projections in the order of `Layer`, each with its name and, where it is a part, its outputs."""
+    attention, mlp = layer.self_attn, layer.mlp
+    keys, inner = config.num_key_value_heads * attention.head_dim, config.intermediate_size
+    yield from _parts(
+        attention, "qkv_proj", q_proj=config.num_attention_heads * attention.head_dim, k_proj=keys, v_proj=keys
+    )
+    yield "o_proj", attention.o_proj, None
+    yield from _parts(mlp, "gate_up_proj", gate_proj=inner, up_proj=inner)
+    yield "down_proj", mlp.down_proj, None
+
+
+def _parts(module: Any, packed: str, **sizes: int) -> Iterator[tuple[str, nn.Module, range | None]]:  # noqa: ANN401 - as above
+    """Yields projections by name: each by itself, or, as in Phi-3, one behind the other in a packed one."""
+    begin = 0
+    for name, size in sizes.items():
+        if hasattr(module, packed):
+            yield packed, getattr(module, packed), range(begin, begin + size)
+        else:
+            yield name, getattr(module, name), None
+        begin += size
 
 
 def _norms(model: Any) -> list[Tensor]:  # noqa: ANN401 - as above
@@ -185,7 +205,8 @@ class LlamaDescription:
         attention = layer.self_attn
         parts = self._parts
         norms = (parts.input_norm, parts.network_norm, parts.attended_norm, parts.fed_norm)
-        linears = (self._linear(projection) for _, projection in _projections(layer))
+        projections = _projections(layer, attention.config)
+        linears = (self._linear(projection, outputs) for _, projection, outputs in projections)
         kind = getattr(attention, "layer_type", None)
         return Layer(
             *(_address(getattr(layer, name, None)) for name in norms),
@@ -196,8 +217,8 @@ class LlamaDescription:
             self._layer_types.index(kind) if kind in self._layer_types else 0,
         )
 
-    def _linear(self, layer: Any) -> Linear:  # noqa: ANN401 - as above
-        self._linears.append(NativeLinear(layer, self._arithmetic))
+    def _linear(self, layer: Any, outputs: range | None = None) -> Linear:  # noqa: ANN401 - as above
+        self._linears.append(NativeLinear(layer, self._arithmetic, outputs))
         return self._linears[-1].structure
 
 
@@ -211,6 +232,6 @@ def _address(norm: Any) -> int | None:  # noqa: ANN401 - as above
 def _window(attention: Any) -> int:  # noqa: ANN401 - as above
     """Returns how many columns a token of this layer sees; 0: all."""
     window = getattr(attention, "sliding_window", None)
-    if window is None and type(attention).__name__ == "MistralAttention":
+    if window is None and type(attention).__name__ in {"MistralAttention", "Phi3Attention"}:
         window = attention.config.sliding_window
     return int(window or 0)

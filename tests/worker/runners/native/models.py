@@ -50,6 +50,7 @@ def _scaled(rope_type: str, **parameters: float) -> dict[str, Any]:
 ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 SLIDING = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
 LLAMA3 = _scaled("llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+PHI_3: dict[str, Any] = {"head_dim": None, "hidden_size": 128, "num_key_value_heads": 2, "pad_token_id": 0}
 GEMMA_3: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": ALTERNATING}
 GEMMA_2 = GEMMA_3 | {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 3.0}
 OLMO_2: dict[str, Any] = {"head_dim": None, "hidden_size": 128, "rms_norm_eps": 0.5}
@@ -78,6 +79,8 @@ CASES = (
         "Qwen3Config",
         {**SLIDING, "layer_types": ALTERNATING},
     ),
+    Case("Phi-3, packed projections", "Phi3Config", PHI_3),
+    Case("Phi-3, sliding", "Phi3Config", PHI_3 | {"sliding_window": WINDOW}),
     Case("Gemma", "GemmaConfig"),
     Case(
         "Gemma 2, softened scores and logits",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.worker.runners.native.accuracy import errors, own_errors
 from tests.worker.runners.native.matrices import quantized
-from tests.worker.runners.native.models import CASES, Case, bfloat16_model, exact_copy, quantize
+from tests.worker.runners.native.models import CASES, PHI_3, Case, bfloat16_model, exact_copy, quantize
 from worker.loading.cpu_level import CpuLevel
 from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.runners.model_runner import ModelRunner
@@ -123,6 +123,11 @@ REFUSED = (
         "frequencies that move",
         "its rotary frequencies depend on the longest row",
         Case("", settings={"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
+    ),
+    Refused(
+        "a packed gate that cannot be parted",
+        "its sizes 128 and 144 are no multiples of 32",
+        Case("", "Phi3Config", PHI_3 | {"intermediate_size": 144}),
     ),
     Refused("small heads", "its heads have 16 dimensions", Case("", settings={"head_dim": 16})),
     Refused("odd heads", "its heads have 80 dimensions", Case("", settings={"head_dim": 80})),
