@@ -112,9 +112,10 @@ def _linear(image: Image, layer: Linear) -> Linear:
 
 def _layer(image: Image, layer: Layer, model: Model) -> Layer:
     copied: Layer = _clone(layer)
-    heads = (model.heads, model.key_heads) if model.norms_all_heads else (1, 1)
-    sizes = dict.fromkeys(("input_norm", "network_norm", "attended_norm", "fed_norm"), model.width)
-    sizes |= {name: count * model.head_dim for name, count in zip(("query_norm", "key_norm"), heads, strict=True)}
+    dim, together = int(model.head_dim), bool(model.norms_all_heads)
+    sizes: dict[str, int] = dict.fromkeys(("input_norm", "network_norm", "attended_norm", "fed_norm"), int(model.width))
+    sizes["query_norm"] = int(model.heads) * dim if together else dim
+    sizes["key_norm"] = int(model.key_heads) * dim if together else dim
     for name, size in sizes.items():
         setattr(copied, name, image.copy(getattr(layer, name), size * _BFLOAT16))
     for name in ("query", "key", "value", "output", "gate", "up", "down"):
