@@ -76,7 +76,7 @@ proto: setup ## Generate the Python stubs from the protos.
 	PATH="$(BIN):$$PATH" python -m grpc_tools.protoc --proto_path=protos --python_out=$(PROTO_OUT) \
 	  --grpc_python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTOS)
 
-proto-check: setup ## Lint the protos, compare them with every earlier version, check that the stubs are current.
+proto-check: setup ## Lint the protos, compare them with the settled contract, check that the stubs are current.
 	./scripts/proto-check
 
 bench: setup ## Measure, and print the tables of docs/performance.md (ARGS=--json).

@@ -182,7 +182,7 @@ async def idle_memory() -> dict[str, object]:
         calls = [stub.StreamGenerate(request(16)) for stub in stubs for _ in range(IDLE_STREAMS // CONNECTIONS)]
         # They say nothing while they wait: what came after them and has ended shows that they have been taken.
         last = request(16)
-        last.generation_config.max_time = 1.0
+        last.generation_config.max_time.FromSeconds(1)
         await asyncio.gather(*(stub.Generate(last) for stub in stubs))
         after = gateway.memory_info().rss
         for call in calls:
@@ -231,7 +231,7 @@ async def hold_of_cancels() -> dict[str, object]:
         calls = [stub.StreamGenerate(request(16)) for stub in stubs for _ in range(IDLE_STREAMS // CONNECTIONS)]
         # What comes after them and has ended shows that they have been taken, or have left.
         last = request(16)
-        last.generation_config.max_time = 1.0
+        last.generation_config.max_time.FromSeconds(1)
         await asyncio.gather(*(stub.Generate(last) for stub in stubs))
         prober = await _start(["-m", "bench.probe", at.gateway])
         await _line(prober)

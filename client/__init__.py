@@ -39,16 +39,20 @@ from .errors import (
 from .sync_client import Client, Stream
 from .types.events import Delta, Started
 from .types.generation_config import EarlyStopping, GenerationConfig
-from .types.options import GenerateOptions, Priority
+from .types.options import GenerateOptions, Priority, ToolChoice
 from .types.values import (
     Candidate,
     FinishReason,
     Generation,
     Message,
     Model,
+    ModelCapability,
+    ModelLimits,
     Prompt,
     Timing,
     TokenLogprob,
+    Tool,
+    ToolCall,
     TopLogprob,
     Usage,
 )
@@ -79,6 +83,8 @@ __all__ = [
     "InvalidRequestError",
     "Message",
     "Model",
+    "ModelCapability",
+    "ModelLimits",
     "NotFoundError",
     "PermissionDeniedError",
     "Priority",
@@ -91,6 +97,9 @@ __all__ = [
     "TextserveError",
     "Timing",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
     "TopLogprob",
     "UnauthenticatedError",
     "UnavailableError",

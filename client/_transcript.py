@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from .errors._status import protocol_error
-from .types.events import Delta, Event, Finished, PromptLogprobs, Started
+from .types.events import Delta, Event, Finished, PromptLogprobs, Receipt, Started
 from .types.values import Candidate, Generation, TokenLogprob
 
 
@@ -26,6 +26,7 @@ class _Draft:
             text="".join(self.texts),
             finish_reason=finished.finish_reason,
             stop_sequence=finished.stop_sequence,
+            stop_token_id=finished.stop_token_id,
             token_ids=tuple(self.token_ids),
             seed=finished.seed,
             logprobs=tuple(self.logprobs),
@@ -71,7 +72,7 @@ class Transcript:
         """The whole answer; RuntimeError before every candidate has finished."""
         if self._last is None or not self._is_complete:
             raise RuntimeError("the stream has not ended: read it to its end first")
-        return self._generation(self.started, self._last)
+        return self._generation(self.started, self._last, self._receipt)
 
     def receive(self, event: Event | None) -> Delta | None:
         """Takes in one event, and returns it if it is a delta. ServerError if it comes out of order.
@@ -106,28 +107,35 @@ class Transcript:
         return event
 
     def end(self) -> None:
-        """Takes in the end of the stream. ServerError if a candidate has not finished."""
+        """Takes in the end of the stream. ServerError if a candidate has not finished, or there was no receipt."""
         if not self._is_complete:
             raise protocol_error("the stream ended before its candidates had finished")
+        _ = self._receipt
+
+    @property
+    def _receipt(self) -> Receipt:
+        if self._last is None or self._last.receipt is None:
+            raise protocol_error("the stream ended without a receipt")
+        return self._last.receipt
 
     @property
     def _is_complete(self) -> bool:
         return bool(self._drafts) and all(draft.finished is not None for draft in self._drafts.values())
 
-    def _generation(self, started: Started, last: Finished) -> Generation:
+    def _generation(self, started: Started, last: Finished, receipt: Receipt) -> Generation:
         drafts = [self._drafts[index] for index in sorted(self._drafts)]
         return Generation(
             candidates=tuple(draft.candidate(draft.finished) for draft in drafts if draft.finished is not None),
             usage=last.usage,
             timing=last.timing,
             model=started.model,
-            fingerprint=last.fingerprint,
+            fingerprint=receipt.fingerprint,
             seed=started.seed,
-            config=last.config,
-            worker=last.worker,
-            attempt_count=last.attempt_count,
-            resumed=last.resumed,
-            stop_sequences=last.stop_sequences,
+            config=receipt.config,
+            worker=receipt.worker,
+            attempt_count=receipt.attempt_count,
+            resumed=receipt.resumed,
+            stop_sequences=receipt.stop_sequences,
             prompt_token_ids=started.prompt_token_ids,
             prompt_logprobs=tuple(self._prompt_logprobs),
             server_request_id=started.server_request_id,

@@ -14,8 +14,8 @@ from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
 from ._base import BaseClient, BaseStream
 from ._channel import open_aio_channel
-from ._wire.convert import generation_from, models_from
-from ._wire.request import generate_request, models_request
+from ._wire.convert import generation_from, model_from, models_from
+from ._wire.request import generate_request, model_request, models_request
 from .errors._status import cancelled_locally, client_closed, mapped_errors
 from .types.events import Delta
 from .types.options import GenerateOptions
@@ -132,9 +132,27 @@ class AsyncClient(BaseClient):
         """The models that can be named in `generate`. Raises TextserveError."""
         request, terms = models_request(), self._terms(timeout)
         stub = self._connect().model
+        models: list[Model] = []
+        while True:
+            with _mapped_errors():
+                response = await stub.ListModels(request, **terms)
+            models += models_from(response)
+            if not response.next_page_token:
+                return models
+            request = models_request(response.next_page_token)
+
+    async def model(
+        self,
+        name: str = "",
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - gRPC keeps it, and tells it to the server
+    ) -> Model:
+        """A model by its name, or the one that is served. Raises NotFoundError, or another TextserveError."""
+        request, terms = model_request(name), self._terms(timeout)
+        stub = self._connect().model
         with _mapped_errors():
-            response = await stub.ListModels(request, **terms)
-        return models_from(response)
+            response = await stub.GetModel(request, **terms)
+        return model_from(response.model)
 
     async def close(self) -> None:
         """Closes the connection, and cancels what is still running; later calls raise CallCancelledError.

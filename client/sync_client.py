@@ -9,8 +9,8 @@ from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
 
 from ._base import BaseClient, BaseStream
 from ._channel import open_channel
-from ._wire.convert import generation_from, models_from
-from ._wire.request import generate_request, models_request
+from ._wire.convert import generation_from, model_from, models_from
+from ._wire.request import generate_request, model_request, models_request
 from .errors._status import client_closed, mapped_errors
 from .types.events import Delta
 from .types.options import GenerateOptions
@@ -109,7 +109,8 @@ class Client(BaseClient):
             prompt: plain text, chat messages (oldest first; a mapping with role and content is one), or token ids.
             timeout: seconds for the call; None is the client's own.
             **options: how to generate, as `GenerateOptions` explains:
-                request: model, truncate_prompt, request_id, resume_from;
+                request: model, truncate_prompt, request_id, resume_from, ignored_defaults;
+                chat: tools, tool_choice, template_arguments, continue_last_message;
                 length and end: max_new_tokens, min_new_tokens, stop, stop_token_ids, include_stop_sequence, ignore_eos,
                 exponential_decay_length_penalty, max_time, partial_on_deadline;
                 sampling: do_sample, seed, temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff;
@@ -141,9 +142,21 @@ class Client(BaseClient):
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models that can be named in `generate`. Raises TextserveError."""
         request, terms = models_request(), self._terms(timeout)
+        models: list[Model] = []
+        while True:
+            with self._errors():
+                response = self._model.ListModels(request, **terms)
+            models += models_from(response)
+            if not response.next_page_token:
+                return models
+            request = models_request(response.next_page_token)
+
+    def model(self, name: str = "", *, timeout: float | None = None) -> Model:
+        """A model by its name, or the one that is served. Raises NotFoundError, or another TextserveError."""
+        request, terms = model_request(name), self._terms(timeout)
         with self._errors():
-            response = self._model.ListModels(request, **terms)
-        return models_from(response)
+            response = self._model.GetModel(request, **terms)
+        return model_from(response.model)
 
     def close(self) -> None:
         """Closes the connection, and cancels what is still running; later calls raise CallCancelledError.

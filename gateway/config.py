@@ -177,6 +177,9 @@ class Config:
         least=1,
         most=1_000_000_000,  # gRPC is told twice as much, in an int32
     )
+    allow_unknown_fields: bool = _setting(
+        False, "Serve requests with fields that this version does not know as if they had none; else they are refused."
+    )
     max_connection_calls: int = _setting(
         256,
         "Calls that one connection may have open; more wait in its caller's library, or go over another connection.",

@@ -152,7 +152,12 @@ class Gateway:
         config = self.config
         server = aio.server(
             interceptors=(
-                CallInterceptor(self.dispatcher, max_message_bytes=config.max_message_bytes, clock=self._clock),
+                CallInterceptor(
+                    self.dispatcher,
+                    max_message_bytes=config.max_message_bytes,
+                    allow_unknown_fields=config.allow_unknown_fields,
+                    clock=self._clock,
+                ),
             ),
             options=server_options(config.max_message_bytes, config.max_connection_calls),
         )

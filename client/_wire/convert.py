@@ -8,19 +8,35 @@ from google.protobuf.duration_pb2 import Duration
 from textserve.v1 import generation_pb2, model_pb2
 
 from ..errors._status import protocol_error
-from ..types.events import Delta, Event, Finished, PromptLogprobs, Started
+from ..types.events import Delta, Event, Finished, PromptLogprobs, Receipt, Started
 from ..types.generation_config import GenerationConfig
-from ..types.values import Candidate, FinishReason, Generation, Model, Timing, TokenLogprob, TopLogprob, Usage
+from ..types.values import (
+    Candidate,
+    FinishReason,
+    Generation,
+    Model,
+    ModelCapability,
+    ModelLimits,
+    Timing,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
 from .request import EARLY_STOPPING
 
 FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_SEQUENCE: FinishReason.END_OF_SEQUENCE,
     generation_pb2.FINISH_REASON_STOP_SEQUENCE: FinishReason.STOP_SEQUENCE,
     generation_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
-    generation_pb2.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
     generation_pb2.FINISH_REASON_DEADLINE: FinishReason.DEADLINE,
     generation_pb2.FINISH_REASON_STOP_TOKEN: FinishReason.STOP_TOKEN,
     generation_pb2.FINISH_REASON_TIME_LIMIT: FinishReason.TIME_LIMIT,
+}
+
+CAPABILITIES = {
+    model_pb2.MODEL_CAPABILITY_CHAT: ModelCapability.CHAT,
+    model_pb2.MODEL_CAPABILITY_TOOLS: ModelCapability.TOOLS,
+    model_pb2.MODEL_CAPABILITY_PROMPT_LOGPROBS: ModelCapability.PROMPT_LOGPROBS,
 }
 
 _EARLY_STOPPING = {number: value for value, number in EARLY_STOPPING.items()}
@@ -65,8 +81,8 @@ def event_from(message: generation_pb2.StreamGenerateResponse) -> Event | None:
 
 
 def models_from(response: model_pb2.ListModelsResponse) -> list[Model]:
-    """The models that are served."""
-    return [_model(each) for each in response.models]
+    """The models on a page."""
+    return [model_from(each) for each in response.models]
 
 
 def _started(message: generation_pb2.StreamStarted) -> Started:
@@ -88,16 +104,25 @@ def _finished(message: generation_pb2.StreamFinished) -> Finished:
         candidate_index=message.candidate_index,
         finish_reason=FINISH_REASONS.get(message.finish_reason, FinishReason.UNKNOWN),
         stop_sequence=message.stop_sequence,
+        stop_token_id=message.stop_token_id if message.HasField("stop_token_id") else None,
         seed=message.seed,
         usage=_usage(message.usage),
         timing=_timing(message.timing),
-        fingerprint=message.receipt.fingerprint,
-        config=_config(message.receipt.generation_config),
-        worker=message.receipt.worker,
-        attempt_count=message.receipt.attempt_count,
-        resumed=message.receipt.resumed,
-        server_request_id=message.receipt.server_request_id,
-        stop_sequences=tuple(message.receipt.stop_sequences),
+        receipt=_receipt(message.receipt) if message.HasField("receipt") else None,
+    )
+
+
+def _receipt(message: generation_pb2.Receipt) -> Receipt:
+    return Receipt(
+        model=message.model,
+        fingerprint=message.fingerprint,
+        seed=message.seed,
+        config=_config(message.generation_config),
+        worker=message.worker,
+        attempt_count=message.attempt_count,
+        resumed=message.resumed,
+        server_request_id=message.server_request_id,
+        stop_sequences=tuple(message.stop_sequences),
     )
 
 
@@ -106,6 +131,7 @@ def _candidate(message: generation_pb2.Candidate) -> Candidate:
         text=message.text,
         finish_reason=FINISH_REASONS.get(message.finish_reason, FinishReason.UNKNOWN),
         stop_sequence=message.stop_sequence,
+        stop_token_id=message.stop_token_id if message.HasField("stop_token_id") else None,
         token_ids=tuple(message.token_ids),
         seed=message.seed,
         logprobs=_logprobs(message.logprobs),
@@ -156,13 +182,16 @@ def _parameter(name: str, value: Any) -> Any:  # noqa: ANN401 - what it is depen
             return tuple(sorted(value.items()))
         case "exponential_decay_length_penalty":
             return value.start_index, value.factor
+        case "max_time":
+            return _seconds(value)
         case "early_stopping":
             return _EARLY_STOPPING.get(value)
         case _:
             return value if isinstance(value, (bool, int, float)) else tuple(value)
 
 
-def _model(message: model_pb2.Model) -> Model:
+def model_from(message: model_pb2.Model) -> Model:
+    """A model."""
     return Model(
         name=message.name,
         architecture=message.architecture,
@@ -172,7 +201,12 @@ def _model(message: model_pb2.Model) -> Model:
         quantized_share=message.quantized_share,
         fingerprint=message.fingerprint,
         default_generation_config=_config(message.default_generation_config),
-        has_chat_template=message.has_chat_template,
+        capabilities=frozenset(CAPABILITIES.get(each, ModelCapability.UNKNOWN) for each in message.capabilities),
+        limits=ModelLimits(
+            max_sequence_count=message.limits.max_sequence_count,
+            max_beam_token_count=message.limits.max_beam_token_count,
+            max_prompt_logprobs_token_count=message.limits.max_prompt_logprobs_token_count,
+        ),
         eos_token_ids=tuple(message.eos_token_ids),
         ready_worker_count=message.ready_worker_count,
         default_stop_sequences=tuple(message.default_stop_sequences),

@@ -1,17 +1,22 @@
 """From prompts and options to the messages that the client sends."""
 
 import inspect
+import json
+import math
 import operator
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, SupportsIndex, Unpack
 
+from google.protobuf import field_mask_pb2, struct_pb2
+from google.protobuf.duration_pb2 import Duration
+
 from textserve.v1 import generation_pb2, model_pb2
 
 from ..types.generation_config import EarlyStopping
-from ..types.options import GenerateOptions
-from ..types.values import Message, Prompt
+from ..types.options import GenerateOptions, ToolChoice
+from ..types.values import Message, Prompt, Tool, ToolCall
 
 EARLY_STOPPING: Mapping[EarlyStopping, "generation_pb2.EarlyStopping.ValueType"] = MappingProxyType(
     {
@@ -23,6 +28,7 @@ EARLY_STOPPING: Mapping[EarlyStopping, "generation_pb2.EarlyStopping.ValueType"]
 
 _CONFIG_FIELDS = frozenset(generation_pb2.GenerationConfig.DESCRIPTOR.fields_by_name)
 _OUTPUT_FIELDS = frozenset(generation_pb2.OutputOptions.DESCRIPTOR.fields_by_name)
+_CHAT_FIELDS = frozenset(generation_pb2.ChatPrompt.DESCRIPTOR.fields_by_name) - {"messages"}
 _PROMPT = "a prompt is a str, a sequence of Message (or of mappings with role and content) or a sequence of int"
 
 
@@ -33,15 +39,20 @@ def generate_request(prompt: Prompt, **options: Unpack[GenerateOptions]) -> gene
     server.
     """
     request = generation_pb2.GenerateRequest()
+    _set_prompt(request, prompt)
     for name, value in options.items():
         _set(request, name, value)
-    _set_prompt(request, prompt)
     return request
 
 
-def models_request() -> model_pb2.ListModelsRequest:
-    """Asks for the models."""
-    return model_pb2.ListModelsRequest()
+def model_request(name: str) -> model_pb2.GetModelRequest:
+    """Builds the request."""
+    return model_pb2.GetModelRequest(name=name)
+
+
+def models_request(page_token: str = "") -> model_pb2.ListModelsRequest:
+    """Asks for a page of the models; the first one without a token."""
+    return model_pb2.ListModelsRequest(page_token=page_token)
 
 
 def _set(request: generation_pb2.GenerateRequest, name: str, value: object) -> None:
@@ -65,6 +76,10 @@ def _merge(request: generation_pb2.GenerateRequest, name: str, value: object) ->
         request.generation_config.MergeFrom(generation_pb2.GenerationConfig(**field))
     elif name in _OUTPUT_FIELDS:
         request.output_options.MergeFrom(generation_pb2.OutputOptions(**field))
+    elif name in _CHAT_FIELDS:
+        if request.WhichOneof("prompt") != "chat":
+            raise ValueError("needs a prompt of chat messages")
+        request.chat.MergeFrom(generation_pb2.ChatPrompt(**field))
     elif name == "stop":
         request.stop_sequences.extend(field[name])
     else:
@@ -104,9 +119,76 @@ def _early_stopping(value: EarlyStopping) -> "generation_pb2.EarlyStopping.Value
     return EARLY_STOPPING[value]
 
 
+def _ignored(names: Sequence[str]) -> field_mask_pb2.FieldMask:
+    if isinstance(names, str):
+        raise TypeError("must be a list of names")
+    paths = [path for name in names for path in _PATHS.get(name, (f"generation_config.{name}",))]
+    return field_mask_pb2.FieldMask(paths=paths)
+
+
+_PATHS = {"stop": ("stop_sequences",), "*": ("generation_config", "stop_sequences")}
+
+
+def _duration(seconds: float) -> Duration:
+    if not math.isfinite(seconds) or abs(seconds) > _MOST_SECONDS:
+        raise ValueError(f"must be a number of seconds, not {seconds!r}")
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+
+_MOST_SECONDS = 315_576_000_000
+"""10,000 years: more is no Duration."""
+
+_TOOL_CHOICES: Mapping[ToolChoice, "generation_pb2.ToolChoice.ValueType"] = MappingProxyType(
+    {"auto": generation_pb2.TOOL_CHOICE_AUTO, "none": generation_pb2.TOOL_CHOICE_NONE}
+)
+
+
+def _tool_choice(choice: ToolChoice) -> "generation_pb2.ToolChoice.ValueType":
+    if choice not in _TOOL_CHOICES:
+        raise ValueError(f"must be 'auto' or 'none', not {choice!r}")
+    return _TOOL_CHOICES[choice]
+
+
+def _struct(values: Mapping[str, Any]) -> struct_pb2.Struct:
+    struct = struct_pb2.Struct()
+    struct.update(dict(values))
+    return struct
+
+
+def _tools(tools: Sequence[Tool | Mapping[str, Any]]) -> list[generation_pb2.Tool]:
+    return [_tool(each) for each in tools]
+
+
+def _tool(item: Tool | Mapping[str, Any]) -> generation_pb2.Tool:
+    match item:
+        case Tool():
+            tool = item
+        case {"type": "function", "function": dict() as function} if len(item) == 2:
+            # Fields of other names are no field of a Tool: TypeError.
+            tool = Tool(**function)
+        case _:
+            raise TypeError("a tool is a Tool, or a mapping {'type': 'function', 'function': {'name': ...}}")
+    declaration = generation_pb2.FunctionDeclaration(
+        name=tool.name, description=tool.description, parameters_json=_json(tool.parameters)
+    )
+    return generation_pb2.Tool(function=declaration)
+
+
+def _json(value: Mapping[str, Any] | str) -> str:
+    """JSON text, of which the server says whether it is any."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 _ENCODERS: Mapping[str, Callable[[Any], object]] = MappingProxyType(
     {
         "resume_from": _resume_from,
+        "ignored_defaults": _ignored,
+        "tools": _tools,
+        "tool_choice": _tool_choice,
+        "template_arguments": _struct,
+        "max_time": _duration,
         "stop": _texts,
         "logit_bias": dict,
         "bad_words_ids": _token_sequences,
@@ -136,20 +218,69 @@ def _set_prompt(request: generation_pb2.GenerateRequest, prompt: Prompt) -> None
 
 
 def _message(item: object) -> generation_pb2.ChatMessage:
-    """A message, from one of ours or from a mapping. protobuf would take None for no role, or no content."""
+    """A message, from one of ours or from a mapping. protobuf would take None for no role."""
     match item:
-        case Message(role=role, content=content):
-            pass
-        case {"role": role, "content": content, **others} if not others:
-            pass
+        case Message():
+            message = item
         case Mapping():
-            raise ValueError(f"a message has the keys 'role' and 'content', not {', '.join(map(repr, item)) or 'none'}")
+            message = _mapped(dict(item))
         case _:
             raise TypeError(f"{_PROMPT}; among its messages it contains {type(item).__name__}")
-    for name, text in (("role", role), ("content", content)):
-        if not isinstance(text, str):
-            raise TypeError(f"the {name} of a message must be a str, not {reprlib.repr(text)}")
-    return generation_pb2.ChatMessage(role=role, content=content)
+    if not isinstance(message.role, str):
+        raise TypeError(f"the role of a message must be a str, not {reprlib.repr(message.role)}")
+    written = generation_pb2.ChatMessage(
+        role=message.role,
+        name=message.name,
+        tool_calls=[_tool_call(each) for each in message.tool_calls],
+        tool_call_id=message.tool_call_id,
+        reasoning=message.reasoning,
+    )
+    if isinstance(message.content, str):
+        written.text = message.content
+    elif message.content is not None:
+        written.parts.parts.extend(map(_part, message.content))
+    elif not message.tool_calls:
+        raise TypeError("the content of a message must be a str, or a list of parts, unless it has tool_calls")
+    return written
+
+
+_MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content")
+
+
+def _mapped(item: dict[Any, Any]) -> Message:
+    """The message of a mapping as other libraries have them."""
+    if "role" not in item or not ({"content", "tool_calls"} & item.keys()) or not item.keys() <= set(_MESSAGE_KEYS):
+        given = ", ".join(map(repr, item)) or "none"
+        raise ValueError(f"a message has the keys 'role' and 'content', and may have {_MESSAGE_KEYS[2:]}, not {given}")
+    return Message(
+        role=item["role"],
+        content=item.get("content"),
+        name=item.get("name") or "",
+        tool_calls=tuple(map(_called, item.get("tool_calls") or ())),
+        tool_call_id=item.get("tool_call_id") or "",
+        reasoning=item.get("reasoning_content") or item.get("reasoning") or "",
+    )
+
+
+def _called(item: ToolCall | Mapping[str, Any]) -> ToolCall:
+    match item:
+        case ToolCall():
+            return item
+        case {"function": {"name": name, "arguments": arguments}}:
+            return ToolCall(name, arguments, item.get("id") or "")
+    raise TypeError("a tool call is a ToolCall, or a mapping {'id': ..., 'function': {'name': ..., 'arguments': ...}}")
+
+
+def _tool_call(call: ToolCall) -> generation_pb2.ToolCall:
+    function = generation_pb2.FunctionCall(name=call.name, arguments_json=_json(call.arguments))
+    return generation_pb2.ToolCall(id=call.id, function=function)
+
+
+def _part(part: object) -> generation_pb2.ContentPart:
+    match part:
+        case str(text) | {"type": "text", "text": str(text)}:
+            return generation_pb2.ContentPart(text=text)
+    raise TypeError(f"a part of a message is a str, or {{'type': 'text', 'text': ...}}, not {reprlib.repr(part)}")
 
 
 def _token_id(item: object) -> int:

@@ -63,6 +63,11 @@ def _add_prompt(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--chat", action="store_true", help="send it as a user's message, with the chat template")
     command.add_argument("--system", metavar="TEXT", help="a system message to put before it; implies --chat")
+    command.add_argument(
+        "--messages",
+        action="store_true",
+        help='PROMPT is a conversation, as JSON: [{"role": "user", "content": "..."}, ...]',
+    )
 
 
 def _add_form(command: argparse.ArgumentParser) -> None:

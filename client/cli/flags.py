@@ -1,9 +1,10 @@
 """The flags of `textserve generate`: every option of `generate` has one. What is not given is not in the namespace."""
 
 import argparse
+import json
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from ..types.generation_config import EarlyStopping
 from ..types.options import GenerateOptions
@@ -29,6 +30,14 @@ def add_option_flags(command: argparse.ArgumentParser) -> None:
         help="token ids that came before the call was lost, of candidate 0 or another, with its --seed: prints what"
         " follows; once for each candidate",
     )
+    add(
+        "--ignored-defaults",
+        action="extend",
+        type=lambda text: text.split(","),
+        metavar="NAME,...",
+        help="options, as --help names them with _, for which the model's own default does not apply; * is all",
+    )
+    _add_chat(_group(command, "chat, with --chat, --system or --messages"))
     _add_length(_group(command, "length and end"))
     _add_sampling(_group(command, "sampling"))
     _add_processors(_group(command, "repetition and choice of tokens, for greedy decoding, too"))
@@ -41,11 +50,27 @@ def options_from(arguments: argparse.Namespace) -> GenerateOptions:
     given = {name: value for name, value in vars(arguments).items() if name in GenerateOptions.__annotations__}
     if "resume_from" in given:
         given["resume_from"] = dict(given["resume_from"])
+    if "template_arguments" in given:
+        given["template_arguments"] = dict(given["template_arguments"])
     return cast("GenerateOptions", given)
 
 
 def _group(command: argparse.ArgumentParser, title: str) -> _Add:
     return partial(command.add_argument_group(title).add_argument, default=argparse.SUPPRESS)
+
+
+def _add_chat(add: _Add) -> None:
+    add("--tools", type=_json_list, metavar="JSON", help="list of functions that the model may call")
+    add("--tool-choice", choices=("auto", "none"), help="whether the model is told of them")
+    add(
+        "--template-arguments",
+        "--template-argument",
+        action="append",
+        type=_argument,
+        metavar="NAME=JSON",
+        help="variable of the model's chat template; may be repeated",
+    )
+    add("--continue-last-message", action="store_true", help="go on with the last message, the assistant's")
 
 
 def _add_length(add: _Add) -> None:
@@ -138,6 +163,24 @@ def _add_output(add: _Add) -> None:
     add("--logprobs", action="store_true", help="with --json: log-probability, rank and offset of each token")
     add("--top-logprobs", type=int, metavar="N", help="with --json: the N likeliest tokens beside each")
     add("--prompt-logprobs", action="store_true", help="with --json: the same for the tokens of the prompt")
+
+
+def _json_list(text: str) -> list[Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from None
+    if not isinstance(value, list):
+        raise argparse.ArgumentTypeError("is no JSON list")
+    return value
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    try:
+        return name, json.loads(value if equals else "none")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=JSON") from None
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
     except TextserveError as error:
         return _fail(error_line(error, arguments.address), EXIT_FAILED)
-    except ValueError as error:  # a number or a character that no request can hold
+    except (TypeError, ValueError) as error:  # what no request can hold
         return _fail(str(error), EXIT_USAGE)
     return 0
 
@@ -83,9 +84,21 @@ def _models(client: Client, arguments: argparse.Namespace) -> None:
 
 def _prompt(arguments: argparse.Namespace) -> Prompt:
     text: str = sys.stdin.read().removesuffix("\n") if arguments.prompt == "-" else arguments.prompt
+    if arguments.messages:
+        return _messages(text)
     if arguments.system is not None:
         return [Message("system", arguments.system), Message("user", text)]
     return [Message("user", text)] if arguments.chat else text
+
+
+def _messages(text: str) -> Prompt:
+    try:
+        messages = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"PROMPT is no JSON: {error}") from None
+    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
+        raise ValueError("PROMPT is no JSON list of messages")
+    return messages
 
 
 def _show_any_character() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import TextserveError, UnavailableError
 from ..types.generation_config import GenerationConfig
-from ..types.values import Generation, Model
+from ..types.values import Generation, Model, ModelCapability
 
 
 def generation_text(generation: Generation) -> str:
@@ -24,6 +24,7 @@ def generation_json(generation: Generation) -> str:
             "text": generation.text,
             "finish_reason": generation.finish_reason,
             "stop_sequence": generation.stop_sequence,
+            "stop_token_id": generation.candidates[0].stop_token_id,
             "usage": asdict(generation.usage),
             "seed": generation.seed,
             "timing": asdict(generation.timing),
@@ -47,7 +48,12 @@ def models_json(models: Sequence[Model]) -> str:
     return json.dumps(
         {
             "models": [
-                asdict(each) | {"default_generation_config": _config(each.default_generation_config)} for each in models
+                asdict(each)
+                | {
+                    "default_generation_config": _config(each.default_generation_config),
+                    "capabilities": sorted(each.capabilities),
+                }
+                for each in models
             ]
         }
     )
@@ -62,7 +68,7 @@ def models_table(models: Sequence[Model]) -> str:
             each.architecture,
             str(each.context_length),
             each.quantization,
-            "yes" if each.has_chat_template else "no",
+            "yes" if ModelCapability.CHAT in each.capabilities else "no",
             str(each.ready_worker_count),
         )
         for each in models

@@ -123,7 +123,7 @@ class DeadlineUnreachableError(DeadlineExceededError):
     @property
     def estimate(self) -> float | None:
         """Seconds to the first token, at the least, as the server estimates them; None if it did not say."""
-        text = self.metadata.get("estimate_s")
+        text = self.metadata.get("estimateSeconds")
         return None if text is None else float(text)
 
 

@@ -51,6 +51,30 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Receipt:
+    """What is needed to run a request again; see `Generation`."""
+
+    model: str
+    """Name of the model."""
+    fingerprint: str
+    """Identifies weights, quantization and compute type."""
+    seed: int
+    """The effective seed."""
+    config: GenerationConfig
+    """The effective value of every parameter."""
+    worker: str
+    """The worker that served the request; the last one, if it was moved."""
+    attempt_count: int
+    """How many workers have run the request."""
+    resumed: bool
+    """Whether the output was not made in one piece."""
+    server_request_id: str
+    """The server's own name for the call, by which its log tells of it."""
+    stop_sequences: tuple[str, ...]
+    """The stop sequences that were looked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """A candidate has ended."""
 
@@ -60,26 +84,16 @@ class Finished:
     """Why it ended."""
     stop_sequence: str
     """The stop sequence that ended it; empty if none did."""
+    stop_token_id: int | None
+    """The stop token, or end-of-sequence token, that ended it; None if none did."""
     seed: int
     """The seed of this candidate."""
     usage: Usage
     """Tokens read and written."""
     timing: Timing
     """Where the time went."""
-    fingerprint: str
-    """Identifies weights, quantization and compute type."""
-    config: GenerationConfig
-    """The effective value of every parameter."""
-    worker: str
-    """The worker that served the request; the last one, if it was moved."""
-    attempt_count: int
-    """How many workers have run the request."""
-    resumed: bool = False
-    """Whether the output was not made in one piece."""
-    server_request_id: str = ""
-    """The server's own name for the call, by which its log tells of it."""
-    stop_sequences: tuple[str, ...] = ()
-    """The stop sequences that were looked for."""
+    receipt: Receipt | None
+    """What is needed to run the request again; in the stream's last message alone."""
 
 
 Event = Started | PromptLogprobs | Delta | Finished

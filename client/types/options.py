@@ -1,13 +1,17 @@
 """The keyword arguments that `generate` and `stream` share, in both clients."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from .generation_config import EarlyStopping
+from .values import Tool
 
 MAX_TIMEOUT = 1e9
 """Seconds, more than 30 years. From about 7e9 on gRPC's clock overflows, and a call is over at once."""
 
+
+ToolChoice = Literal["auto", "none"]
+"""Whether a model is told of tools: then it decides, or it is not told."""
 
 Priority = Literal["interactive", "default", "batch"]
 """How urgent calls are: interactive ones go before others, and batch ones make way for them."""
@@ -33,6 +37,23 @@ class GenerateOptions(TypedDict, total=False):
     """Token ids that the caller holds of a call that it lost, by candidate index: only what follows them is delivered.
     None of a candidate says that it holds the prompt, as `echo` asks for it. The request must be the same, with the
     seed that the lost call reported."""
+
+    ignored_defaults: Sequence[str] | None
+    """Names of options, such as "suppress_tokens" or "stop", for which the model's own default does not apply; "*" is
+    all of them. What is given is as it is given. Default: none."""
+
+    # The prompt, where it is chat messages.
+
+    tools: Sequence[Tool | Mapping[str, Any]] | None
+    """Functions that the model may call: at most 128. A mapping is one as other libraries have it: `{"type":
+    "function", "function": {"name": ..., "description": ..., "parameters": {...}}}`. What the model writes of a call is
+    text in the answer: it is not parsed yet. Refused if the model's template knows no tools. Default: none."""
+    tool_choice: ToolChoice | None
+    """Whether the model is told of the tools. Default: "auto"."""
+    template_arguments: Mapping[str, Any] | None
+    """Variables of the model's chat template, such as {"enable_thinking": False}. Default: none."""
+    continue_last_message: bool | None
+    """Goes on with the last message, which must be the assistant's, instead of beginning a turn. Default: False."""
 
     # Length and end.
 

@@ -1,10 +1,35 @@
 """What the client takes and gives back: frozen values, free of protobuf and gRPC."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from .generation_config import GenerationConfig, brief, short_repr
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call, as far as its chat template knows how to tell it of one."""
+
+    name: str
+    """Its name; not empty."""
+    description: str = ""
+    """What it does, for the model to read."""
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Its parameters: a JSON schema. The model reads the keys in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the assistant called."""
+
+    name: str
+    """Name of the function; not empty."""
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Its arguments, as JSON has them."""
+    id: str = ""
+    """By which the tool's answer names the call; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,15 +37,24 @@ class Message:
     """One turn of a chat prompt."""
 
     role: str
-    """Who speaks, in the words of the model's chat template: usually "system", "user" or "assistant"."""
-    content: str
-    """What is said; may be empty."""
+    """Who speaks, in the words of the model's chat template: usually "system", "user", "assistant" or "tool"."""
+    content: str | Sequence[str] | None
+    """What is said, or its parts, for templates that tell them apart. May be empty; None where there are tool calls."""
+    name: str = ""
+    """Name of who speaks, where the template has one."""
+    tool_calls: Sequence[ToolCall] = ()
+    """The calls that the assistant made in this turn: at most 128."""
+    tool_call_id: str = ""
+    """Of a tool's answer: id of the call that it answers."""
+    reasoning: str = ""
+    """What the assistant thought before it spoke, for templates of reasoning models."""
 
 
-Prompt = str | Sequence[Message | Mapping[str, str]] | Sequence[int]
+Prompt = str | Sequence[Message | Mapping[str, Any]] | Sequence[int]
 """Plain text, or chat messages (oldest first), or token ids.
 
-A message may be a mapping with the keys "role" and "content", as other libraries have them.
+A message may be a mapping as other libraries have them: `{"role": ..., "content": ...}`, where content may be a list of
+`{"type": "text", "text": ...}`, and which may have name, tool_calls, tool_call_id and reasoning_content, too.
 """
 
 
@@ -33,8 +67,6 @@ class FinishReason(StrEnum):
     """One of the request's stop sequences came up; the candidate names it."""
     LENGTH = "length"
     """max_new_tokens were generated."""
-    CANCELLED = "cancelled"
-    """The call was cancelled."""
     DEADLINE = "deadline"
     """The call's timeout was near, and `partial_on_deadline` was set."""
     STOP_TOKEN = "stop_token"  # noqa: S105 - no secret
@@ -120,6 +152,8 @@ class Candidate:
     score: float | None = None
     """What candidates were ranked by: the mean log-probability with `best_of`, with beams the sum of log-probabilities
     over length^length_penalty; None without either."""
+    stop_token_id: int | None = None
+    """The stop token, or end-of-sequence token, that ended it; None if none did."""
 
     __repr__ = short_repr
 
@@ -187,6 +221,31 @@ class Generation:
         )
 
 
+class ModelCapability(StrEnum):
+    """Something that requests may ask of a model beside plain text."""
+
+    CHAT = "chat"
+    """Chat prompts: it has a chat template."""
+    TOOLS = "tools"
+    """Tools in chat prompts: the template mentions them."""
+    PROMPT_LOGPROBS = "prompt_logprobs"
+    """Log-probabilities of the prompt."""
+    UNKNOWN = "unknown"
+    """One that is newer than this client."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What requests are refused by, beside the context and the vocabulary: the least of the workers that are ready."""
+
+    max_sequence_count: int
+    """Most candidates (num_return_sequences, best_of), or beams, of one request."""
+    max_beam_token_count: int
+    """Most tokens, of prompt and output, that all beams of one request may have together."""
+    max_prompt_logprobs_token_count: int
+    """Longest prompt of which log-probabilities can be reported, in tokens; 0 if of none."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Model:
     """A model that the server serves."""
@@ -207,8 +266,10 @@ class Model:
     """Identifies weights, quantization and compute type."""
     default_generation_config: GenerationConfig
     """What applies where a request sets nothing."""
-    has_chat_template: bool
-    """Whether chat prompts are accepted."""
+    capabilities: frozenset[ModelCapability]
+    """What requests may ask of it beside plain text."""
+    limits: ModelLimits
+    """What requests are refused by."""
     eos_token_ids: tuple[int, ...]
     """Token ids that end a sequence."""
     ready_worker_count: int

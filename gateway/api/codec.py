@@ -7,9 +7,10 @@ call waiting for half a minute. What is in the lists is checked later, by `valid
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
-from google.protobuf import duration_pb2
+from google.protobuf import struct_pb2
 
 from textserve.v1 import generation_pb2 as pb
 from textserve.v1 import model_pb2
@@ -25,6 +26,7 @@ from ..domain.generation_config import (
 )
 from ..domain.request import (
     ChatPrompt,
+    Function,
     Message,
     OutputOptions,
     Prompt,
@@ -32,11 +34,22 @@ from ..domain.request import (
     ResumedCandidate,
     TextPrompt,
     TokenPrompt,
+    ToolCall,
 )
 from ..domain.sequence import Delta, ReportedToken, Sequence, Status, Timing
 from ..domain.served_model import ServedModel
-from ..request.validation import MAX_CHAT_MESSAGES, MAX_PROMPT_IDS, MAX_RESUMED_CANDIDATES, MAX_STOP_SEQUENCES
-from ..workers.protocol import read_config, write_config
+from ..request.validation import (
+    MAX_CHAT_MESSAGES,
+    MAX_CONTENT_PARTS,
+    MAX_IGNORED_DEFAULTS,
+    MAX_PROMPT_IDS,
+    MAX_RESUMED_CANDIDATES,
+    MAX_STOP_SEQUENCES,
+    MAX_TEMPLATE_ARGUMENT_BYTES,
+    MAX_TOOL_CALLS,
+    MAX_TOOLS,
+)
+from ..workers.protocol import duration, read_config, write_config
 
 
 def read_request(message: pb.GenerateRequest, *, is_stream: bool) -> Request:
@@ -55,6 +68,7 @@ def read_request(message: pb.GenerateRequest, *, is_stream: bool) -> Request:
             for candidate in message.resume_from.candidates
         ),
         request_id=message.request_id,
+        ignored_defaults=tuple(message.ignored_defaults.paths),
     )
 
 
@@ -75,10 +89,64 @@ def _read_prompt(message: pb.GenerateRequest) -> Prompt | None:
         case "text":
             return TextPrompt(message.text)
         case "chat":
-            return ChatPrompt(tuple(Message(turn.role, turn.content) for turn in message.chat.messages))
+            return _read_chat(message.chat)
         case "tokens":
             return TokenPrompt(message.tokens.ids)
         case None:
+            return None
+
+
+def _read_chat(chat: pb.ChatPrompt) -> ChatPrompt:
+    return ChatPrompt(
+        messages=tuple(map(_read_message, chat.messages)),
+        tools=tuple(
+            Function(tool.function.name, tool.function.description, tool.function.parameters_json)
+            for tool in chat.tools
+        ),
+        tool_choice=chat.tool_choice,
+        template_arguments={name: _read_value(value) for name, value in sorted(chat.template_arguments.fields.items())},
+        continues_last=chat.continue_last_message,
+    )
+
+
+def _read_message(turn: pb.ChatMessage) -> Message:
+    return Message(
+        role=turn.role,
+        content=_read_content(turn),
+        name=turn.name,
+        tool_calls=tuple(
+            ToolCall(call.id, call.function.name, call.function.arguments_json) for call in turn.tool_calls
+        ),
+        tool_call_id=turn.tool_call_id,
+        reasoning=turn.reasoning,
+    )
+
+
+def _read_content(turn: pb.ChatMessage) -> str | tuple[str | None, ...] | None:
+    match turn.WhichOneof("content"):
+        case "text":
+            return turn.text
+        case "parts":
+            return tuple(part.text if part.HasField("text") else None for part in turn.parts.parts)
+        case None:
+            return None
+
+
+def _read_value(value: struct_pb2.Value) -> Any:  # noqa: ANN401 - any value of JSON
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return {name: _read_value(each) for name, each in sorted(value.struct_value.fields.items())}
+        case "list_value":
+            return [_read_value(each) for each in value.list_value.values]
+        case "number_value":
+            number = value.number_value
+            # A Struct has doubles alone: 3 comes as 3.0, which templates would write so.
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
             return None
 
 
@@ -89,8 +157,9 @@ _FINISH_REASONS = {
     Status.STOP_TOKEN: pb.FINISH_REASON_STOP_TOKEN,
     Status.LENGTH: pb.FINISH_REASON_LENGTH,
     Status.TIME_LIMIT: pb.FINISH_REASON_TIME_LIMIT,
-    Status.CANCELLED: pb.FINISH_REASON_CANCELLED,
     Status.DEADLINE: pb.FINISH_REASON_DEADLINE,
+    # Its caller has left, and reads nothing.
+    Status.CANCELLED: pb.FINISH_REASON_UNSPECIFIED,
 }
 
 # What is made in one go of log-probabilities, those of alternatives included: a few milliseconds, below 64 KiB.
@@ -125,6 +194,7 @@ def news(generation: Generation, now: float) -> Iterator[pb.StreamGenerateRespon
     and each message is made when it is asked for: many of them may be large.
     """
     taken: list[tuple[Sequence, Delta | None, bool]] = []
+    is_over = generation.finished
     for sequence in generation.sequences:
         delta, has_ended = sequence.take(), sequence.status >= Status.END_OF_SEQUENCE and sequence.take_end()
         if delta is not None or has_ended:
@@ -137,7 +207,8 @@ def news(generation: Generation, now: float) -> Iterator[pb.StreamGenerateRespon
         elif delta is not None:
             yield _delta(sequence.candidate_index, delta.text, delta.token_ids)
         if has_ended:
-            yield pb.StreamGenerateResponse(finished=_finished(generation, sequence, now))
+            finished = _finished(generation, sequence, now, is_last=is_over and sequence is taken[-1][0])
+            yield pb.StreamGenerateResponse(finished=finished)
 
 
 def response(generation: Generation, now: float) -> pb.GenerateResponse:
@@ -170,11 +241,25 @@ def write_model(model: ServedModel, ready_worker_count: int) -> model_pb2.Model:
         quantized_share=facts.quantized_share,
         fingerprint=facts.fingerprint,
         default_generation_config=write_config(facts.generation_defaults),
-        has_chat_template=model.tokenizer.has_chat_template,
+        capabilities=_capabilities(model),
         eos_token_ids=facts.eos_token_ids,
         ready_worker_count=ready_worker_count,
         default_stop_sequences=facts.stop_sequences,
+        limits=model_pb2.ModelLimits(
+            max_sequence_count=facts.max_rows,
+            max_beam_token_count=facts.pool_tokens,
+            max_prompt_logprobs_token_count=facts.prompt_logprobs_limit,
+        ),
     )
+
+
+def _capabilities(model: ServedModel) -> Iterator[model_pb2.ModelCapability.ValueType]:
+    if model.tokenizer.has_chat_template:
+        yield model_pb2.MODEL_CAPABILITY_CHAT
+    if model.tokenizer.takes_tools:
+        yield model_pb2.MODEL_CAPABILITY_TOOLS
+    if model.facts.prompt_logprobs_limit:
+        yield model_pb2.MODEL_CAPABILITY_PROMPT_LOGPROBS
 
 
 def _reported_prompt_ids(generation: Generation) -> list[int]:
@@ -208,16 +293,25 @@ def _delta(
     return pb.StreamGenerateResponse(delta=delta)
 
 
-def _finished(generation: Generation, sequence: Sequence, now: float) -> pb.StreamFinished:
+def _finished(generation: Generation, sequence: Sequence, now: float, *, is_last: bool) -> pb.StreamFinished:
     return pb.StreamFinished(
         candidate_index=sequence.candidate_index,
         finish_reason=_FINISH_REASONS[sequence.status],
-        stop_sequence=sequence.stop_sequence,
         usage=_usage(generation),
         timing=_timing(sequence.timeline.timing(now)),
-        receipt=_receipt(generation),
+        receipt=_receipt(generation) if is_last else None,
         seed=sequence.seed,
+        **_ended_by(sequence),
     )
+
+
+def _ended_by(sequence: Sequence) -> dict[str, Any]:
+    """The field that says what ended a candidate; none if nothing of the output did."""
+    if sequence.status is Status.STOP_SEQUENCE:
+        return {"stop_sequence": sequence.stop_sequence}
+    if sequence.status in {Status.STOP_TOKEN, Status.END_OF_SEQUENCE}:
+        return {"stop_token_id": sequence.output_token_ids[-1]}
+    return {}
 
 
 def _candidate(generation: Generation, index: int, sequence: Sequence) -> pb.Candidate:
@@ -226,11 +320,11 @@ def _candidate(generation: Generation, index: int, sequence: Sequence) -> pb.Can
         candidate_index=index,
         text=("" if sequence.holds_echo else generation.prompt_text) + delta.text,
         finish_reason=_FINISH_REASONS[sequence.status],
-        stop_sequence=sequence.stop_sequence,
         token_ids=delta.token_ids,
         logprobs=_logprobs(delta.logprobs),
         seed=sequence.seed,
         score=sequence.mean_logprob if generation.config.is_ranked else sequence.score,
+        **_ended_by(sequence),
     )
 
 
@@ -251,16 +345,11 @@ def _usage(generation: Generation) -> pb.Usage:
 
 def _timing(timing: Timing) -> pb.Timing:
     return pb.Timing(
-        queue=_duration(timing.queue_s),
-        prefill=_duration(timing.prefill_s),
-        decode=_duration(timing.decode_s),
-        time_to_first_token=_duration(timing.time_to_first_token_s),
+        queue=duration(timing.queue_s),
+        prefill=duration(timing.prefill_s),
+        decode=duration(timing.decode_s),
+        time_to_first_token=duration(timing.time_to_first_token_s),
     )
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    whole = int(seconds)
-    return duration_pb2.Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
 
 
 def _receipt(generation: Generation) -> pb.Receipt:
@@ -287,9 +376,16 @@ class ListLimit:
     chars: int = 1
     """The work that an entry brings, in characters of a prompt that take as long; without what is in it."""
 
+    unit: str = "entries"
+    """What is counted. Of a message that is no list: its bytes."""
+
 
 LISTS: dict[str, ListLimit] = {
     "chat.messages": ListLimit(MAX_CHAT_MESSAGES, chars=16),
+    "chat.messages.parts.parts": ListLimit(MAX_CONTENT_PARTS, chars=4),
+    "chat.messages.tool_calls": ListLimit(MAX_TOOL_CALLS, chars=16),
+    "chat.tools": ListLimit(MAX_TOOLS, chars=16),
+    "chat.template_arguments": ListLimit(MAX_TEMPLATE_ARGUMENT_BYTES, unit="bytes"),
     "tokens.ids": ListLimit(MAX_PROMPT_IDS),
     "stop_sequences": ListLimit(MAX_STOP_SEQUENCES),
     "generation_config.bad_words_ids": ListLimit(MAX_BAD_WORDS, chars=4),
@@ -299,14 +395,15 @@ LISTS: dict[str, ListLimit] = {
     "generation_config.stop_token_ids": ListLimit(MAX_STOP_TOKEN_IDS),
     "generation_config.suppress_tokens": ListLimit(MAX_TOKEN_IDS),
     "generation_config.begin_suppress_tokens": ListLimit(MAX_TOKEN_IDS),
+    "ignored_defaults.paths": ListLimit(MAX_IGNORED_DEFAULTS),
     "resume_from.candidates": ListLimit(MAX_RESUMED_CANDIDATES, chars=16),
     # Each is decoded and searched for stop sequences, as if it had just been generated.
     "resume_from.candidates.token_ids": ListLimit(MAX_PROMPT_IDS, chars=16),
 }
-"""Every repeated field of GenerateRequest, by its path."""
+"""Every repeated field of GenerateRequest, by its path, and what is bounded as a whole instead of list by list."""
 
-_OWNERS = {path.rpartition(".")[0] for path in LISTS}
-"""What has lists in it."""
+_OWNERS = {owner for path in LISTS for owner in accumulate(path.split(".")[:-1], "{}.{}".format)}
+"""What has lists in it, at any depth."""
 
 ECHO_CHARS = 16
 """The work that a token of an echoed prompt brings: it is decoded like an output."""
@@ -314,36 +411,36 @@ ECHO_CHARS = 16
 
 def list_violations(message: pb.GenerateRequest) -> Iterator[Violation]:
     """The lists with more than they may have."""
-    for field, limit, entries in _lists(message):
-        if len(entries) > limit.most:
-            yield too_many(field, limit.most)
+    for field, limit, size in _lists(message):
+        if size > limit.most:
+            yield too_many(field, limit)
 
 
-def too_many(field: str, limit: int) -> Violation:
+def too_many(field: str, limit: ListLimit) -> Violation:
     """A list with more entries than it may have. How many more is not counted, so that nobody has to wait for it."""
-    return out_of_range(field, f"must have at most {limit} entries, has more")
+    return out_of_range(field, f"must have at most {limit.most} {limit.unit}, has more")
 
 
 def work_chars(message: pb.GenerateRequest) -> int:
     """How much work a request within its limits is, in characters of a prompt that take as long to tokenize."""
-    prompt = len(message.text) + sum([len(turn.role) + len(turn.content) for turn in message.chat.messages])
+    prompt = len(message.text) + message.chat.ByteSize()
     work = prompt + sum(map(len, message.stop_sequences))
-    work += sum([limit.chars * len(entries) for _, limit, entries in _lists(message)])
+    work += sum([limit.chars * size for _, limit, size in _lists(message)])
     if message.output_options.echo:
         work += ECHO_CHARS * (prompt + len(message.tokens.ids))
     return work
 
 
-def _lists(message: pb.GenerateRequest) -> list[tuple[str, ListLimit, Any]]:
-    """The lists that have any entry: path, limit and entries; of those within a list, no more than there may be."""
-    found: list[tuple[str, ListLimit, Any]] = []
+def _lists(message: pb.GenerateRequest) -> list[tuple[str, ListLimit, int]]:
+    """What is there of LISTS: path, limit and size; of lists within a list, no more than there may be."""
+    found: list[tuple[str, ListLimit, int]] = []
     owners: list[tuple[str, str, Any]] = [("", "", message)]
     for path, field, owner in owners:  # it grows by those within it
         for descriptor, value in owner.ListFields():
             its_path, its_field = path + descriptor.name, field + descriptor.name
             limit = LISTS.get(its_path)
             if limit is not None:
-                found.append((its_field, limit, value))
+                found.append((its_field, limit, len(value) if descriptor.is_repeated else value.ByteSize()))
             if its_path not in _OWNERS:
                 continue
             if limit is None:

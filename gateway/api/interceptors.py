@@ -11,16 +11,19 @@ import random
 import struct
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 from grpc import aio
 
 from textserve.v1 import generation_pb2 as pb
 
 from ..domain.errors import (
+    MAX_VIOLATIONS,
     WORKER_LOST,
     Code,
     ServiceError,
@@ -28,6 +31,7 @@ from ..domain.errors import (
     invalid_request,
     message_too_large,
     undecodable,
+    unknown_fields,
     unknown_method,
 )
 from .codec import LISTS
@@ -35,7 +39,10 @@ from .rich_status import abort
 from .wire import Walk
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from google.protobuf.descriptor import FieldDescriptor
+    from google.protobuf.message import Message
 
     from ..dispatch.dispatcher import Dispatcher
 
@@ -71,11 +78,20 @@ class CallInterceptor(aio.ServerInterceptor):
     Args:
         dispatcher: Its utilization is reported.
         max_message_bytes: Most bytes of a request.
+        allow_unknown_fields: Whether to serve requests with fields that are not known here, as if they were not there.
         clock: Seconds of a monotonic clock.
     """
 
-    def __init__(self, dispatcher: Dispatcher, *, max_message_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        *,
+        max_message_bytes: int,
+        allow_unknown_fields: bool = False,
+        clock: Callable[[], float],
+    ) -> None:
         self._max_message_bytes = max_message_bytes
+        self._allow_unknown_fields = allow_unknown_fields
         self._dispatcher = dispatcher
         self._clock = clock
         self._calls, self._errors = Rate(clock()), Rate(clock())
@@ -105,12 +121,13 @@ class CallInterceptor(aio.ServerInterceptor):
         serialize = handler.response_serializer
         return make(
             self._answering(behavior, method),
-            self._guarded(deserialize, _walk(method)),
+            self._guarded(deserialize, _walk(method), is_ours=method.startswith(SERVICES)),
             serialize if is_stream else _written(serialize),
         )
 
-    def _guarded(self, deserialize: Deserializer, walk: Walk | None) -> Deserializer:
+    def _guarded(self, deserialize: Deserializer, walk: Walk | None, *, is_ours: bool) -> Deserializer:
         """Returns the refusal in the place of a message: what a deserializer raises ends in UNKNOWN."""
+        refuses_unknown = is_ours and not self._allow_unknown_fields
 
         def guarded(data: bytes) -> Any:  # noqa: ANN401 - a message of any type, or a refusal
             if len(data) > self._max_message_bytes:
@@ -118,9 +135,12 @@ class CallInterceptor(aio.ServerInterceptor):
             if walk and len(data) > WALKED_BYTES and (violation := walk.violation(data)):
                 return invalid_request([violation])
             try:
-                return deserialize(data)
+                message = deserialize(data)
+                if refuses_unknown and _has_unknown_fields(message):
+                    return unknown_fields(list(islice(_unknown_fields(deserialize(data)), MAX_VIOLATIONS)))
             except DecodeError:
                 return undecodable()
+            return message
 
         return guarded
 
@@ -152,6 +172,35 @@ class CallInterceptor(aio.ServerInterceptor):
             self._errors.observe(now)
         report = LoadReport(self._dispatcher.utilization, self._calls.value(now), self._errors.value(now))
         context.set_trailing_metadata(((TRAILER, report.encode()),))
+
+
+def _has_unknown_fields(message: Message) -> bool:
+    """Whether there are any, at any depth; they are dropped."""
+    size = message.ByteSize()
+    message.DiscardUnknownFields()
+    return message.ByteSize() < size
+
+
+def _unknown_fields(message: Message, within: str = "") -> Iterator[str]:
+    """Paths of the fields that are not known, each ending with a number."""
+    unknown = UnknownFieldSet(message)
+    for index in range(len(unknown)):
+        yield f"{within}{unknown[index].field_number}"
+    for field, value in message.ListFields():
+        for name, each in _messages(field, value):
+            yield from _unknown_fields(each, f"{within}{name}.")
+
+
+def _messages(field: FieldDescriptor, value: Any) -> Iterator[tuple[str, Message]]:  # noqa: ANN401 - of any field
+    """The messages that a field holds, and what they are called."""
+    if field.message_type is None:
+        return
+    if not field.is_repeated:
+        yield field.name, value
+    elif not field.message_type.GetOptions().map_entry:
+        yield from ((f"{field.name}[{index}]", each) for index, each in enumerate(value))
+    elif field.message_type.fields_by_name["value"].message_type:
+        yield from ((f"{field.name}[{key}]", each) for key, each in value.items())
 
 
 def _is_fault(error: BaseException) -> bool:

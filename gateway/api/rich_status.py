@@ -11,7 +11,8 @@ from grpc_status import rpc_status
 
 from ..domain.errors import Code, ServiceError
 
-DOMAIN = "textserve"
+DOMAIN = "textserve.dev"
+"""Of the reasons in ErrorInfo. A name as DNS has them, so that no other service has the same."""
 PUSHBACK = "grpc-retry-pushback-ms"
 """Trailer that tells the retry policy of a caller's library when to send a request again; below 0: never."""
 

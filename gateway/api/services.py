@@ -14,11 +14,11 @@ from textserve.v1 import generation_pb2 as pb
 from textserve.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc
 
 from ..dispatch.dispatcher import Dispatcher
-from ..domain.errors import deadline_exceeded, invalid_request, slow_reader
+from ..domain.errors import Violation, deadline_exceeded, invalid_request, out_of_range, slow_reader
 from ..domain.generation import Generation
 from ..domain.request import Call
 from ..domain.sequence import Status
-from ..domain.served_model import Models
+from ..domain.served_model import Models, ServedModel
 from ..domain.tenancy import Caller, TenantPolicy, read_caller
 from ..request.executor import INLINE_CHARS, Executors
 from ..request.preprocess import Arrival, Preprocessor
@@ -217,7 +217,7 @@ def _arrival(message: pb.GenerateRequest, *, is_stream: bool) -> Arrival:
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """Lists the model of the pool, once a worker has told it."""
+    """Describes the model of the pool, once a worker has told it."""
 
     def __init__(self, models: Models, dispatcher: Dispatcher) -> None:
         self._models = models
@@ -225,13 +225,32 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def ListModels(  # noqa: N802 - gRPC's name
         self,
-        request: model_pb2.ListModelsRequest,  # noqa: ARG002 - gRPC's signature
+        request: model_pb2.ListModelsRequest,
         context: Context,  # noqa: ARG002 - gRPC's signature
     ) -> model_pb2.ListModelsResponse:
-        """Lists what is served; empty until a worker has been ready."""
+        """Lists what is served, on one page; empty until a worker has been ready."""
+        if violations := list(_page_violations(request)):
+            raise invalid_request(violations)
         model = self._models.current
-        models = [write_model(model, self._dispatcher.worker_count)] if model else []
-        return model_pb2.ListModelsResponse(models=models)
+        return model_pb2.ListModelsResponse(models=[self._written(model)] if model else [])
+
+    async def GetModel(  # noqa: N802 - gRPC's name
+        self,
+        request: model_pb2.GetModelRequest,
+        context: Context,  # noqa: ARG002 - gRPC's signature
+    ) -> model_pb2.GetModelResponse:
+        """Describes one model."""
+        return model_pb2.GetModelResponse(model=self._written(self._models.named(request.name)))
+
+    def _written(self, model: ServedModel) -> model_pb2.Model:
+        return write_model(model, self._dispatcher.worker_count)
+
+
+def _page_violations(request: model_pb2.ListModelsRequest) -> Iterator[Violation]:
+    if request.page_size < 0:
+        yield out_of_range("page_size", f"must be at least 0, is {request.page_size}")
+    if request.page_token:
+        yield Violation("page_token", "UNKNOWN_PAGE", "must be empty, or the next_page_token of an answer")
 
 
 @contextmanager

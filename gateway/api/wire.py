@@ -87,8 +87,8 @@ class Walk:
 class _Field:
     name: str
     is_repeated: bool
-    most: int | None
-    """Entries that it may have."""
+    limit: ListLimit | None
+    """Entries, or bytes, that it may have."""
     width: int | None
     """Bytes of a packed entry, 0 if they vary; None if entries are not packed."""
     run: re.Pattern[bytes] | None
@@ -122,14 +122,15 @@ def _fields(descriptor: Descriptor, lists: Mapping[str, ListLimit], within: str)
 def _field(each: FieldDescriptor, lists: Mapping[str, ListLimit], within: str) -> _Field:
     path = within + each.name
     limit = lists.get(path)
+    is_opaque = limit is not None and not each.is_repeated
     is_packable = each.is_repeated and each.cpp_type not in _UNPACKABLE
     width = _FIXED.get(each.type, 0) if is_packable else None
-    fields = _fields(each.message_type, lists, f"{path}.") if each.message_type else None
+    fields = _fields(each.message_type, lists, f"{path}.") if each.message_type and not is_opaque else None
     is_leaf = fields is not None and not any(inner.is_repeated or inner.fields for inner in fields.values())
     return _Field(
         name=each.name,
         is_repeated=each.is_repeated,
-        most=limit.most if limit else None,
+        limit=limit,
         width=width,
         run=_run(each.number, limit.most) if limit and width == 0 else None,
         fields=fields,
@@ -186,6 +187,8 @@ class _Walker:
             index = counts.get(known, 0)
             self._count(self._packed_count(at, end, known.width), known, owner)
             counts = {} if known.fields else counts
+        elif known.limit:
+            self._count(end - at, known, owner)
         if known.fields and end - at > known.skipped_bytes:
             self.walk(at, end, known.fields, (counts, (place, known.name, index)))
 
@@ -230,8 +233,8 @@ class _Walker:
     def _count(self, count: int, known: _Field, owner: _Owner) -> None:
         counts, place = owner
         counts[known] = count = count + counts.get(known, 0)
-        if known.most is not None and count > known.most:
-            raise _TooManyError(too_many(_path((place, known.name, None)), known.most))
+        if known.limit is not None and count > known.limit.most:
+            raise _TooManyError(too_many(_path((place, known.name, None)), known.limit))
 
     def _count_tags(self, count: int, owner: _Owner) -> None:
         self._tags += count

@@ -3,6 +3,7 @@
     ServiceError
         invalid_request       INVALID_ARGUMENT    INVALID_REQUEST, or the reason of its violations if they share one
         undecodable           INVALID_ARGUMENT    UNDECODABLE_MESSAGE
+        unknown_fields        INVALID_ARGUMENT    UNKNOWN_FIELD
         message_too_large     RESOURCE_EXHAUSTED  MESSAGE_TOO_LARGE
         model_not_found       NOT_FOUND           MODEL_NOT_FOUND
         unknown_service       NOT_FOUND           UNKNOWN_SERVICE
@@ -24,6 +25,7 @@
 `api.rich_status` turns them into gRPC statuses with google.rpc details.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -111,6 +113,12 @@ def undecodable() -> ServiceError:
     )
 
 
+def unknown_fields(fields: Sequence[str]) -> ServiceError:
+    """A request with fields that this server does not know: a newer caller asks for what would not be heeded."""
+    text = "is a field that this server does not know; a newer one may"
+    return invalid_request([Violation(field, "UNKNOWN_FIELD", text) for field in fields])
+
+
 def message_too_large(size_bytes: int, limit_bytes: int) -> ServiceError:
     """A request above the message limit. To wait does not help, so there is no retry delay."""
     text = f"the request has {size_bytes} bytes; the limit is {limit_bytes}"
@@ -118,19 +126,18 @@ def message_too_large(size_bytes: int, limit_bytes: int) -> ServiceError:
         Code.RESOURCE_EXHAUSTED,
         "MESSAGE_TOO_LARGE",
         text,
-        metadata={"limit_bytes": str(limit_bytes)},
+        metadata={"limitBytes": str(limit_bytes)},
         quota=Quota("message_bytes", text),
     )
 
 
 def model_not_found(requested: str, served: str) -> ServiceError:
     """A request for a model that is not served here."""
-    name = quoted(requested)
     return ServiceError(
         Code.NOT_FOUND,
         "MODEL_NOT_FOUND",
-        f"model {name} is not served here; {quoted(served)} is",
-        metadata={"model": name, "served": served},
+        f"model {quoted(requested)} is not served here; {quoted(served)} is",
+        metadata={"model": shortened(requested, MAX_QUOTED_CHARS), "servedModel": served},
     )
 
 
@@ -172,7 +179,7 @@ def wait_too_long(queue_s: float, limit_s: float, retry_after_s: float) -> Servi
         Code.RESOURCE_EXHAUSTED,
         "QUEUE_FULL",
         text,
-        metadata={"estimate_s": f"{queue_s:.3f}", "limit_s": f"{limit_s:g}"},
+        metadata={"estimateSeconds": f"{queue_s:.3f}", "limitSeconds": f"{limit_s:g}"},
         quota=Quota("expected wait", text),
         retry_after_s=retry_after_s,
     )
@@ -241,7 +248,7 @@ def deadline_unreachable(wait_s: float, remaining_s: float) -> ServiceError:
         Code.DEADLINE_EXCEEDED,
         "DEADLINE_UNREACHABLE",
         f"the first token is expected after {wait_s:.3g} s at the earliest, the deadline is in {remaining_s:.3g} s",
-        metadata={"estimate_s": f"{wait_s:.3f}", "remaining_s": f"{remaining_s:.3f}"},
+        metadata={"estimateSeconds": f"{wait_s:.3f}", "remainingSeconds": f"{remaining_s:.3f}"},
     )
 
 
@@ -263,8 +270,8 @@ def internal() -> ServiceError:
 
 
 def quoted(text: str) -> str:
-    """`text` in quotes, cut to what fits into a message."""
-    return repr(shortened(text, MAX_QUOTED_CHARS))
+    """`text` in double quotes, cut to what fits into a message, with line breaks and the like as JSON escapes them."""
+    return json.dumps(shortened(text, MAX_QUOTED_CHARS), ensure_ascii=False)
 
 
 def shortened(text: str, limit: int = MAX_FOREIGN_CHARS) -> str:

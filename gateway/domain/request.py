@@ -1,7 +1,9 @@
 """What a caller asks for, and what a model is, as plain values. Pure."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from .generation_config import GenerationConfig
 from .tenancy import Caller
@@ -15,11 +17,36 @@ class TextPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the assistant called."""
+
+    call_id: str
+    name: str
+    arguments_json: str
+    """A JSON object; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. What is empty is not there, but for empty text."""
 
     role: str
-    content: str
+    content: str | tuple[str | None, ...] | None
+    """Text, text in parts, or nothing; a part without text is none that is known here."""
+    name: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function that the model may call."""
+
+    name: str
+    description: str
+    parameters_json: str
+    """A JSON object; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +54,32 @@ class ChatPrompt:
     """A conversation, to be rendered with the model's chat template."""
 
     messages: tuple[Message, ...]
+    tools: tuple[Function, ...] = ()
+    tool_choice: int = 0
+    """As the proto numbers it."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Variables of the template."""
+    continues_last: bool = False
+    """Whether the model goes on with the last message, instead of beginning a turn."""
+
+
+TOOL_CHOICE_NONE = 2
+"""The proto's number for a model that is told of no tools."""
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The JSON object of a text; {} of an empty one. ValueError if it is none, or has what JSON has no numbers for."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        value = json.loads(text or "{}", parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - it is a fault of the text
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +132,8 @@ class Request:
     """Output that the caller holds, and that is to be gone on with."""
     request_id: str = ""
     """The caller's name for it."""
+    ignored_defaults: tuple[str, ...] = ()
+    """Paths of the model's defaults that do not apply."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
-from .request import Message, ModelFacts
+from .errors import model_not_found, no_worker
+from .request import ChatPrompt, ModelFacts
 
 # Workers of one model may have memories of different sizes.
 _ROOM = ("max_rows", "prompt_logprobs_limit", "pool_tokens")
@@ -29,7 +30,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]: ...
+    @property
+    def takes_tools(self) -> bool: ...
+
+    def encode_chat(self, chat: ChatPrompt) -> list[int]: ...
 
     def join(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
 
@@ -57,6 +61,17 @@ class Models:
         to go on. While none is, that of the last one."""
         self._is_awaited = is_awaited
         self._connected: list[ModelFacts] = []
+
+    def named(self, name: str) -> ServedModel:
+        """The model of that name; with an empty one, the model that is served.
+
+        Raises ServiceError: NO_WORKER before any worker has been ready, MODEL_NOT_FOUND.
+        """
+        if self.current is None:
+            raise no_worker()
+        if name not in {"", self.current.facts.name}:
+            raise model_not_found(name, self.current.facts.name)
+        return self.current
 
     def knows(self, facts: ModelFacts) -> bool:
         """Whether a worker's model is the one that is served."""

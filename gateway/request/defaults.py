@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ..domain.generation_config import CALLERS_OWN, EffectiveConfig, GenerationConfig, set_fields
+from ..domain.request import ModelFacts, Request
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff")
 """What has an effect with sampling only, and asks for it."""
@@ -45,11 +46,26 @@ def resolve(requested: GenerationConfig, model: GenerationConfig, *, room: int, 
     )
 
 
-def effective_stops(
-    requested: tuple[str, ...], models_own: tuple[str, ...], config: EffectiveConfig
-) -> tuple[str, ...]:
+CONFIG_PATH = "generation_config"
+STOPS_PATH = "stop_sequences"
+IGNORABLE = frozenset({STOPS_PATH, CONFIG_PATH, *(f"{CONFIG_PATH}.{name}" for name in MODELS_OWN)})
+"""Paths of what a model has defaults for, and a request may do without."""
+
+
+def applied_defaults(request: Request, facts: ModelFacts) -> GenerationConfig:
+    """The model's own config without what the request ignores of it."""
+    if CONFIG_PATH in request.ignored_defaults:
+        return GenerationConfig()
+    names = {path.partition(".")[2] for path in request.ignored_defaults if path != STOPS_PATH}
+    unset: dict[str, Any] = {each.name: each.default for each in fields(GenerationConfig) if each.name in names}
+    return replace(facts.generation_defaults, **unset) if unset else facts.generation_defaults
+
+
+def effective_stops(request: Request, facts: ModelFacts, config: EffectiveConfig) -> tuple[str, ...]:
     """The stop sequences that are looked for: the request's, else the model's own, which give way to beams."""
-    return requested or (() if config.searches_beams else models_own)
+    if request.stop_sequences or config.searches_beams or STOPS_PATH in request.ignored_defaults:
+        return request.stop_sequences
+    return facts.stop_sequences
 
 
 def samples(requested: GenerationConfig, model: GenerationConfig) -> bool:

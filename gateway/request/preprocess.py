@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count as count_from
 from typing import TYPE_CHECKING
 
-from ..domain.errors import Violation, invalid_request, model_not_found, no_worker, shortened
+from ..domain.errors import Violation, invalid_request, no_worker, quoted, shortened
 from ..domain.generation import Generation
 from ..domain.generation_config import PIECE, EffectiveConfig
 from ..domain.request import Call, ChatPrompt, OutputOptions, Prompt, Request, TextPrompt, TokenPrompt
@@ -17,10 +17,11 @@ from ..domain.served_model import Models, ServedModel, Tokenizer
 from ..text.chat_template import TemplateError
 from ..text.detokenizer import Detokenizer
 from ..text.output_text import OutputText, Stopping
-from .defaults import effective_stops, resolve
+from .defaults import applied_defaults, effective_stops, resolve
 from .executor import INLINE_CHARS, Executors
 from .validation import (
     RESUMED_FIELD,
+    TemplateFacts,
     fit_violations,
     held_count,
     kept_count,
@@ -71,7 +72,7 @@ class Preprocessor:
         Raises ServiceError: NO_WORKER before any worker has been ready, or if another model has taken the place of the
         one that it was tokenized for; MODEL_NOT_FOUND; what is wrong with it; or what `Executor.run` raises.
         """
-        model = self._model(arrival.model)
+        model = self._models.named(arrival.model)
         if arrival.chars <= INLINE_CHARS:
             return self._generation(arrival.read(), model, call)
         generation = await self._executors.prepare(
@@ -81,24 +82,16 @@ class Preprocessor:
             raise no_worker()
         return generation
 
-    def _model(self, name: str) -> ServedModel:
-        model = self._models.current
-        if model is None:
-            raise no_worker()
-        if name not in {"", model.facts.name}:
-            raise model_not_found(name, model.facts.name)
-        return model
-
     def _generation(self, request: Request, model: ServedModel, call: Call) -> Generation:
         facts = model.facts
         prompt_ids = _prompt_ids(request, model)
         room = output_room(len(prompt_ids), request.config, facts)
         seed = self._new_seed() if request.config.seed is None else request.config.seed
-        config = resolve(request.config, facts.generation_defaults, room=room, seed=seed)
+        config = resolve(request.config, applied_defaults(request, facts), room=room, seed=seed)
         if unfit := list(fit_violations(request.resumed, config)):
             raise invalid_request(unfit)
         prompt_text, detokenizer = _detokenizer(request.output, model.tokenizer, prompt_ids)
-        stop_sequences = effective_stops(request.stop_sequences, facts.stop_sequences, config)
+        stop_sequences = effective_stops(request, facts, config)
         text = OutputText(detokenizer, _stopping(request, config, stop_sequences))
         texts = [text, *(text.fork() for _ in range(1, config.sequence_count))]
         output = remaining_output(request.output, request.resumed)
@@ -132,7 +125,9 @@ class Preprocessor:
 
 def _prompt_ids(request: Request, model: ServedModel) -> list[int]:
     """The tokens of the prompt that are kept. Raises ServiceError with everything that is wrong with the request."""
-    violations = request_violations(request, model.facts, has_chat_template=model.tokenizer.has_chat_template)
+    tokenizer = model.tokenizer
+    templates = TemplateFacts(tokenizer.has_chat_template, takes_tools=tokenizer.takes_tools)
+    violations = request_violations(request, model.facts, templates)
     if violations or request.prompt is None:
         raise invalid_request(violations)
     prompt_ids = _encode(request.prompt, model.tokenizer, request.truncate_prompt)
@@ -156,8 +151,8 @@ def _unknown_token(prompt_ids: list[int], prompt_field: str, model: ServedModel)
         yield Violation(
             prompt_field,
             "UNKNOWN_TOKEN",
-            f"has {model.tokenizer.name_of(token_id)!r}, for the tokenizer token {token_id}, for which the model has"
-            f" no embedding: its ids end at {vocab_size - 1}",
+            f"has {quoted(model.tokenizer.name_of(token_id) or '')}, for the tokenizer token {token_id}, for which the"
+            f" model has no embedding: its ids end at {vocab_size - 1}",
         )
 
 
@@ -185,9 +180,9 @@ def _encode(prompt: Prompt, tokenizer: Tokenizer, truncation: int | None) -> lis
             return _kept(tokenizer.encode(text), truncation)
         case TokenPrompt(ids):
             return _kept(ids, truncation)
-        case ChatPrompt(messages):
+        case ChatPrompt():
             try:
-                return _kept(tokenizer.encode_chat(messages), truncation)
+                return _kept(tokenizer.encode_chat(prompt), truncation)
             except TemplateError as error:
                 raise invalid_request(
                     [Violation("chat.messages", "TEMPLATE_REFUSED", shortened(str(error)))]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..domain.errors import Violation, out_of_range
+from ..domain.errors import Violation, out_of_range, quoted
 from ..domain.generation_config import GenerationConfig, config_violations, id_list_violations
-from ..domain.request import ChatPrompt, ModelFacts, Request, TextPrompt, TokenPrompt
-from .defaults import samples
+from ..domain.request import (
+    TOOL_CHOICE_NONE,
+    ChatPrompt,
+    Message,
+    ModelFacts,
+    Request,
+    TextPrompt,
+    TokenPrompt,
+    json_object,
+)
+from .defaults import IGNORABLE, applied_defaults, samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,6 +30,14 @@ if TYPE_CHECKING:
 MAX_STOP_SEQUENCES = 16
 MAX_STOP_SEQUENCE_BYTES = 256
 MAX_CHAT_MESSAGES = 1024
+MAX_CONTENT_PARTS = 1024
+MAX_TOOLS = 128
+MAX_TOOL_CALLS = 128
+MAX_TEMPLATE_ARGUMENT_BYTES = 16_384
+"""As protobuf encodes them."""
+MAX_JSON_BYTES = 65_536
+"""Of one text: it is parsed in one go, and all other threads wait meanwhile."""
+MAX_IGNORED_DEFAULTS = 64
 
 MAX_PROMPT_IDS = 1 << 20
 """Ids of a prompt, or of an output that is gone on behind, whatever is cut off and however long the context is."""
@@ -30,20 +49,29 @@ MAX_TOP_LOGPROBS = 20
 MAX_BYTES_PER_TOKEN = 64
 
 
-def request_violations(request: Request, facts: ModelFacts, *, has_chat_template: bool) -> list[Violation]:
+@dataclass(frozen=True, slots=True)
+class TemplateFacts:
+    """What is known of a model's chat template."""
+
+    is_there: bool
+    takes_tools: bool = False
+
+
+def request_violations(request: Request, facts: ModelFacts, template: TemplateFacts) -> list[Violation]:
     """Everything that can be found wrong before the prompt is tokenized."""
     return [
-        *prompt_violations(request, facts, has_chat_template=has_chat_template),
+        *prompt_violations(request, facts, template),
         *(_in_config(violation) for violation in config_violations(request.config, facts.vocab_size)),
         *_context_violations(request.config, facts),
         *_stop_violations(request.stop_sequences),
         *_option_violations(request),
+        *_ignored_violations(request.ignored_defaults),
         *contradictions(request, facts),
         *resumption_violations(request.resumed, request.config, facts),
     ]
 
 
-def prompt_violations(request: Request, facts: ModelFacts, *, has_chat_template: bool) -> Iterator[Violation]:
+def prompt_violations(request: Request, facts: ModelFacts, template: TemplateFacts) -> Iterator[Violation]:
     """What is wrong with the prompt before its tokens are known."""
     match request.prompt:
         case None:
@@ -51,7 +79,7 @@ def prompt_violations(request: Request, facts: ModelFacts, *, has_chat_template:
         case TextPrompt(text):
             yield from _text_violations(text, facts)
         case ChatPrompt():
-            yield from _chat_violations(request.prompt, facts, has_chat_template=has_chat_template)
+            yield from _chat_violations(request.prompt, facts, template)
         case TokenPrompt():
             yield from _token_violations(request.prompt, request.truncate_prompt, facts)
 
@@ -128,17 +156,115 @@ def _text_violations(text: str, facts: ModelFacts) -> Iterator[Violation]:
     yield from _size_violations("text", len(text.encode()), facts)
 
 
-def _chat_violations(prompt: ChatPrompt, facts: ModelFacts, *, has_chat_template: bool) -> Iterator[Violation]:
-    if not has_chat_template:
+def _chat_violations(prompt: ChatPrompt, facts: ModelFacts, template: TemplateFacts) -> Iterator[Violation]:
+    if not template.is_there:
         yield Violation("chat", "NO_CHAT_TEMPLATE", "the model has no chat template")
     if not 1 <= len(prompt.messages) <= MAX_CHAT_MESSAGES:
         count = len(prompt.messages)
         yield out_of_range("chat.messages", f"must be 1 to {MAX_CHAT_MESSAGES} messages, are {count}")
+    too_large = list(_size_violations("chat", _chat_bytes(prompt), facts))
+    yield from too_large
+    if too_large:
+        return  # what is in it is not worth looking at
     for index, message in enumerate(prompt.messages[:MAX_CHAT_MESSAGES]):
-        if not message.role:
-            yield Violation(f"chat.messages[{index}].role", "REQUIRED", "must not be empty")
-    size = sum(len(message.role.encode()) + len(message.content.encode()) for message in prompt.messages)
-    yield from _size_violations("chat", size, facts)
+        yield from _message_violations(f"chat.messages[{index}]", message)
+    yield from _tool_violations(prompt, template)
+    if prompt.tool_choice not in range(TOOL_CHOICE_NONE + 1):
+        yield out_of_range("chat.tool_choice", f"must be a value that the proto names, is {prompt.tool_choice}")
+    yield from _argument_violations(prompt)
+    if prompt.continues_last and prompt.messages:
+        yield from _continuation_violations(prompt.messages[-1], f"chat.messages[{len(prompt.messages) - 1}]")
+
+
+def _chat_bytes(prompt: ChatPrompt) -> int:
+    """Bytes of all the texts of a conversation."""
+    texts = [json.dumps(dict(prompt.template_arguments))]
+    for tool in prompt.tools:
+        texts += tool.name, tool.description, tool.parameters_json
+    for message in prompt.messages:
+        texts += message.role, message.name, message.tool_call_id, message.reasoning
+        texts += (message.content or "",) if isinstance(message.content, str | None) else map(str, message.content)
+        for call in message.tool_calls:
+            texts += call.call_id, call.name, call.arguments_json
+    return sum(len(text.encode()) for text in texts)
+
+
+def _message_violations(field: str, message: Message) -> Iterator[Violation]:
+    if not message.role:
+        yield Violation(f"{field}.role", "REQUIRED", "must not be empty")
+    if isinstance(message.content, tuple):
+        if not 1 <= len(message.content) <= MAX_CONTENT_PARTS:
+            count = len(message.content)
+            yield out_of_range(f"{field}.parts.parts", f"must be 1 to {MAX_CONTENT_PARTS} parts, are {count}")
+        for index, part in enumerate(message.content[:MAX_CONTENT_PARTS]):
+            if part is None:
+                yield Violation(f"{field}.parts.parts[{index}].part", "REQUIRED", "text must be set")
+    if len(message.tool_calls) > MAX_TOOL_CALLS:
+        yield out_of_range(
+            f"{field}.tool_calls", f"must be at most {MAX_TOOL_CALLS} calls, are {len(message.tool_calls)}"
+        )
+    for index, call in enumerate(message.tool_calls[:MAX_TOOL_CALLS]):
+        path = f"{field}.tool_calls[{index}].function"
+        if not call.name:
+            yield Violation(f"{path}.name", "REQUIRED", "must not be empty")
+        yield from _json_violations(f"{path}.arguments_json", call.arguments_json)
+
+
+def _tool_violations(prompt: ChatPrompt, template: TemplateFacts) -> Iterator[Violation]:
+    if len(prompt.tools) > MAX_TOOLS:
+        yield out_of_range("chat.tools", f"must be at most {MAX_TOOLS}, are {len(prompt.tools)}")
+    if prompt.tools and prompt.tool_choice != TOOL_CHOICE_NONE and template.is_there and not template.takes_tools:
+        yield Violation("chat.tools", "NO_TOOLS", "the model's chat template knows no tools")
+    for index, tool in enumerate(prompt.tools[:MAX_TOOLS]):
+        path = f"chat.tools[{index}].function"
+        if not tool.name:
+            yield Violation(f"{path}.name", "REQUIRED", "must not be empty")
+        yield from _json_violations(f"{path}.parameters_json", tool.parameters_json)
+
+
+def _json_violations(field: str, text: str) -> Iterator[Violation]:
+    if (size := len(text.encode())) > MAX_JSON_BYTES:
+        yield out_of_range(field, f"must have at most {MAX_JSON_BYTES} bytes, has {size}")
+        return
+    try:
+        json_object(text)
+    except ValueError as error:
+        yield Violation(field, "INVALID_JSON", f"must be a JSON object: {error}")
+
+
+TAKEN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
+"""Of a chat template, by what else a request says, or by nobody."""
+
+
+def _argument_violations(prompt: ChatPrompt) -> Iterator[Violation]:
+    for name in prompt.template_arguments:
+        if name in TAKEN_VARIABLES:
+            yield Violation("chat.template_arguments", "TAKEN_NAME", f"must not have {quoted(name)}")
+        elif not name.isidentifier():
+            yield Violation("chat.template_arguments", "INVALID_NAME", f"has {quoted(name)}, which is no name in Jinja")
+
+
+def _continuation_violations(last: Message, field: str) -> Iterator[Violation]:
+    if last.role != "assistant":
+        yield Violation(
+            "chat.continue_last_message",
+            "CONTRADICTION",
+            f"the last message must be the assistant's, is {quoted(last.role)}'s",
+        )
+    if last.content is None:
+        yield Violation(f"{field}.content", "REQUIRED", "must be set, for it is to be continued")
+
+
+def _ignored_violations(paths: tuple[str, ...]) -> Iterator[Violation]:
+    if len(paths) > MAX_IGNORED_DEFAULTS:
+        yield out_of_range("ignored_defaults", f"must be at most {MAX_IGNORED_DEFAULTS} paths, are {len(paths)}")
+    for index, path in enumerate(paths[:MAX_IGNORED_DEFAULTS]):
+        if path not in IGNORABLE:
+            yield Violation(
+                f"ignored_defaults.paths[{index}]",
+                "UNKNOWN_PATH",
+                f"{quoted(path)} is nothing that models have defaults for",
+            )
 
 
 def _token_violations(prompt: TokenPrompt, truncation: int | None, facts: ModelFacts) -> Iterator[Violation]:
@@ -195,7 +321,7 @@ def contradictions(request: Request, facts: ModelFacts) -> Iterator[Violation]:
     """What contradicts something else in the request, or can't be delivered the way it is asked for."""
     yield from _row_violations(request.config, facts)
     yield from _token_set_violations(request.config, facts)
-    yield from _count_violations(request.config, facts)
+    yield from _count_violations(request, facts)
     if (request.config.num_beams or 1) > 1:
         yield from _beam_violations(request)
     elif request.config.temperature == 0 and request.config.do_sample:
@@ -232,12 +358,13 @@ def _token_set_violations(config: GenerationConfig, facts: ModelFacts) -> Iterat
         yield _contradiction("suppress_tokens", "leaves the model no token to say")
 
 
-def _count_violations(config: GenerationConfig, facts: ModelFacts) -> Iterator[Violation]:
+def _count_violations(request: Request, facts: ModelFacts) -> Iterator[Violation]:
+    config = request.config
     count, beams, best_of = config.num_return_sequences or 1, config.num_beams or 1, config.best_of
     if beams > 1 and count > beams:
         yield _contradiction("num_return_sequences", f"must be at most num_beams {beams}, is {count}")
     made = max(count, best_of or 1)
-    if beams == 1 and made > 1 and not samples(config, facts.generation_defaults):
+    if beams == 1 and made > 1 and not samples(config, applied_defaults(request, facts)):
         field = "best_of" if made > count else "num_return_sequences"
         yield _contradiction(field, f"greedy decoding makes {made} candidates that do not differ")
     if best_of is not None and 1 <= best_of < count:

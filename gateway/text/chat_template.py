@@ -12,18 +12,20 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from ..domain.request import TOOL_CHOICE_NONE, json_object
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from jinja2.parser import Parser
 
-    from ..domain.request import Message
+    from ..domain.request import ChatPrompt, Function, Message, ToolCall
 
 # What the code of a template can raise by itself, while it is compiled and while it runs.
 _PYTHON_ERRORS = (
@@ -45,8 +47,9 @@ class TemplateError(ValueError):
 class ChatTemplate:
     """A compiled chat template. Immutable; may be rendered in several threads at once.
 
-    Templates see `messages` (dicts with `role` and `content`), `add_generation_prompt` (true), `tools` and `documents`
-    (none), the named special tokens, and the functions that transformers gives them.
+    Templates see `messages` (dicts with `role`, `content` and what else a message has, under the names that
+    transformers gives it), `tools`, `documents` (none), `add_generation_prompt` (true unless the last message is
+    continued), the named special tokens, the request's own arguments, and the functions that transformers gives them.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -59,35 +62,97 @@ class ChatTemplate:
         Raises:
             TemplateError: The source is not a Jinja template.
         """
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            self.takes_tools = "tools" in meta.find_undeclared_variables(environment.parse(source))
+            """Whether it looks at tools."""
         except (jinja2.TemplateError, *_PYTHON_ERRORS) as error:
             raise TemplateError(f"the model's chat template is broken: {_describe(error)}") from error
         self._special_tokens = dict(special_tokens)
 
-    def render(self, turns: Sequence[Message]) -> str:
-        """The prompt for a conversation of at least one turn, with the assistant's turn opened.
+    def render(self, chat: ChatPrompt) -> str:
+        """The prompt for a conversation of at least one turn, with the assistant's turn opened, or its last left so.
 
         Raises:
-            TemplateError: The template refuses the conversation, or fails on it.
+            TemplateError: The template refuses the conversation, or fails on it, or leaves out what is to be continued.
         """
-        if not turns:
+        if not chat.messages:
             raise TemplateError("a chat needs at least one message")
         try:
-            return self._template.render(self._variables(turns))
+            rendered = self._template.render(self._variables(chat))
         except _RefusalError as error:
             raise TemplateError(f"the model's chat template refuses the messages: {error.message}") from error
         except (jinja2.TemplateError, *_PYTHON_ERRORS) as error:
             raise TemplateError(f"the model's chat template fails on the messages: {_describe(error)}") from error
+        return _cut(rendered) if chat.continues_last else rendered
 
-    def _variables(self, turns: Sequence[Message]) -> dict[str, object]:
+    def _variables(self, chat: ChatPrompt) -> dict[str, object]:
+        messages = [_message(each) for each in chat.messages]
+        if chat.continues_last:
+            _mark_end(messages[-1])
+        tools = [] if chat.tool_choice == TOOL_CHOICE_NONE else [_tool(each) for each in chat.tools]
         return {
             **self._special_tokens,
-            "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
-            "tools": None,
+            **chat.template_arguments,
+            "messages": messages,
+            "tools": tools or None,
             "documents": None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": not chat.continues_last,
         }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """A turn as transformers' templates know it."""
+    content = message.content
+    known: dict[str, Any] = {
+        "role": message.role,
+        "content": [{"type": "text", "text": part} for part in content] if isinstance(content, tuple) else content,
+    }
+    if message.name:
+        known["name"] = message.name
+    if message.tool_calls:
+        known["tool_calls"] = [_tool_call(each) for each in message.tool_calls]
+    if message.tool_call_id:
+        known["tool_call_id"] = message.tool_call_id
+    if message.reasoning:
+        # transformers gives it both names.
+        known["reasoning_content"] = known["thinking"] = message.reasoning
+    return known
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": json_object(call.arguments_json)}
+    return {"type": "function", "function": function} | ({"id": call.call_id} if call.call_id else {})
+
+
+def _tool(tool: Function) -> dict[str, Any]:
+    parameters = json_object(tool.parameters_json)
+    return {
+        "type": "function",
+        "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
+    }
+
+
+_END_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
+"""Behind what is to be continued, as transformers does it: with a space, to see whether the template strips texts."""
+
+
+def _mark_end(message: dict[str, Any]) -> None:
+    content = message["content"]
+    if isinstance(content, list):
+        content[-1]["text"] += _END_MARK
+    else:
+        message["content"] = (content or "") + _END_MARK
+
+
+def _cut(rendered: str) -> str:
+    """What is before the mark."""
+    at = rendered.rfind(_END_MARK.strip())
+    if at < 0:
+        raise TemplateError("the model's chat template leaves out the message that is to be continued")
+    is_kept = rendered.startswith(_END_MARK, at)
+    return rendered[:at] if is_kept else rendered[:at].rstrip()
 
 
 class _RefusalError(jinja2.TemplateError):

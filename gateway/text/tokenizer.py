@@ -17,7 +17,7 @@ from .chat_template import ChatTemplate, TemplateError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..domain.request import Message
+    from ..domain.request import ChatPrompt
 
 _FEW_IDS = 256
 
@@ -107,8 +107,16 @@ class Tokenizer:
         """
         return self._encode(text, add_special_tokens=True)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, up to where the assistant's turn begins. The template writes the special tokens.
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the chat template looks at tools."""
+        try:
+            return self._chat_template.takes_tools
+        except TemplateError:
+            return False
+
+    def encode_chat(self, chat: ChatPrompt) -> list[int]:
+        """Token ids of a conversation, up to where the model goes on. The template writes the special tokens.
 
         What callers write is data to the template, never part of it. But the text of a special token within a message
         becomes that token, as in transformers: so a caller can forge turns, in the own conversation only.
@@ -116,7 +124,7 @@ class Tokenizer:
         Raises:
             TemplateError: There is no template, it is broken, or it refuses the messages.
         """
-        return self._encode(self._chat_template.render(messages), add_special_tokens=False)
+        return self._encode(self._chat_template.render(chat), add_special_tokens=False)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Text of token ids. An id that the tokenizer does not know has no text.

@@ -35,7 +35,9 @@ _END_STATUSES = {
     pb.SEQUENCE_FINISH_REASON_LENGTH: Status.LENGTH,
 }
 _ID_LISTS = ("stop_token_ids", "allowed_token_ids", "suppress_tokens", "begin_suppress_tokens")
-_SPECIAL = frozenset({*_ID_LISTS, "logit_bias", "bad_words_ids", "early_stopping", "exponential_decay_length_penalty"})
+_SPECIAL = frozenset(
+    {*_ID_LISTS, "logit_bias", "bad_words_ids", "early_stopping", "exponential_decay_length_penalty", "max_time"}
+)
 _SCALARS = frozenset(field.name for field in fields(GenerationConfig)) - _SPECIAL
 
 
@@ -118,6 +120,7 @@ def read_config(message: generation_pb2.GenerationConfig) -> GenerationConfig:
         bad_words_ids=tuple(tuple(words.ids) for words in message.bad_words_ids),
         early_stopping=message.early_stopping or None,
         exponential_decay_length_penalty=_read_decay(message),
+        max_time=_seconds(message.max_time) if message.HasField("max_time") else None,
     )
 
 
@@ -131,6 +134,7 @@ def write_config(config: GenerationConfig | EffectiveConfig) -> generation_pb2.G
             "bad_words_ids": [generation_pb2.TokenSequence(ids=ids) for ids in config.bad_words_ids],
             "exponential_decay_length_penalty": decay
             and generation_pb2.ExponentialDecayLengthPenalty(start_index=decay.start_index, factor=decay.factor),
+            "max_time": None if config.max_time is None else duration(config.max_time),
         }
     )
 
@@ -193,8 +197,14 @@ def _read_heartbeat(message: pb.Heartbeat) -> Heartbeat:
     )
 
 
+def duration(seconds: float) -> duration_pb2.Duration:
+    """A time in seconds as protobuf has it, to the nanosecond."""
+    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    return duration_pb2.Duration(seconds=whole, nanos=nanos)
+
+
 def _seconds(duration: duration_pb2.Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
+    return (duration.seconds * 10**9 + duration.nanos) / 1e9
 
 
 def _read_decay(message: generation_pb2.GenerationConfig) -> ExponentialDecay | None:

@@ -34,6 +34,7 @@ class Caller(Protocol):
 
     def generate(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Generation: ...
     def models(self) -> list[Model]: ...
+    def model(self, name: str) -> Model: ...
     def read(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Reading:
         """Reads a stream to its end."""
         ...
@@ -54,6 +55,9 @@ class BlockingCaller:
 
     def models(self) -> list[Model]:
         return self.client.models()
+
+    def model(self, name: str) -> Model:
+        return self.client.model(name)
 
     def read(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Reading:
         with self.client.stream(prompt, **options) as stream:
@@ -86,6 +90,9 @@ class AsyncCaller:
 
     def models(self) -> list[Model]:
         return self._runner.run(self.client.models())
+
+    def model(self, name: str) -> Model:
+        return self._runner.run(self.client.model(name))
 
     def read(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Reading:
         return self._runner.run(self._read(prompt, options))

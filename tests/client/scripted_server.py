@@ -122,6 +122,8 @@ class ScriptedServer(generation_pb2_grpc.GenerationServiceServicer, model_pb2_gr
         self.answer: Answer = answering(ANSWER)
         self.script: Script = telling(STARTED, delta(", "), delta("green"), FINISHED)
         self.models = model_pb2.ListModelsResponse(models=[model_pb2.Model(name="tutor", context_length=512)])
+        self.page_size = 0
+        """Models on a page; 0: all."""
         self.calls: list[str] = []
         self.requests: list[Request] = []
         self.metadata: list[dict[str, str | bytes]] = []
@@ -140,7 +142,19 @@ class ScriptedServer(generation_pb2_grpc.GenerationServiceServicer, model_pb2_gr
         self, request: model_pb2.ListModelsRequest, context: grpc.ServicerContext
     ) -> model_pb2.ListModelsResponse:
         self._note("ModelService/ListModels", context)
-        return self.models
+        begin = int(request.page_token or 0)
+        end = begin + (self.page_size or len(self.models.models))
+        token = str(end) if end < len(self.models.models) else ""
+        return model_pb2.ListModelsResponse(models=self.models.models[begin:end], next_page_token=token)
+
+    def GetModel(  # noqa: N802
+        self, request: model_pb2.GetModelRequest, context: grpc.ServicerContext
+    ) -> model_pb2.GetModelResponse:
+        self._note("ModelService/GetModel", context)
+        model = next((each for each in self.models.models if each.name == request.name), None)
+        if model is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+        return model_pb2.GetModelResponse(model=model)
 
     def _note(self, rpc: str, context: grpc.ServicerContext) -> None:
         self.calls.append(rpc)

@@ -10,6 +10,8 @@ from client import (
     Generation,
     GenerationConfig,
     Model,
+    ModelCapability,
+    ModelLimits,
     ServerError,
     Timing,
     TokenLogprob,
@@ -127,10 +129,13 @@ def test_models_are_converted_whole() -> None:
         quantized_share=0.75,
         fingerprint="f00d",
         default_generation_config=generation_pb2.GenerationConfig(do_sample=False),
-        has_chat_template=True,
+        capabilities=[model_pb2.MODEL_CAPABILITY_CHAT],
         eos_token_ids=[0, 2],
         ready_worker_count=2,
         default_stop_sequences=["END"],
+        limits=model_pb2.ModelLimits(
+            max_sequence_count=8, max_beam_token_count=4096, max_prompt_logprobs_token_count=512
+        ),
     )
     assert len(message.ListFields()) == len(model_pb2.Model.DESCRIPTOR.fields)
     assert models_from(model_pb2.ListModelsResponse(models=[message])) == [
@@ -143,7 +148,8 @@ def test_models_are_converted_whole() -> None:
             0.75,
             "f00d",
             GenerationConfig(do_sample=False),
-            has_chat_template=True,
+            capabilities=frozenset({ModelCapability.CHAT}),
+            limits=ModelLimits(8, 4096, 512),
             eos_token_ids=(0, 2),
             ready_worker_count=2,
             default_stop_sequences=("END",),

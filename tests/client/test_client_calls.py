@@ -10,6 +10,7 @@ from client import (
     AsyncClient,
     Client,
     DeadlineExceededError,
+    NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
 )
@@ -38,6 +39,19 @@ def test_generate_returns_the_whole_answer(server: ScriptedServer, caller: Calle
 
 def test_models_are_listed(caller: Caller) -> None:
     assert [(each.name, each.context_length) for each in caller.models()] == [("tutor", 512)]
+
+
+def test_all_pages_of_models_are_read(server: ScriptedServer, caller: Caller) -> None:
+    server.page_size = 1
+    server.models.models.add(name="other")
+    assert [each.name for each in caller.models()] == ["tutor", "other"]
+    assert server.calls == ["ModelService/ListModels"] * 2
+
+
+def test_a_model_is_found_by_its_name(caller: Caller) -> None:
+    assert caller.model("tutor").context_length == 512
+    with pytest.raises(NotFoundError):
+        caller.model("other")
 
 
 def test_metadata_of_the_client_goes_with_every_call(server: ScriptedServer, connect: Connect) -> None:

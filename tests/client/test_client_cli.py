@@ -53,7 +53,35 @@ def test_a_streamed_text_is_the_same(server: ScriptedServer, capsys: Capture) ->
 )
 def test_chat_sends_messages(flags: list[str], expected: list[tuple[str, str]], server: ScriptedServer) -> None:
     assert main(["generate", "hi", *flags]) == 0
-    assert [(each.role, each.content) for each in server.requests[0].chat.messages] == expected
+    assert [(each.role, each.text) for each in server.requests[0].chat.messages] == expected
+
+
+def test_a_whole_conversation_with_tools_and_arguments_can_be_sent(server: ScriptedServer) -> None:
+    messages = '[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "He"}]'
+    tools = '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]'
+    flags = ["--tools", tools, "--template-argument", "enable_thinking=false", "--template-argument", "n=3"]
+    assert main(["generate", messages, "--messages", *flags, "--continue-last-message"]) == 0
+    chat = server.requests[0].chat
+    assert [(each.role, each.text) for each in chat.messages] == [("user", "hi"), ("assistant", "He")]
+    assert dict(chat.template_arguments) == {"enable_thinking": False, "n": 3.0}
+    assert chat.tools[0].function.name == "add"
+    assert chat.continue_last_message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("hi", "PROMPT is no JSON"),
+        ('{"role": "user"}', "no JSON list of messages"),
+        ('[{"role": "user"}]', "'content'"),
+    ],
+)
+def test_what_is_no_conversation_is_wrong_usage(
+    prompt: str, told: str, server: ScriptedServer, capsys: Capture
+) -> None:
+    assert main(["generate", prompt, "--messages"]) == 2
+    assert told in capsys.readouterr().err
+    assert not server.calls
 
 
 def test_tenant_and_priority_go_with_the_call(server: ScriptedServer) -> None:
@@ -81,6 +109,7 @@ def test_json_is_one_object(flags: list[str], capsys: Capture) -> None:
         "text": ", green",
         "finish_reason": "end_of_sequence",
         "stop_sequence": "",
+        "stop_token_id": None,
         "usage": {"prompt_token_count": 3, "output_token_count": 2},
         "seed": 7,
         "timing": {"queue": 0.0, "prefill": 0.0, "decode": 0.0, "time_to_first_token": 0.0},
@@ -97,6 +126,7 @@ def test_json_is_one_object(flags: list[str], capsys: Capture) -> None:
                 "text": ", green",
                 "finish_reason": "end_of_sequence",
                 "stop_sequence": "",
+                "stop_token_id": None,
                 "token_ids": [],
                 "seed": 7,
                 "logprobs": [],
@@ -116,7 +146,7 @@ def test_models_are_a_table(server: ScriptedServer, capsys: Capture) -> None:
                 architecture="LlamaForCausalLM",
                 context_length=512,
                 quantization="nf4",
-                has_chat_template=True,
+                capabilities=[model_pb2.MODEL_CAPABILITY_CHAT],
                 ready_worker_count=2,
             ),
             model_pb2.Model(name="x", architecture="GPT2LMHeadModel", context_length=1024, quantization="none"),

@@ -14,15 +14,18 @@ from client import (
     GenerationConfig,
     Message,
     Model,
+    ModelLimits,
     Prompt,
     Timing,
     TokenLogprob,
+    Tool,
+    ToolCall,
     TopLogprob,
     Usage,
 )
-from client._wire.convert import FINISH_REASONS, generation_from
+from client._wire.convert import CAPABILITIES, FINISH_REASONS, generation_from
 from client._wire.request import EARLY_STOPPING, generate_request
-from client.types.events import Finished, PromptLogprobs, Started
+from client.types.events import Finished, PromptLogprobs, Receipt, Started
 from tests.client.scripted_server import Request, Response
 from textserve.v1 import generation_pb2, model_pb2
 
@@ -120,6 +123,7 @@ def test_every_field_of_the_request_can_be_reached_from_generate() -> None:
         "request_id": "r1",
         "partial_on_deadline": True,
         "resume_from": {1: [5, 6]},
+        "ignored_defaults": ["stop"],
     }
     reached: set[str] = set()
     prompts: list[Prompt] = ["hi", [Message("user", "hi")], [1]]
@@ -128,8 +132,30 @@ def test_every_field_of_the_request_can_be_reached_from_generate() -> None:
     assert reached == set(names(Request))
 
 
+def test_every_field_of_a_chat_can_be_reached_from_generate() -> None:
+    call = ToolCall("f", {"x": 1}, "c1")
+    message = Message("user", ["a", "b"], name="n", tool_calls=[call], tool_call_id="c1", reasoning="r")
+    request = generate_request(
+        [message],
+        tools=[Tool("f", "does f", {"type": "object"})],
+        tool_choice="none",
+        template_arguments={"enable_thinking": False},
+        continue_last_message=True,
+    )
+    assert {field.name for field, _ in request.chat.ListFields()} == set(names(generation_pb2.ChatPrompt))
+    (written,) = request.chat.messages
+    assert {field.name for field, _ in written.ListFields()} == set(names(generation_pb2.ChatMessage)) - {"text"}
+    for each in (request.chat.tools[0].function, written.tool_calls[0], written.tool_calls[0].function):
+        assert len(each.ListFields()) == len(each.DESCRIPTOR.fields)
+
+
 def test_no_option_has_the_name_of_two_fields() -> None:
-    messages = (generation_pb2.GenerationConfig, generation_pb2.OutputOptions, generation_pb2.GenerateRequest)
+    messages = (
+        generation_pb2.GenerationConfig,
+        generation_pb2.OutputOptions,
+        generation_pb2.GenerateRequest,
+        generation_pb2.ChatPrompt,
+    )
     of_all = [name for message in messages for name in names(message)]
     assert len(of_all) == len(set(of_all))
 
@@ -146,7 +172,7 @@ def test_no_option_has_the_name_of_two_fields() -> None:
         (TokenLogprob, generation_pb2.TokenLogprob),
         (TopLogprob, generation_pb2.TopLogprob),
         (Model, model_pb2.Model),
-        (Message, generation_pb2.ChatMessage),
+        (ModelLimits, model_pb2.ModelLimits),
     ],
 )
 def test_a_value_has_a_field_for_each_field_of_its_message(
@@ -164,7 +190,8 @@ def test_an_answer_and_its_stream_carry_everything_that_the_protocol_has() -> No
     assert candidate == set(names(generation_pb2.Candidate)) - {"candidate_index"}
     finished = {each.name for each in dataclasses.fields(Finished)}
     # Model and the request's seed are those of `started`.
-    assert finished == (set(names(generation_pb2.StreamFinished)) - {"receipt"}) | receipt - {"model"}
+    assert finished == set(names(generation_pb2.StreamFinished))
+    assert {each.name for each in dataclasses.fields(Receipt)} == receipt
 
 
 def test_every_finish_reason_of_the_protocol_has_a_name_of_ours() -> None:
@@ -173,6 +200,11 @@ def test_every_finish_reason_of_the_protocol_has_a_name_of_ours() -> None:
         for name, number in numbers(generation_pb2.FinishReason.DESCRIPTOR, "FINISH_REASON_").items()
     }
     assert {reason.value: number for number, reason in FINISH_REASONS.items()} == protocol
+
+
+def test_every_capability_of_the_protocol_has_a_name_of_ours() -> None:
+    protocol = numbers(model_pb2.ModelCapability.DESCRIPTOR, "MODEL_CAPABILITY_")
+    assert {each.value.upper(): number for number, each in CAPABILITIES.items()} == protocol
 
 
 def test_every_early_stopping_of_the_protocol_has_a_value_of_ours() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import GenerateOptions
+from client import GenerateOptions, Message
 from client._wire.request import generate_request
 from client.cli.arguments import parse
 from client.cli.flags import add_option_flags
@@ -64,6 +64,7 @@ FLAGS: list[tuple[str, GenerateOptions]] = [
     ("--early-stopping true", {"early_stopping": True}),
     ("--early-stopping false", {"early_stopping": False}),
     ("--early-stopping never", {"early_stopping": "never"}),
+    ("--ignored-defaults stop,top_k --ignored-defaults *", {"ignored_defaults": ["stop", "top_k", "*"]}),
     ("--echo", {"echo": True}),
     ("--skip-special-tokens", {"skip_special_tokens": True}),
     ("--no-skip-special-tokens", {"skip_special_tokens": False}),
@@ -74,6 +75,22 @@ FLAGS: list[tuple[str, GenerateOptions]] = [
 ]
 
 
+CHAT_FLAGS: list[tuple[str, GenerateOptions]] = [
+    ("--tools []", {"tools": []}),
+    ("--tool-choice none", {"tool_choice": "none"}),
+    ('--template-arguments n=3 --template-argument x="y"', {"template_arguments": {"n": 3, "x": "y"}}),
+    ("--continue-last-message", {"continue_last_message": True}),
+]
+
+
+@pytest.mark.parametrize(("flags", "options"), CHAT_FLAGS)
+def test_a_flag_of_a_chat_is_the_option_of_its_name(
+    flags: str, options: GenerateOptions, server: ScriptedServer
+) -> None:
+    assert main(["generate", "hi", "--chat", *flags.split()]) == 0
+    assert server.requests == [generate_request([Message("user", "hi")], **options)]
+
+
 @pytest.mark.parametrize(("flags", "options"), FLAGS)
 def test_a_flag_is_the_option_of_its_name(flags: str, options: GenerateOptions, server: ScriptedServer) -> None:
     assert main(["generate", "hi", *flags.split()]) == 0
@@ -82,7 +99,7 @@ def test_a_flag_is_the_option_of_its_name(flags: str, options: GenerateOptions, 
 
 def test_no_flag_of_an_option_is_untested() -> None:
     flags = {flag for action in option_flags()._actions for flag in action.option_strings}
-    assert flags == {word for line, _ in FLAGS for word in line.split() if word.startswith(("--", "-n"))}
+    assert flags == {word for line, _ in FLAGS + CHAT_FLAGS for word in line.split() if word.startswith(("--", "-n"))}
 
 
 def option_flags() -> argparse.ArgumentParser:

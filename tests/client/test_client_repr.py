@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from client import AsyncClient, Candidate, Client, Delta, GenerationConfig, Model, Started
+from client import AsyncClient, Candidate, Client, Delta, GenerationConfig, Model, ModelLimits, Started
 from client._wire.convert import generation_from
 from client.types.values import FinishReason, TokenLogprob, TopLogprob
 from tests.client.scripted_server import ANSWER, ScriptedServer
 
+LIMITS = ModelLimits(8, 4096, 512)
 LONG = "word " * 10_000
 IDS = tuple(range(65_536))
 LOGPROBS = (TokenLogprob(5, -0.5, 1, 0, tuple(TopLogprob(each, -1.0) for each in range(20))),) * 5_000
@@ -35,7 +36,7 @@ def test_a_generation_shows_its_text_and_how_it_ended() -> None:
         Delta(LONG, IDS, 0, LOGPROBS),
         Started("tutor", 7, 3, IDS),
         LOGPROBS[0],
-        Model("tutor", "Llama", 512, 512, "nf4", 0.9, "f00d", CONFIG, True, IDS, 1),
+        Model("tutor", "Llama", 512, 512, "nf4", 0.9, "f00d", CONFIG, frozenset(), LIMITS, IDS, 1),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -1,5 +1,6 @@
 """Prompts and options become requests without loss."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -7,7 +8,7 @@ from typing import Any, cast, get_args, get_type_hints
 
 import pytest
 
-from client import EarlyStopping, GenerateOptions, Message, Prompt
+from client import EarlyStopping, GenerateOptions, Message, Prompt, Tool, ToolCall
 from client._wire.request import generate_request
 from textserve.v1 import generation_pb2
 
@@ -30,7 +31,7 @@ def test_an_empty_text_is_the_servers_to_judge() -> None:
 
 def test_messages_become_a_chat_in_their_order() -> None:
     request = generate_request([Message("system", "Be brief."), Message("user", "")])
-    assert [(each.role, each.content) for each in request.chat.messages] == [("system", "Be brief."), ("user", "")]
+    assert [(each.role, each.text) for each in request.chat.messages] == [("system", "Be brief."), ("user", "")]
 
 
 def test_mappings_with_role_and_content_are_messages() -> None:
@@ -40,7 +41,7 @@ def test_mappings_with_role_and_content_are_messages() -> None:
         MappingProxyType({"content": "a", "role": "b"}),
     ]
     messages = generate_request(prompt).chat.messages
-    assert [(each.role, each.content) for each in messages] == [("system", "Be brief."), ("user", ""), ("b", "a")]
+    assert [(each.role, each.text) for each in messages] == [("system", "Be brief."), ("user", ""), ("b", "a")]
 
 
 @pytest.mark.parametrize(
@@ -48,12 +49,12 @@ def test_mappings_with_role_and_content_are_messages() -> None:
     [
         ({"role": "user"}, "not 'role'"),
         ({}, "not none"),
-        ({"role": "user", "content": "hi", "name": "x"}, "not 'role', 'content', 'name'"),
-        ({"role": "user", "content": None}, "the content of a message must be a str, not None"),
-        ({"role": "user", "content": [{"type": "text", "text": "hi"}]}, "the content of a message must be a str"),
+        ({"role": "user", "content": "hi", "age": 5}, "not 'role', 'content', 'age'"),
+        ({"role": "user", "content": None}, "the content of a message must be a str, or a list of parts"),
+        ({"role": "user", "content": [{"type": "image", "url": "x"}]}, "a part of a message is a str"),
         ({"role": 5, "content": "hi"}, "the role of a message must be a str, not 5"),
-        (Message("user", cast("str", None)), "the content of a message must be a str, not None"),
-        (Message("user", cast("str", b"hi")), "the content of a message must be a str"),
+        (Message("user", cast("str", None)), "the content of a message must be a str, or a list of parts"),
+        (Message("user", cast("str", b"hi")), "a part of a message is a str"),
     ],
 )
 def test_what_is_no_message_is_refused_with_what_is_wrong(message: Any, wrong: str) -> None:
@@ -181,3 +182,61 @@ def test_nothing_is_sent_that_was_not_given() -> None:
 def test_every_option_takes_none_by_its_type() -> None:
     hints = get_type_hints(GenerateOptions)
     assert [name for name, hint in hints.items() if type(None) not in get_args(hint)] == []
+
+
+def test_mappings_of_other_libraries_are_messages_whole() -> None:
+    called = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"b": 2, "a": 1}'}}
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "text", "text": "What is"}, {"type": "text", "text": "1 + 2?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [called], "reasoning_content": "I add."},
+        {"role": "tool", "content": "3", "tool_call_id": "c1", "name": "add"},
+    ]
+    ours = [
+        Message("user", ["What is", "1 + 2?"]),
+        Message("assistant", None, tool_calls=[ToolCall("add", {"b": 2, "a": 1}, "c1")], reasoning="I add."),
+        Message("tool", "3", name="add", tool_call_id="c1"),
+    ]
+    assert generate_request(turns) == generate_request(ours)
+    call = generate_request(turns).chat.messages[1].tool_calls[0]
+    assert (call.id, call.function.name, call.function.arguments_json) == ("c1", "add", '{"b": 2, "a": 1}')
+
+
+def test_tools_keep_the_order_of_their_keys() -> None:
+    schema = {"type": "object", "properties": {"b": {"type": "number"}, "a": {"type": "number"}}}
+    mapping = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": schema}}
+    request = generate_request([Message("user", "hi")], tools=[mapping])
+    assert request == generate_request([Message("user", "hi")], tools=[Tool("add", "Adds.", schema)])
+    assert request.chat.tools[0].function.parameters_json == json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tools": [{"type": "function", "function": {"title": "add"}}]}, TypeError, "tools must be"),
+        ({"tools": [{"name": "add"}]}, TypeError, "tools must be"),
+        ({"tool_choice": "required"}, ValueError, "tool_choice: must be 'auto' or 'none', not 'required'"),
+        ({"ignored_defaults": "stop"}, TypeError, "ignored_defaults must be"),
+        ({"max_time": float("inf")}, ValueError, "max_time: must be a number of seconds, not inf"),
+        ({"max_time": float("nan")}, ValueError, "max_time: must be a number of seconds, not nan"),
+    ],
+    ids=str,
+)
+def test_what_a_chat_option_cannot_be_is_named(options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        generate_request([Message("user", "hi")], **options)
+
+
+@pytest.mark.parametrize("prompt", ["hi", [1, 2]], ids=str)
+def test_options_of_a_chat_need_a_chat(prompt: Prompt) -> None:
+    with pytest.raises(ValueError, match="continue_last_message: needs a prompt of chat messages"):
+        generate_request(prompt, continue_last_message=True)
+
+
+def test_defaults_to_ignore_are_named_as_options_are() -> None:
+    names = ["suppress_tokens", "stop", "*"]
+    assert list(generate_request("hi", ignored_defaults=names).ignored_defaults.paths) == [
+        "generation_config.suppress_tokens",
+        "stop_sequences",
+        "generation_config",
+        "stop_sequences",
+    ]

@@ -43,6 +43,7 @@ def test_every_rpc_of_the_protocol_is_reached_by_a_method_of_the_client(server: 
     caller.generate("hi")
     caller.read("hi")
     caller.models()
+    caller.model("tutor")
     assert {f"/textserve.v1.{each}" for each in server.calls} == rpcs_of_the_protocol()
 
 

@@ -16,7 +16,7 @@ from client import (
     Usage,
 )
 from client._transcript import Transcript
-from client.types.events import Event, Finished, PromptLogprobs
+from client.types.events import Event, Finished, PromptLogprobs, Receipt
 
 STARTED = Started("tutor", seed=7, prompt_token_count=3, prompt_token_ids=(1, 2, 3))
 
@@ -29,10 +29,18 @@ def finished(candidate_index: int = 0, stop_sequence: str = "") -> Finished:
         seed=7 + candidate_index,
         usage=Usage(3, 2),
         timing=Timing(0.1, 0.2, 0.3, 0.4),
-        fingerprint="f00d",
-        config=GenerationConfig(temperature=0.0),
-        worker="worker-0",
-        attempt_count=2,
+        stop_token_id=None,
+        receipt=Receipt(
+            model="tutor",
+            seed=7,
+            server_request_id="0123456789abcdef",
+            fingerprint="f00d",
+            config=GenerationConfig(temperature=0.0),
+            worker="worker-0",
+            attempt_count=2,
+            resumed=False,
+            stop_sequences=(),
+        ),
     )
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from client import AsyncClient, FinishReason, InvalidRequestError, Message, NotFoundError
+from client import AsyncClient, FinishReason, InvalidRequestError, Message, ModelCapability, NotFoundError
 from examples.gateway_process import GatewayProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -17,7 +17,7 @@ async def test_the_model_is_listed_with_its_quantization(client: AsyncClient) ->
     (model,) = await client.models()
     assert (model.name, model.quantization, model.ready_worker_count) == ("tutor", "nf4", 2)
     assert model.quantized_share > 0.8
-    assert model.has_chat_template
+    assert ModelCapability.CHAT in model.capabilities
 
 
 @pytest.mark.parametrize(

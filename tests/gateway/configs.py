@@ -50,7 +50,7 @@ def configs() -> st.SearchStrategy[GenerationConfig]:
         min_new_tokens=st.none() | st.integers(0, 120),
         stop_token_ids=_ID_LISTS,
         ignore_eos=st.none() | st.booleans(),
-        max_time=st.none() | st.floats(0.1, 10.0),
+        max_time=st.none() | st.integers(10**8, 10**10).map(lambda nanos: nanos / 1e9),
         do_sample=st.none() | st.booleans(),
         seed=st.none() | st.integers(0, 2**63 - 1),
         temperature=st.none() | st.just(0.0) | st.floats(0.1, 2.0),

@@ -2,7 +2,7 @@
 
 from gateway.domain.generation_config import GenerationConfig
 from gateway.domain.request import ModelFacts, Request, TextPrompt
-from gateway.request.validation import request_violations
+from gateway.request.validation import TemplateFacts, request_violations
 
 FACTS = ModelFacts(
     name="tutor",
@@ -24,4 +24,4 @@ GOOD = Request(TextPrompt("hello"))
 
 def fields(request: Request, facts: ModelFacts = FACTS, *, has_chat_template: bool = True) -> list[str]:
     """The paths of everything that is wrong with a request."""
-    return [violation.field for violation in request_violations(request, facts, has_chat_template=has_chat_template)]
+    return [violation.field for violation in request_violations(request, facts, TemplateFacts(has_chat_template))]

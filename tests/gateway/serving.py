@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc import StatusCode, aio
 from grpc_status import rpc_status
 
+from gateway.api.rich_status import DOMAIN
 from gateway.config import Config
 from gateway.server import Gateway
 from gateway.workers.pool.worker_pool import PoolFailed, PoolListener, WorkerAddress
@@ -172,7 +173,13 @@ def candidates_of(messages: list[pb.StreamGenerateResponse]) -> list[pb.Candidat
                 candidate = candidates.setdefault(end.candidate_index, pb.Candidate())
                 candidate.candidate_index = end.candidate_index
                 candidate.finish_reason = end.finish_reason
-                candidate.stop_sequence = end.stop_sequence
+                match end.WhichOneof("ended_by"):
+                    case "stop_sequence":
+                        candidate.stop_sequence = end.stop_sequence
+                    case "stop_token_id":
+                        candidate.stop_token_id = end.stop_token_id
+                    case None:
+                        pass
                 candidate.seed = end.seed
             case _:
                 pass
@@ -190,7 +197,7 @@ class Failure:
     @property
     def reason(self) -> str:
         info = self.detail(error_details_pb2.ErrorInfo)
-        assert info.domain == "textserve"
+        assert info.domain == DOMAIN
         return str(info.reason)
 
     @property

@@ -1,16 +1,17 @@
 """Whatever comes in gets a clear status with details, and nobody else notices."""
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc import StatusCode, aio
 
-from gateway.domain.request import Message
+from gateway.domain.request import ChatPrompt
 from gateway.text.chat_template import TemplateError
 from gateway.text.tokenizer import Tokenizer
+from gateway.workers.protocol import duration
 from tests.fakes import FakeWorker, ids
 from tests.gateway.serving import Served, failing, request, serving, text_of
 from textserve.v1 import generation_pb2 as pb
@@ -44,7 +45,10 @@ BAD: dict[str, tuple[pb.GenerateRequest, set[str]]] = {
     "1000 stop sequences": (pb.GenerateRequest(text="ab", stop_sequences=["x"] * 1000), {"stop_sequences"}),
     "empty stop sequence": (pb.GenerateRequest(text="ab", stop_sequences=[""]), {"stop_sequences[0]"}),
     "negative epsilon_cutoff": (asking(epsilon_cutoff=-0.1), {"generation_config.epsilon_cutoff"}),
-    "infinite max_time": (asking(max_time=math.inf), {"generation_config.max_time"}),
+    "negative max_time": (
+        pb.GenerateRequest(text="ab", generation_config=pb.GenerationConfig(max_time=duration(-0.5))),
+        {"generation_config.max_time"},
+    ),
     "unknown early_stopping": (asking(early_stopping=9), {"generation_config.early_stopping"}),
     "more candidates than rows": (
         asking(num_return_sequences=9, temperature=1.0),
@@ -84,8 +88,8 @@ BAD: dict[str, tuple[pb.GenerateRequest, set[str]]] = {
 
 
 async def test_what_a_template_says_is_cut_to_what_the_trailers_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-        raise TemplateError(f"no such role: {messages[0].role}")
+    def refuse(_tokenizer: Tokenizer, chat: ChatPrompt) -> list[int]:
+        raise TemplateError(f"no such role: {chat.messages[0].role}")
 
     monkeypatch.setattr(Tokenizer, "encode_chat", refuse)
     chat = pb.ChatPrompt(messages=[pb.ChatMessage(role="\N{ROCKET}" * 1000)])
@@ -100,7 +104,7 @@ async def test_what_a_template_says_is_cut_to_what_the_trailers_hold(monkeypatch
 async def test_a_token_that_was_added_to_the_tokenizer_alone_is_named_to_who_uses_it(field: str) -> None:
     prompts = {
         "text": pb.GenerateRequest(text="stop"),
-        "chat": pb.GenerateRequest(chat=pb.ChatPrompt(messages=[pb.ChatMessage(role="user", content="stop")])),
+        "chat": pb.GenerateRequest(chat=pb.ChatPrompt(messages=[pb.ChatMessage(role="user", text="stop")])),
     }
     (stop,) = ids("stop")
     worker = FakeWorker(runs_freely=True)
@@ -111,7 +115,7 @@ async def test_a_token_that_was_added_to_the_tokenizer_alone_is_named_to_who_use
 
     assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "UNKNOWN_TOKEN")
     assert failure.fields == {field}
-    assert f"'stop', for the tokenizer token {stop}" in failure.message
+    assert f'"stop", for the tokenizer token {stop}' in failure.message
     assert others.candidates[0].text == "abab"
 
 
@@ -173,7 +177,7 @@ async def test_an_unknown_model_is_not_found() -> None:
         failure = await failing(served.caller.generate(pb.GenerateRequest(model="gpt-9" * 10**5, text="ab")))
 
     assert (failure.code, failure.reason) == (StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
-    assert failure.metadata["served"] == "tutor"
+    assert failure.metadata["servedModel"] == "tutor"
 
 
 @pytest.mark.parametrize("method", [GENERATE, STREAM])

@@ -159,7 +159,7 @@ async def test_once_they_have_been_given_up_the_other_model_is_served() -> None:
 async def test_the_worker_of_a_request_that_ends_between_workers_is_the_one_that_it_had(partial: bool) -> None:  # noqa: FBT001 - a parameter
     message = request(max_new_tokens=9)
     if partial:
-        message.generation_config.max_time = 0.5
+        message.generation_config.max_time.FromMilliseconds(500)
     async with serving(FakeWorker(), config=PATIENT if partial else IMPATIENT) as served:
         call = served.caller.generation.Generate(message)
         await runs(served.worker, 1)

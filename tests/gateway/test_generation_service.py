@@ -132,7 +132,7 @@ async def test_special_tokens_are_in_the_text_if_asked_for() -> None:
 
 
 async def test_the_three_forms_of_a_prompt_reach_the_worker_as_tokens() -> None:
-    chat = pb.ChatPrompt(messages=[pb.ChatMessage(role="user", content="hi")])
+    chat = pb.ChatPrompt(messages=[pb.ChatMessage(role="user", text="hi")])
     async with serving(FakeWorker(says("x"), runs_freely=True)) as served:
         await served.caller.generate(pb.GenerateRequest(text="hi"))
         await served.caller.generate(pb.GenerateRequest(tokens=pb.TokenPrompt(ids=[5, 6, 7])))
@@ -199,6 +199,10 @@ async def test_the_models_service_lists_the_model_with_its_ready_workers() -> No
     async with serving(FakeWorker(defaults=defaults), FakeWorker(defaults=defaults)) as served:
         (model,) = (await served.caller.models.ListModels(model_pb2.ListModelsRequest())).models
 
-    assert (model.name, model.ready_worker_count, model.has_chat_template) == ("tutor", 2, True)
+    assert (model.name, model.ready_worker_count, model.capabilities[0]) == (
+        "tutor",
+        2,
+        model_pb2.MODEL_CAPABILITY_CHAT,
+    )
     assert model.default_generation_config == defaults
     assert list(model.eos_token_ids) == [EOS]

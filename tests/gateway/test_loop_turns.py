@@ -14,7 +14,7 @@ from grpc import StatusCode, aio
 
 from gateway.api.codec import LISTS
 from gateway.api.idempotency import MAX_REQUEST_ID_BYTES
-from gateway.request.validation import MAX_STOP_SEQUENCE_BYTES
+from gateway.request.validation import MAX_JSON_BYTES, MAX_STOP_SEQUENCE_BYTES
 from tests.fakes import EOS, FakeWorker, Stream
 from tests.gateway.watched_gateway import MAX_MESSAGE_BYTES
 from textserve.internal.v1 import worker_pb2
@@ -39,9 +39,13 @@ def fields(descriptor: Descriptor, within: str = "") -> Iterator[tuple[str, Fiel
     """All fields of a message and of those in it, by path; what is in a map aside."""
     for field in descriptor.fields:
         yield within + field.name, field
-        if field.message_type and not field.message_type.GetOptions().map_entry:
+        is_whole = within + field.name in WHOLES
+        if field.message_type and not is_whole and not field.message_type.GetOptions().map_entry:
             yield from fields(field.message_type, f"{within}{field.name}.")
 
+
+WHOLES = {"chat.template_arguments"}
+"""What is bounded as a whole: in a Struct there may be another one."""
 
 FIELDS = dict(fields(pb.GenerateRequest.DESCRIPTOR))
 
@@ -61,7 +65,7 @@ def with_list(path: str) -> Make:
 
 
 def chat(count: int, *, role: str = "user", content: str = "hello") -> pb.GenerateRequest:
-    message = pb.ChatMessage(role=role, content=content)
+    message = pb.ChatMessage(role=role, text=content)
     return pb.GenerateRequest(
         chat=pb.ChatPrompt(messages=[message] * count),
         truncate_prompt=CONTEXT - 8,
@@ -88,8 +92,54 @@ def stops(count: int, size: int = 8) -> pb.GenerateRequest:
     return request
 
 
+def arguments(size: int) -> pb.GenerateRequest:
+    """A chat with template arguments of so many bytes, made of as many values as that may be."""
+    request = chat(1)
+    values = request.chat.template_arguments.get_or_create_list("x").values
+    for _ in range((size - 64) // 4):
+        values.add().bool_value = True
+    while request.chat.template_arguments.ByteSize() < size:
+        request.chat.template_arguments["y"] = str(request.chat.template_arguments.fields["y"].string_value) + "y"
+    return request
+
+
+def in_message(**fields: object) -> pb.GenerateRequest:
+    request = chat(1)
+    request.chat.messages[0].MergeFrom(pb.ChatMessage(**fields))  # type: ignore[arg-type]
+    return request
+
+
+def in_call(count: int = 1, call_id: str = "", **function: str) -> pb.GenerateRequest:
+    call = pb.ToolCall(id=call_id, function=pb.FunctionCall(**({"name": "f"} | function)))
+    return in_message(tool_calls=[call] * count)
+
+
+def in_tool(count: int = 1, **function: str) -> pb.GenerateRequest:
+    request = chat(1)
+    tool = pb.Tool(function=pb.FunctionDeclaration(**({"name": "f"} | function)))
+    request.chat.tools.extend([tool] * count)
+    request.chat.tool_choice = pb.TOOL_CHOICE_NONE  # the model here knows none; they are read all the same
+    return request
+
+
+def json_text(size: int) -> str:
+    """A JSON object of so many bytes, with as many values as it may have."""
+    return '{"x":[' + ",".join("0" * ((size - 8) // 2)) + "]}" + " " * (size % 2)
+
+
+def ignoring(count: int, path: str = "stop_sequences") -> pb.GenerateRequest:
+    return pb.GenerateRequest(text="ab", ignored_defaults={"paths": [path] * count})  # type: ignore[arg-type]
+
+
 MAKES: dict[str, Make] = {
     "chat.messages": chat,
+    "chat.messages.parts.parts": lambda count: in_message(
+        parts=pb.ContentParts(parts=[pb.ContentPart(text="x")] * count)
+    ),
+    "chat.messages.tool_calls": in_call,
+    "chat.tools": in_tool,
+    "chat.template_arguments": arguments,
+    "ignored_defaults.paths": ignoring,
     "tokens.ids": tokens,
     "stop_sequences": stops,
     "generation_config.bad_words_ids": lambda count: asking(bad_words_ids=[pb.TokenSequence(ids=[5] * 64)] * count),
@@ -110,7 +160,27 @@ TEXTS: dict[str, tuple[int, Make]] = {
     "model": (MAX_MESSAGE_BYTES - MARGIN, lambda size: pb.GenerateRequest(model="m" * size, text="ab")),
     "text": (MAX_MESSAGE_BYTES - MARGIN, lambda size: asking("ab cd " * (size // 6) + "x" * (size % 6))),
     "chat.messages.role": (MAX_MESSAGE_BYTES - MARGIN, lambda size: chat(1, role="r" * size)),
-    "chat.messages.content": (MAX_MESSAGE_BYTES - MARGIN, lambda size: chat(1, content="c" * size)),
+    "chat.messages.text": (MAX_MESSAGE_BYTES - MARGIN, lambda size: chat(1, content="c" * size)),
+    "chat.messages.parts.parts.text": (
+        MAX_MESSAGE_BYTES - MARGIN,
+        lambda size: in_message(parts=pb.ContentParts(parts=[pb.ContentPart(text="c" * size)])),
+    ),
+    "chat.messages.name": (MAX_MESSAGE_BYTES - MARGIN, lambda size: in_message(name="n" * size)),
+    "chat.messages.tool_call_id": (MAX_MESSAGE_BYTES - MARGIN, lambda size: in_message(tool_call_id="n" * size)),
+    "chat.messages.reasoning": (MAX_MESSAGE_BYTES - MARGIN, lambda size: in_message(reasoning="n" * size)),
+    "chat.messages.tool_calls.id": (MAX_MESSAGE_BYTES - MARGIN, lambda size: in_call(call_id="n" * size)),
+    "chat.messages.tool_calls.function.name": (MAX_MESSAGE_BYTES - MARGIN, lambda size: in_call(name="n" * size)),
+    "chat.messages.tool_calls.function.arguments_json": (
+        MAX_JSON_BYTES,
+        lambda size: in_call(16, arguments_json=json_text(size)),
+    ),
+    "chat.tools.function.name": (MAX_MESSAGE_BYTES - MARGIN, lambda size: in_tool(name="n" * size)),
+    "chat.tools.function.description": (MAX_MESSAGE_BYTES - MARGIN, lambda size: in_tool(description="n" * size)),
+    "chat.tools.function.parameters_json": (
+        MAX_JSON_BYTES,
+        lambda size: in_tool(16, parameters_json=json_text(size)),
+    ),
+    "ignored_defaults.paths": (MAX_MESSAGE_BYTES - MARGIN, lambda size: ignoring(1, "p" * size)),
     "stop_sequences": (MAX_STOP_SEQUENCE_BYTES, lambda size: stops(16, size)),
     "request_id": (MAX_REQUEST_ID_BYTES, lambda size: pb.GenerateRequest(request_id="i" * size, text="ab")),
 }
@@ -124,7 +194,8 @@ def largest(path: str) -> int:
 
 
 def test_every_list_and_every_text_of_a_request_is_tried() -> None:
-    assert MAKES.keys() == LISTS.keys() == {path for path, field in FIELDS.items() if field.is_repeated}
+    repeated = {path for path, field in FIELDS.items() if field.is_repeated}
+    assert MAKES.keys() == LISTS.keys() == repeated | WHOLES
     assert TEXTS.keys() == {path for path, field in FIELDS.items() if field.type == FieldDescriptor.TYPE_STRING}
 
 

@@ -6,7 +6,7 @@ from tests.fakes import FakeWorker, ids, says
 from tests.gateway.serving import failing, serving
 from textserve.v1 import generation_pb2 as pb
 
-CHAT = pb.ChatPrompt(messages=[pb.ChatMessage(role="user", content="hi")])
+CHAT = pb.ChatPrompt(messages=[pb.ChatMessage(role="user", text="hi")])
 CHAT_IDS = ids("user: hi\nassistant: ")
 
 

@@ -9,6 +9,7 @@ from grpc import StatusCode, aio
 
 from client import AsyncClient
 from gateway.config import Config
+from gateway.workers.protocol import duration
 from tests.fakes import FakeWorker
 from tests.gateway.losing import kill
 from tests.gateway.serving import Served, failure_of, request, serving, settle, text_of, until
@@ -173,7 +174,7 @@ async def _read(client: AsyncClient) -> str:
 
 
 ENDS_EARLY = {
-    "max_time": pb.GenerateRequest(text="ab", generation_config=pb.GenerationConfig(max_time=0.05)),
+    "max_time": pb.GenerateRequest(text="ab", generation_config=pb.GenerationConfig(max_time=duration(0.05))),
     "partial_on_deadline": pb.GenerateRequest(text="ab", partial_on_deadline=True),
 }
 

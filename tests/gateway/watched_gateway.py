@@ -88,8 +88,10 @@ def main() -> None:
     watch = Watch()
     guarded = CallInterceptor._guarded
 
-    def timed(guard: CallInterceptor, parse: Callable[[bytes], Any], walk: Walk | None) -> Callable[[bytes], Any]:
-        return guarded(guard, watch.aside(parse), walk)
+    def timed(
+        guard: CallInterceptor, parse: Callable[[bytes], Any], walk: Walk | None, *, is_ours: bool
+    ) -> Callable[[bytes], Any]:
+        return guarded(guard, watch.aside(parse), walk, is_ours=is_ours)
 
     CallInterceptor._guarded = timed  # type: ignore[method-assign, assignment]
     if "--planted" in sys.argv:

@@ -23,9 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtextserve/v1/generation.proto\x12\x0ctextserve.v1\x1a\x1egoogle/protobuf/duration.proto\"\xab\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x18.textserve.v1.ChatPromptH\x00\x12+\n\x06tokens\x18\x04 \x01(\x0b\x32\x19.textserve.v1.TokenPromptH\x00\x12\x39\n\x11generation_config\x18\x05 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x16\n\x0estop_sequences\x18\x06 \x03(\t\x12\x33\n\x0eoutput_options\x18\x07 \x01(\x0b\x32\x1b.textserve.v1.OutputOptions\x12\x1c\n\x0ftruncate_prompt\x18\x08 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x1b\n\x13partial_on_deadline\x18\n \x01(\x08\x12-\n\x0bresume_from\x18\x0b \x01(\x0b\x32\x18.textserve.v1.ResumeFromB\x08\n\x06promptB\x12\n\x10_truncate_prompt\"@\n\nResumeFrom\x12\x32\n\ncandidates\x18\x01 \x03(\x0b\x32\x1e.textserve.v1.ResumedCandidate\">\n\x10ResumedCandidate\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\"9\n\nChatPrompt\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.textserve.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\x80\x0b\n\x10GenerationConfig\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tdo_sample\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x16\n\ttypical_p\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x1b\n\x0e\x65psilon_cutoff\x18\n \x01(\x01H\t\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0b \x01(\x01H\n\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0c \x01(\x01H\x0b\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\r \x01(\x05H\x0c\x88\x01\x01\x12\x32\n\rbad_words_ids\x18\x0e \x03(\x0b\x32\x1b.textserve.v1.TokenSequence\x12\x41\n\nlogit_bias\x18\x0f \x03(\x0b\x32-.textserve.v1.GenerationConfig.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x10 \x03(\x05\x12\x1b\n\x0emin_new_tokens\x18\x11 \x01(\x05H\r\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x12 \x03(\x05\x12\x17\n\nignore_eos\x18\x13 \x01(\x08H\x0e\x88\x01\x01\x12U\n exponential_decay_length_penalty\x18\x14 \x01(\x0b\x32+.textserve.v1.ExponentialDecayLengthPenalty\x12\x16\n\tnum_beams\x18\x15 \x01(\x05H\x0f\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x16 \x01(\x01H\x10\x88\x01\x01\x12\x33\n\x0e\x65\x61rly_stopping\x18\x17 \x01(\x0e\x32\x1b.textserve.v1.EarlyStopping\x12\x17\n\x0fsuppress_tokens\x18\x18 \x03(\x05\x12\x1d\n\x15\x62\x65gin_suppress_tokens\x18\x19 \x03(\x05\x12 \n\x13\x66orced_bos_token_id\x18\x1a \x01(\x05H\x11\x88\x01\x01\x12 \n\x13\x66orced_eos_token_id\x18\x1b \x01(\x05H\x12\x88\x01\x01\x12!\n\x14num_return_sequences\x18\x1c \x01(\x05H\x13\x88\x01\x01\x12\x14\n\x07\x62\x65st_of\x18\x1d \x01(\x05H\x14\x88\x01\x01\x12\x15\n\x08max_time\x18\x1e \x01(\x01H\x15\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x11\n\x0f_max_new_tokensB\x0c\n\n_do_sampleB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x0c\n\n_typical_pB\x11\n\x0f_epsilon_cutoffB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x17\n\x15_no_repeat_ngram_sizeB\x11\n\x0f_min_new_tokensB\r\n\x0b_ignore_eosB\x0c\n\n_num_beamsB\x11\n\x0f_length_penaltyB\x16\n\x14_forced_bos_token_idB\x16\n\x14_forced_eos_token_idB\x17\n\x15_num_return_sequencesB\n\n\x08_best_ofB\x0b\n\t_max_time\"\x1c\n\rTokenSequence\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"D\n\x1d\x45xponentialDecayLengthPenalty\x12\x13\n\x0bstart_index\x18\x01 \x01(\x05\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\"\xca\x01\n\rOutputOptions\x12\x0c\n\x04\x65\x63ho\x18\x01 \x01(\x08\x12\x11\n\ttoken_ids\x18\x02 \x01(\x08\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x1d\n\x15include_stop_sequence\x18\x04 \x01(\x08\x12\x10\n\x08logprobs\x18\x05 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x06 \x01(\x05\x12\x17\n\x0fprompt_logprobs\x18\x07 \x01(\x08\x42\x16\n\x14_skip_special_tokens\"\x80\x02\n\x10GenerateResponse\x12+\n\ncandidates\x18\x01 \x03(\x0b\x32\x17.textserve.v1.Candidate\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.textserve.v1.Usage\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.textserve.v1.Timing\x12&\n\x07receipt\x18\x04 \x01(\x0b\x32\x15.textserve.v1.Receipt\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\x05\x12\x33\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\"\xe9\x01\n\tCandidate\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x31\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x1a.textserve.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\x05\x12,\n\x08logprobs\x18\x06 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\x12\x0c\n\x04seed\x18\x07 \x01(\x03\x12\x12\n\x05score\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_score\"{\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x13\n\x0btext_offset\x18\x04 \x01(\x05\x12%\n\x03top\x18\x05 \x03(\x0b\x32\x18.textserve.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\xee\x01\n\x16StreamGenerateResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.textserve.v1.StreamStartedH\x00\x12*\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x19.textserve.v1.StreamDeltaH\x00\x12\x30\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1c.textserve.v1.StreamFinishedH\x00\x12=\n\x0fprompt_logprobs\x18\x04 \x01(\x0b\x32\".textserve.v1.StreamPromptLogprobsH\x00\x42\x07\n\x05\x65vent\"}\n\rStreamStarted\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\x05\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\x05\x12\x19\n\x11server_request_id\x18\x05 \x01(\t\"u\n\x0bStreamDelta\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\"V\n\x14StreamPromptLogprobs\x12\x10\n\x08position\x18\x01 \x01(\x05\x12,\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\"\xf3\x01\n\x0eStreamFinished\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x31\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1a.textserve.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x03 \x01(\t\x12\"\n\x05usage\x18\x04 \x01(\x0b\x32\x13.textserve.v1.Usage\x12$\n\x06timing\x18\x05 \x01(\x0b\x32\x14.textserve.v1.Timing\x12&\n\x07receipt\x18\x06 \x01(\x0b\x32\x15.textserve.v1.Receipt\x12\x0c\n\x04seed\x18\x07 \x01(\x03\"?\n\x05Usage\x12\x1a\n\x12prompt_token_count\x18\x01 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x02 \x01(\x05\"\xc1\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe1\x01\n\x07Receipt\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x39\n\x11generation_config\x18\x04 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\x15\n\rattempt_count\x18\x06 \x01(\x05\x12\x0f\n\x07resumed\x18\x07 \x01(\x08\x12\x19\n\x11server_request_id\x18\x08 \x01(\t\x12\x16\n\x0estop_sequences\x18\t \x03(\t*\x81\x01\n\rEarlyStopping\x12\x1e\n\x1a\x45\x41RLY_STOPPING_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45\x41RLY_STOPPING_HEURISTIC\x10\x01\x12\x18\n\x14\x45\x41RLY_STOPPING_FIRST\x10\x02\x12\x18\n\x14\x45\x41RLY_STOPPING_NEVER\x10\x03*\x80\x02\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x46INISH_REASON_END_OF_SEQUENCE\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x05\x12\x1c\n\x18\x46INISH_REASON_STOP_TOKEN\x10\x06\x12\x1c\n\x18\x46INISH_REASON_TIME_LIMIT\x10\x07\x32\xb7\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.textserve.v1.GenerateRequest\x1a\x1e.textserve.v1.GenerateResponse\x12W\n\x0eStreamGenerate\x12\x1d.textserve.v1.GenerateRequest\x1a$.textserve.v1.StreamGenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtextserve/v1/generation.proto\x12\x0ctextserve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xe7\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x18.textserve.v1.ChatPromptH\x00\x12+\n\x06tokens\x18\x04 \x01(\x0b\x32\x19.textserve.v1.TokenPromptH\x00\x12\x39\n\x11generation_config\x18\x05 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x16\n\x0estop_sequences\x18\x06 \x03(\t\x12\x33\n\x0eoutput_options\x18\x07 \x01(\x0b\x32\x1b.textserve.v1.OutputOptions\x12\x1c\n\x0ftruncate_prompt\x18\x08 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x1b\n\x13partial_on_deadline\x18\n \x01(\x08\x12-\n\x0bresume_from\x18\x0b \x01(\x0b\x32\x18.textserve.v1.ResumeFrom\x12\x34\n\x10ignored_defaults\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x08\n\x06promptB\x12\n\x10_truncate_promptJ\x04\x08\r\x10\x10\"@\n\nResumeFrom\x12\x32\n\ncandidates\x18\x01 \x03(\x0b\x32\x1e.textserve.v1.ResumedCandidate\">\n\x10ResumedCandidate\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\"\xdf\x01\n\nChatPrompt\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.textserve.v1.ChatMessage\x12!\n\x05tools\x18\x02 \x03(\x0b\x32\x12.textserve.v1.Tool\x12-\n\x0btool_choice\x18\x03 \x01(\x0e\x32\x18.textserve.v1.ToolChoice\x12\x33\n\x12template_arguments\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1d\n\x15\x63ontinue_last_message\x18\x05 \x01(\x08\"\xc6\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x05parts\x18\x03 \x01(\x0b\x32\x1a.textserve.v1.ContentPartsH\x00\x12\x0c\n\x04name\x18\x04 \x01(\t\x12*\n\ntool_calls\x18\x05 \x03(\x0b\x32\x16.textserve.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t\x12\x11\n\treasoning\x18\x07 \x01(\tB\t\n\x07\x63ontent\"8\n\x0c\x43ontentParts\x12(\n\x05parts\x18\x01 \x03(\x0b\x32\x19.textserve.v1.ContentPart\"%\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x42\x06\n\x04part\"E\n\x04Tool\x12\x35\n\x08\x66unction\x18\x01 \x01(\x0b\x32!.textserve.v1.FunctionDeclarationH\x00\x42\x06\n\x04tool\"Q\n\x13\x46unctionDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"N\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\x08\x66unction\x18\x02 \x01(\x0b\x32\x1a.textserve.v1.FunctionCallH\x00\x42\x06\n\x04\x63\x61ll\"4\n\x0c\x46unctionCall\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\x89\x0b\n\x10GenerationConfig\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tdo_sample\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x16\n\ttypical_p\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x1b\n\x0e\x65psilon_cutoff\x18\n \x01(\x01H\t\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0b \x01(\x01H\n\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0c \x01(\x01H\x0b\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\r \x01(\x05H\x0c\x88\x01\x01\x12\x32\n\rbad_words_ids\x18\x0e \x03(\x0b\x32\x1b.textserve.v1.TokenSequence\x12\x41\n\nlogit_bias\x18\x0f \x03(\x0b\x32-.textserve.v1.GenerationConfig.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x10 \x03(\x05\x12\x1b\n\x0emin_new_tokens\x18\x11 \x01(\x05H\r\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x12 \x03(\x05\x12\x17\n\nignore_eos\x18\x13 \x01(\x08H\x0e\x88\x01\x01\x12U\n exponential_decay_length_penalty\x18\x14 \x01(\x0b\x32+.textserve.v1.ExponentialDecayLengthPenalty\x12\x16\n\tnum_beams\x18\x15 \x01(\x05H\x0f\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x16 \x01(\x01H\x10\x88\x01\x01\x12\x33\n\x0e\x65\x61rly_stopping\x18\x17 \x01(\x0e\x32\x1b.textserve.v1.EarlyStopping\x12\x17\n\x0fsuppress_tokens\x18\x18 \x03(\x05\x12\x1d\n\x15\x62\x65gin_suppress_tokens\x18\x19 \x03(\x05\x12 \n\x13\x66orced_bos_token_id\x18\x1a \x01(\x05H\x11\x88\x01\x01\x12 \n\x13\x66orced_eos_token_id\x18\x1b \x01(\x05H\x12\x88\x01\x01\x12!\n\x14num_return_sequences\x18\x1c \x01(\x05H\x13\x88\x01\x01\x12\x14\n\x07\x62\x65st_of\x18\x1d \x01(\x05H\x14\x88\x01\x01\x12+\n\x08max_time\x18\x1e \x01(\x0b\x32\x19.google.protobuf.Duration\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x11\n\x0f_max_new_tokensB\x0c\n\n_do_sampleB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x0c\n\n_typical_pB\x11\n\x0f_epsilon_cutoffB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x17\n\x15_no_repeat_ngram_sizeB\x11\n\x0f_min_new_tokensB\r\n\x0b_ignore_eosB\x0c\n\n_num_beamsB\x11\n\x0f_length_penaltyB\x16\n\x14_forced_bos_token_idB\x16\n\x14_forced_eos_token_idB\x17\n\x15_num_return_sequencesB\n\n\x08_best_of\"\x1c\n\rTokenSequence\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"D\n\x1d\x45xponentialDecayLengthPenalty\x12\x13\n\x0bstart_index\x18\x01 \x01(\x05\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\"\xca\x01\n\rOutputOptions\x12\x0c\n\x04\x65\x63ho\x18\x01 \x01(\x08\x12\x11\n\ttoken_ids\x18\x02 \x01(\x08\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x1d\n\x15include_stop_sequence\x18\x04 \x01(\x08\x12\x10\n\x08logprobs\x18\x05 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x06 \x01(\x05\x12\x17\n\x0fprompt_logprobs\x18\x07 \x01(\x08\x42\x16\n\x14_skip_special_tokens\"\x80\x02\n\x10GenerateResponse\x12+\n\ncandidates\x18\x01 \x03(\x0b\x32\x17.textserve.v1.Candidate\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.textserve.v1.Usage\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.textserve.v1.Timing\x12&\n\x07receipt\x18\x04 \x01(\x0b\x32\x15.textserve.v1.Receipt\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\x05\x12\x33\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\"\x90\x02\n\tCandidate\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x31\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x1a.textserve.v1.FinishReason\x12\x17\n\rstop_sequence\x18\x04 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\t \x01(\x05H\x00\x12\x11\n\ttoken_ids\x18\x05 \x03(\x05\x12,\n\x08logprobs\x18\x06 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\x12\x0c\n\x04seed\x18\x07 \x01(\x03\x12\x12\n\x05score\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08\x65nded_byB\x08\n\x06_score\"{\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x13\n\x0btext_offset\x18\x04 \x01(\x05\x12%\n\x03top\x18\x05 \x03(\x0b\x32\x18.textserve.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\xee\x01\n\x16StreamGenerateResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.textserve.v1.StreamStartedH\x00\x12*\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x19.textserve.v1.StreamDeltaH\x00\x12\x30\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1c.textserve.v1.StreamFinishedH\x00\x12=\n\x0fprompt_logprobs\x18\x04 \x01(\x0b\x32\".textserve.v1.StreamPromptLogprobsH\x00\x42\x07\n\x05\x65vent\"}\n\rStreamStarted\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\x05\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\x05\x12\x19\n\x11server_request_id\x18\x05 \x01(\t\"u\n\x0bStreamDelta\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\"V\n\x14StreamPromptLogprobs\x12\x10\n\x08position\x18\x01 \x01(\x05\x12,\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1a.textserve.v1.TokenLogprob\"\x9a\x02\n\x0eStreamFinished\x12\x17\n\x0f\x63\x61ndidate_index\x18\x01 \x01(\x05\x12\x31\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1a.textserve.v1.FinishReason\x12\x17\n\rstop_sequence\x18\x03 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x08 \x01(\x05H\x00\x12\"\n\x05usage\x18\x04 \x01(\x0b\x32\x13.textserve.v1.Usage\x12$\n\x06timing\x18\x05 \x01(\x0b\x32\x14.textserve.v1.Timing\x12&\n\x07receipt\x18\x06 \x01(\x0b\x32\x15.textserve.v1.Receipt\x12\x0c\n\x04seed\x18\x07 \x01(\x03\x42\n\n\x08\x65nded_by\"?\n\x05Usage\x12\x1a\n\x12prompt_token_count\x18\x01 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x02 \x01(\x05\"\xc1\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe1\x01\n\x07Receipt\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x39\n\x11generation_config\x18\x04 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\x15\n\rattempt_count\x18\x06 \x01(\x05\x12\x0f\n\x07resumed\x18\x07 \x01(\x08\x12\x19\n\x11server_request_id\x18\x08 \x01(\t\x12\x16\n\x0estop_sequences\x18\t \x03(\t*U\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_AUTO\x10\x01\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x02*\x81\x01\n\rEarlyStopping\x12\x1e\n\x1a\x45\x41RLY_STOPPING_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45\x41RLY_STOPPING_HEURISTIC\x10\x01\x12\x18\n\x14\x45\x41RLY_STOPPING_FIRST\x10\x02\x12\x18\n\x14\x45\x41RLY_STOPPING_NEVER\x10\x03*\xe3\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x46INISH_REASON_END_OF_SEQUENCE\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n\x18\x46INISH_REASON_STOP_TOKEN\x10\x03\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x04\x12\x1c\n\x18\x46INISH_REASON_TIME_LIMIT\x10\x05\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x06\x32\xb7\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.textserve.v1.GenerateRequest\x1a\x1e.textserve.v1.GenerateResponse\x12W\n\x0eStreamGenerate\x12\x1d.textserve.v1.GenerateRequest\x1a$.textserve.v1.StreamGenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,56 +36,70 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATIONCONFIG_LOGITBIASENTRY']._loaded_options = None
   _globals['_GENERATIONCONFIG_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_EARLYSTOPPING']._serialized_start=4468
-  _globals['_EARLYSTOPPING']._serialized_end=4597
-  _globals['_FINISHREASON']._serialized_start=4600
-  _globals['_FINISHREASON']._serialized_end=4856
-  _globals['_GENERATEREQUEST']._serialized_start=80
-  _globals['_GENERATEREQUEST']._serialized_end=507
-  _globals['_RESUMEFROM']._serialized_start=509
-  _globals['_RESUMEFROM']._serialized_end=573
-  _globals['_RESUMEDCANDIDATE']._serialized_start=575
-  _globals['_RESUMEDCANDIDATE']._serialized_end=637
-  _globals['_CHATPROMPT']._serialized_start=639
-  _globals['_CHATPROMPT']._serialized_end=696
-  _globals['_CHATMESSAGE']._serialized_start=698
-  _globals['_CHATMESSAGE']._serialized_end=742
-  _globals['_TOKENPROMPT']._serialized_start=744
-  _globals['_TOKENPROMPT']._serialized_end=770
-  _globals['_GENERATIONCONFIG']._serialized_start=773
-  _globals['_GENERATIONCONFIG']._serialized_end=2181
-  _globals['_GENERATIONCONFIG_LOGITBIASENTRY']._serialized_start=1756
-  _globals['_GENERATIONCONFIG_LOGITBIASENTRY']._serialized_end=1804
-  _globals['_TOKENSEQUENCE']._serialized_start=2183
-  _globals['_TOKENSEQUENCE']._serialized_end=2211
-  _globals['_EXPONENTIALDECAYLENGTHPENALTY']._serialized_start=2213
-  _globals['_EXPONENTIALDECAYLENGTHPENALTY']._serialized_end=2281
-  _globals['_OUTPUTOPTIONS']._serialized_start=2284
-  _globals['_OUTPUTOPTIONS']._serialized_end=2486
-  _globals['_GENERATERESPONSE']._serialized_start=2489
-  _globals['_GENERATERESPONSE']._serialized_end=2745
-  _globals['_CANDIDATE']._serialized_start=2748
-  _globals['_CANDIDATE']._serialized_end=2981
-  _globals['_TOKENLOGPROB']._serialized_start=2983
-  _globals['_TOKENLOGPROB']._serialized_end=3106
-  _globals['_TOPLOGPROB']._serialized_start=3108
-  _globals['_TOPLOGPROB']._serialized_end=3155
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=3158
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=3396
-  _globals['_STREAMSTARTED']._serialized_start=3398
-  _globals['_STREAMSTARTED']._serialized_end=3523
-  _globals['_STREAMDELTA']._serialized_start=3525
-  _globals['_STREAMDELTA']._serialized_end=3642
-  _globals['_STREAMPROMPTLOGPROBS']._serialized_start=3644
-  _globals['_STREAMPROMPTLOGPROBS']._serialized_end=3730
-  _globals['_STREAMFINISHED']._serialized_start=3733
-  _globals['_STREAMFINISHED']._serialized_end=3976
-  _globals['_USAGE']._serialized_start=3978
-  _globals['_USAGE']._serialized_end=4041
-  _globals['_TIMING']._serialized_start=4044
-  _globals['_TIMING']._serialized_end=4237
-  _globals['_RECEIPT']._serialized_start=4240
-  _globals['_RECEIPT']._serialized_end=4465
-  _globals['_GENERATIONSERVICE']._serialized_start=4859
-  _globals['_GENERATIONSERVICE']._serialized_end=5042
+  _globals['_TOOLCHOICE']._serialized_start=5385
+  _globals['_TOOLCHOICE']._serialized_end=5470
+  _globals['_EARLYSTOPPING']._serialized_start=5473
+  _globals['_EARLYSTOPPING']._serialized_end=5602
+  _globals['_FINISHREASON']._serialized_start=5605
+  _globals['_FINISHREASON']._serialized_end=5832
+  _globals['_GENERATEREQUEST']._serialized_start=144
+  _globals['_GENERATEREQUEST']._serialized_end=631
+  _globals['_RESUMEFROM']._serialized_start=633
+  _globals['_RESUMEFROM']._serialized_end=697
+  _globals['_RESUMEDCANDIDATE']._serialized_start=699
+  _globals['_RESUMEDCANDIDATE']._serialized_end=761
+  _globals['_CHATPROMPT']._serialized_start=764
+  _globals['_CHATPROMPT']._serialized_end=987
+  _globals['_CHATMESSAGE']._serialized_start=990
+  _globals['_CHATMESSAGE']._serialized_end=1188
+  _globals['_CONTENTPARTS']._serialized_start=1190
+  _globals['_CONTENTPARTS']._serialized_end=1246
+  _globals['_CONTENTPART']._serialized_start=1248
+  _globals['_CONTENTPART']._serialized_end=1285
+  _globals['_TOOL']._serialized_start=1287
+  _globals['_TOOL']._serialized_end=1356
+  _globals['_FUNCTIONDECLARATION']._serialized_start=1358
+  _globals['_FUNCTIONDECLARATION']._serialized_end=1439
+  _globals['_TOOLCALL']._serialized_start=1441
+  _globals['_TOOLCALL']._serialized_end=1519
+  _globals['_FUNCTIONCALL']._serialized_start=1521
+  _globals['_FUNCTIONCALL']._serialized_end=1573
+  _globals['_TOKENPROMPT']._serialized_start=1575
+  _globals['_TOKENPROMPT']._serialized_end=1601
+  _globals['_GENERATIONCONFIG']._serialized_start=1604
+  _globals['_GENERATIONCONFIG']._serialized_end=3021
+  _globals['_GENERATIONCONFIG_LOGITBIASENTRY']._serialized_start=2609
+  _globals['_GENERATIONCONFIG_LOGITBIASENTRY']._serialized_end=2657
+  _globals['_TOKENSEQUENCE']._serialized_start=3023
+  _globals['_TOKENSEQUENCE']._serialized_end=3051
+  _globals['_EXPONENTIALDECAYLENGTHPENALTY']._serialized_start=3053
+  _globals['_EXPONENTIALDECAYLENGTHPENALTY']._serialized_end=3121
+  _globals['_OUTPUTOPTIONS']._serialized_start=3124
+  _globals['_OUTPUTOPTIONS']._serialized_end=3326
+  _globals['_GENERATERESPONSE']._serialized_start=3329
+  _globals['_GENERATERESPONSE']._serialized_end=3585
+  _globals['_CANDIDATE']._serialized_start=3588
+  _globals['_CANDIDATE']._serialized_end=3860
+  _globals['_TOKENLOGPROB']._serialized_start=3862
+  _globals['_TOKENLOGPROB']._serialized_end=3985
+  _globals['_TOPLOGPROB']._serialized_start=3987
+  _globals['_TOPLOGPROB']._serialized_end=4034
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=4037
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=4275
+  _globals['_STREAMSTARTED']._serialized_start=4277
+  _globals['_STREAMSTARTED']._serialized_end=4402
+  _globals['_STREAMDELTA']._serialized_start=4404
+  _globals['_STREAMDELTA']._serialized_end=4521
+  _globals['_STREAMPROMPTLOGPROBS']._serialized_start=4523
+  _globals['_STREAMPROMPTLOGPROBS']._serialized_end=4609
+  _globals['_STREAMFINISHED']._serialized_start=4612
+  _globals['_STREAMFINISHED']._serialized_end=4894
+  _globals['_USAGE']._serialized_start=4896
+  _globals['_USAGE']._serialized_end=4959
+  _globals['_TIMING']._serialized_start=4962
+  _globals['_TIMING']._serialized_end=5155
+  _globals['_RECEIPT']._serialized_start=5158
+  _globals['_RECEIPT']._serialized_end=5383
+  _globals['_GENERATIONSERVICE']._serialized_start=5835
+  _globals['_GENERATIONSERVICE']._serialized_end=6018
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,9 @@ The public API of textserve: text generation with the models that a gateway serv
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -19,6 +21,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ToolChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_CHOICE_UNSPECIFIED: _ToolChoice.ValueType  # 0
+    """The default: TOOL_CHOICE_AUTO."""
+    TOOL_CHOICE_AUTO: _ToolChoice.ValueType  # 1
+    """The model is told, and decides."""
+    TOOL_CHOICE_NONE: _ToolChoice.ValueType  # 2
+    """The model is not told."""
+
+class ToolChoice(_ToolChoice, metaclass=_ToolChoiceEnumTypeWrapper):
+    """ToolChoice says whether the model is told of the tools. A choice that obliges it to call one is not known yet."""
+
+TOOL_CHOICE_UNSPECIFIED: ToolChoice.ValueType  # 0
+"""The default: TOOL_CHOICE_AUTO."""
+TOOL_CHOICE_AUTO: ToolChoice.ValueType  # 1
+"""The model is told, and decides."""
+TOOL_CHOICE_NONE: ToolChoice.ValueType  # 2
+"""The model is not told."""
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 class _EarlyStopping:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -59,41 +85,35 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_END_OF_SEQUENCE: _FinishReason.ValueType  # 1
     """The model wrote an end-of-sequence token."""
     FINISH_REASON_STOP_SEQUENCE: _FinishReason.ValueType  # 2
-    """One of the request's stop sequences came up."""
-    FINISH_REASON_LENGTH: _FinishReason.ValueType  # 3
-    """max_new_tokens were generated."""
-    FINISH_REASON_CANCELLED: _FinishReason.ValueType  # 4
-    """The caller cancelled. It sees its own library's CANCELLED; the reason is for logs and metrics."""
-    FINISH_REASON_DEADLINE: _FinishReason.ValueType  # 5
-    """The deadline was near, and partial_on_deadline was set. Without it the caller sees its own library's
-    DEADLINE_EXCEEDED when the deadline has passed; the reason is then for logs and metrics.
-    """
-    FINISH_REASON_STOP_TOKEN: _FinishReason.ValueType  # 6
+    """One of the stop sequences came up."""
+    FINISH_REASON_STOP_TOKEN: _FinishReason.ValueType  # 3
     """One of the request's stop_token_ids came up."""
-    FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 7
+    FINISH_REASON_LENGTH: _FinishReason.ValueType  # 4
+    """max_new_tokens were generated."""
+    FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 5
     """max_time has passed."""
+    FINISH_REASON_DEADLINE: _FinishReason.ValueType  # 6
+    """The deadline was near, and partial_on_deadline was set."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
-    """FinishReason says why a candidate ended."""
+    """FinishReason says why a candidate ended. Whoever cancels a call, or lets its deadline pass, hears so from the own gRPC
+    library, and gets no candidate.
+    """
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 """Never sent."""
 FINISH_REASON_END_OF_SEQUENCE: FinishReason.ValueType  # 1
 """The model wrote an end-of-sequence token."""
 FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 2
-"""One of the request's stop sequences came up."""
-FINISH_REASON_LENGTH: FinishReason.ValueType  # 3
-"""max_new_tokens were generated."""
-FINISH_REASON_CANCELLED: FinishReason.ValueType  # 4
-"""The caller cancelled. It sees its own library's CANCELLED; the reason is for logs and metrics."""
-FINISH_REASON_DEADLINE: FinishReason.ValueType  # 5
-"""The deadline was near, and partial_on_deadline was set. Without it the caller sees its own library's
-DEADLINE_EXCEEDED when the deadline has passed; the reason is then for logs and metrics.
-"""
-FINISH_REASON_STOP_TOKEN: FinishReason.ValueType  # 6
+"""One of the stop sequences came up."""
+FINISH_REASON_STOP_TOKEN: FinishReason.ValueType  # 3
 """One of the request's stop_token_ids came up."""
-FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 7
+FINISH_REASON_LENGTH: FinishReason.ValueType  # 4
+"""max_new_tokens were generated."""
+FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 5
 """max_time has passed."""
+FINISH_REASON_DEADLINE: FinishReason.ValueType  # 6
+"""The deadline was near, and partial_on_deadline was set."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -116,6 +136,7 @@ class GenerateRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARTIAL_ON_DEADLINE_FIELD_NUMBER: _builtins.int
     RESUME_FROM_FIELD_NUMBER: _builtins.int
+    IGNORED_DEFAULTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as ListModels reports it. Empty: the model that this gateway serves. An unknown name is
     NOT_FOUND / MODEL_NOT_FOUND.
@@ -169,6 +190,14 @@ class GenerateRequest(_message.Message):
         is delivered. The request must be the same, with the seed that the lost call reported. Default: nothing.
         """
 
+    @_builtins.property
+    def ignored_defaults(self) -> _field_mask_pb2.FieldMask:
+        """What of the model's own defaults does not apply, so that a list or an id can be 'none' here where the model's
+        generation_config.json has one. Paths: "stop_sequences"; "generation_config" for all of its fields, or
+        "generation_config.suppress_tokens" and the like for one. A field that is set anyhow is as it is set. At most 64
+        paths; another path is INVALID_ARGUMENT. Default: all of the model's defaults apply.
+        """
+
     def __init__(
         self,
         *,
@@ -183,10 +212,11 @@ class GenerateRequest(_message.Message):
         request_id: _builtins.str = ...,
         partial_on_deadline: _builtins.bool = ...,
         resume_from: Global___ResumeFrom | None = ...,
+        ignored_defaults: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt", "chat", b"chat", "generation_config", b"generation_config", "output_options", b"output_options", "prompt", b"prompt", "resume_from", b"resume_from", "text", b"text", "tokens", b"tokens", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt", "chat", b"chat", "generation_config", b"generation_config", "ignored_defaults", b"ignored_defaults", "output_options", b"output_options", "prompt", b"prompt", "resume_from", b"resume_from", "text", b"text", "tokens", b"tokens", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt", "chat", b"chat", "generation_config", b"generation_config", "model", b"model", "output_options", b"output_options", "partial_on_deadline", b"partial_on_deadline", "prompt", b"prompt", "request_id", b"request_id", "resume_from", b"resume_from", "stop_sequences", b"stop_sequences", "text", b"text", "tokens", b"tokens", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt", "chat", b"chat", "generation_config", b"generation_config", "ignored_defaults", b"ignored_defaults", "model", b"model", "output_options", b"output_options", "partial_on_deadline", b"partial_on_deadline", "prompt", b"prompt", "request_id", b"request_id", "resume_from", b"resume_from", "stop_sequences", b"stop_sequences", "text", b"text", "tokens", b"tokens", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__truncate_prompt: _TypeAlias = _typing.Literal["truncate_prompt"]  # noqa: Y015
     _WhichOneofArgType__truncate_prompt: _TypeAlias = _typing.Literal["_truncate_prompt", b"_truncate_prompt"]  # noqa: Y015
@@ -255,23 +285,53 @@ Global___ResumedCandidate: _TypeAlias = ResumedCandidate  # noqa: Y015
 
 @_typing.final
 class ChatPrompt(_message.Message):
-    """ChatPrompt is a conversation. The template opens the assistant's turn, which the model then writes."""
+    """ChatPrompt is a conversation. The template opens the assistant's turn, which the model then writes. All its texts
+    together may have as many bytes as a plain text, else INVALID_ARGUMENT.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    CONTINUE_LAST_MESSAGE_FIELD_NUMBER: _builtins.int
+    tool_choice: Global___ToolChoice.ValueType
+    """Whether the model is told of the tools. Default: TOOL_CHOICE_AUTO."""
+    continue_last_message: _builtins.bool
+    """Whether the model goes on with the last message instead of beginning a turn of its own. That message must be the
+    assistant's, and have text. Default: false.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The messages, oldest first; at least one, at most 1,024. INVALID_ARGUMENT where the template refuses them."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """Functions that the model may call, as far as its template knows how to tell it of them; at most 128.
+        INVALID_ARGUMENT if the template never mentions tools. What the model writes of a call is plain text in the answer:
+        it is not parsed yet.
+        """
+
+    @_builtins.property
+    def template_arguments(self) -> _struct_pb2.Struct:
+        """Variables of the template beside the messages, such as {"enable_thinking": false}. Whole numbers arrive as integers.
+        INVALID_ARGUMENT for "messages", "tools", "documents", "add_generation_prompt" and "continue_final_message", and for
+        names that are none in Jinja. At most 16,384 bytes, as protobuf encodes them.
+        """
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        tool_choice: Global___ToolChoice.ValueType = ...,
+        template_arguments: _struct_pb2.Struct | None = ...,
+        continue_last_message: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["template_arguments", b"template_arguments"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continue_last_message", b"continue_last_message", "messages", b"messages", "template_arguments", b"template_arguments", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,24 +344,214 @@ class ChatMessage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLE_FIELD_NUMBER: _builtins.int
-    CONTENT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """Who speaks, in the words of the model's template: usually "system", "user" or "assistant". Not empty."""
-    content: _builtins.str
-    """What is said. May be empty."""
+    """Who speaks, in the words of the model's template: usually "system", "user", "assistant" or "tool". Not empty."""
+    text: _builtins.str
+    """Text."""
+    name: _builtins.str
+    """Name of who speaks, where the template has one. Default: none."""
+    tool_call_id: _builtins.str
+    """Of a tool's answer: id of the call that it answers. Default: none."""
+    reasoning: _builtins.str
+    """What the assistant thought before it spoke, which templates of reasoning models know as reasoning_content. Default:
+    none.
+    """
+    @_builtins.property
+    def parts(self) -> Global___ContentParts:
+        """Text in parts, for templates that tell them apart."""
+
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """The calls that the assistant made in this turn; at most 128."""
+
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
-        content: _builtins.str = ...,
+        text: _builtins.str = ...,
+        parts: Global___ContentParts | None = ...,
+        name: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "parts", b"parts", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name", "parts", b"parts", "reasoning", b"reasoning", "role", b"role", "text", b"text", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["text", "parts"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
+
+@_typing.final
+class ContentParts(_message.Message):
+    """ContentParts is what is said, in parts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentPart]:
+        """The parts, in order; at least one, at most 1,024."""
+
+    def __init__(
+        self,
+        *,
+        parts: _abc.Iterable[Global___ContentPart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
+Global___ContentParts: _TypeAlias = ContentParts  # noqa: Y015
+
+@_typing.final
+class ContentPart(_message.Message):
+    """ContentPart is one part of what is said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Text. May be empty."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ContentPart: _TypeAlias = ContentPart  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    """Tool is something that the model may use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def function(self) -> Global___FunctionDeclaration:
+        """A function."""
+
+    def __init__(
+        self,
+        *,
+        function: Global___FunctionDeclaration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "tool", b"tool"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["function"]  # noqa: Y015
+    _WhichOneofArgType_tool: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_tool) -> _WhichOneofReturnType_tool | None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
+
+@_typing.final
+class FunctionDeclaration(_message.Message):
+    """FunctionDeclaration describes a function to the model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. Not empty."""
+    description: _builtins.str
+    """What it does, for the model to read. May be empty."""
+    parameters_json: _builtins.str
+    """Its parameters, a JSON schema as JSON text. Text, because the order of keys is what the model reads, and a Struct
+    has none. Default: {}. INVALID_ARGUMENT if it is no JSON object, or has more than 65,536 bytes.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters_json", b"parameters_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FunctionDeclaration: _TypeAlias = FunctionDeclaration  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """ToolCall is a use of a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id, by which the tool's answer names it. May be empty."""
+    @_builtins.property
+    def function(self) -> Global___FunctionCall:
+        """Of a function."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        function: Global___FunctionCall | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "function", b"function"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "function", b"function", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["function"]  # noqa: Y015
+    _WhichOneofArgType_call: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_call) -> _WhichOneofReturnType_call | None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
+
+@_typing.final
+class FunctionCall(_message.Message):
+    """FunctionCall is a call of a function."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the function. Not empty."""
+    arguments_json: _builtins.str
+    """Its arguments, as JSON text. Default: {}. INVALID_ARGUMENT if it is no JSON object, or has more than 65,536 bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FunctionCall: _TypeAlias = FunctionCall  # noqa: Y015
 
 @_typing.final
 class TokenPrompt(_message.Message):
@@ -473,10 +723,6 @@ class GenerationConfig(_message.Message):
     returned, best first. INVALID_ARGUMENT below num_return_sequences, with beam search, above a worker's rows, or, if
     above num_return_sequences, on a stream or without sampling. Default: num_return_sequences.
     """
-    max_time: _builtins.float
-    """Time budget in seconds, from the request's arrival, above 0: then the generation ends with what there is, and
-    FINISH_REASON_TIME_LIMIT. INVALID_ARGUMENT with beam search, which has nothing before its end. Default: none.
-    """
     @_builtins.property
     def bad_words_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenSequence]:
         """Sequences of token ids that must not come up: the token that would complete one is left out. At most 1,024, each
@@ -511,6 +757,12 @@ class GenerationConfig(_message.Message):
     def begin_suppress_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that must not come up as the first token. At most 65,536. Default: the model's own."""
 
+    @_builtins.property
+    def max_time(self) -> _duration_pb2.Duration:
+        """Time budget, from the request's arrival, above 0: then the generation ends with what there is, and
+        FINISH_REASON_TIME_LIMIT. INVALID_ARGUMENT with beam search, which has nothing before its end. Default: none.
+        """
+
     def __init__(
         self,
         *,
@@ -543,11 +795,11 @@ class GenerationConfig(_message.Message):
         forced_eos_token_id: _builtins.int | None = ...,
         num_return_sequences: _builtins.int | None = ...,
         best_of: _builtins.int | None = ...,
-        max_time: _builtins.float | None = ...,
+        max_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "_do_sample", b"_do_sample", "_epsilon_cutoff", b"_epsilon_cutoff", "_forced_bos_token_id", b"_forced_bos_token_id", "_forced_eos_token_id", b"_forced_eos_token_id", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_length_penalty", b"_length_penalty", "_max_new_tokens", b"_max_new_tokens", "_max_time", b"_max_time", "_min_new_tokens", b"_min_new_tokens", "_min_p", b"_min_p", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_beams", b"_num_beams", "_num_return_sequences", b"_num_return_sequences", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "best_of", b"best_of", "do_sample", b"do_sample", "epsilon_cutoff", b"epsilon_cutoff", "exponential_decay_length_penalty", b"exponential_decay_length_penalty", "forced_bos_token_id", b"forced_bos_token_id", "forced_eos_token_id", b"forced_eos_token_id", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "length_penalty", b"length_penalty", "max_new_tokens", b"max_new_tokens", "max_time", b"max_time", "min_new_tokens", b"min_new_tokens", "min_p", b"min_p", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_beams", b"num_beams", "num_return_sequences", b"num_return_sequences", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "typical_p", b"typical_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "_do_sample", b"_do_sample", "_epsilon_cutoff", b"_epsilon_cutoff", "_forced_bos_token_id", b"_forced_bos_token_id", "_forced_eos_token_id", b"_forced_eos_token_id", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_length_penalty", b"_length_penalty", "_max_new_tokens", b"_max_new_tokens", "_min_new_tokens", b"_min_new_tokens", "_min_p", b"_min_p", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_beams", b"_num_beams", "_num_return_sequences", b"_num_return_sequences", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "best_of", b"best_of", "do_sample", b"do_sample", "epsilon_cutoff", b"epsilon_cutoff", "exponential_decay_length_penalty", b"exponential_decay_length_penalty", "forced_bos_token_id", b"forced_bos_token_id", "forced_eos_token_id", b"forced_eos_token_id", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "length_penalty", b"length_penalty", "max_new_tokens", b"max_new_tokens", "max_time", b"max_time", "min_new_tokens", b"min_new_tokens", "min_p", b"min_p", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_beams", b"num_beams", "num_return_sequences", b"num_return_sequences", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "typical_p", b"typical_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "_do_sample", b"_do_sample", "_epsilon_cutoff", b"_epsilon_cutoff", "_forced_bos_token_id", b"_forced_bos_token_id", "_forced_eos_token_id", b"_forced_eos_token_id", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_length_penalty", b"_length_penalty", "_max_new_tokens", b"_max_new_tokens", "_max_time", b"_max_time", "_min_new_tokens", b"_min_new_tokens", "_min_p", b"_min_p", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_beams", b"_num_beams", "_num_return_sequences", b"_num_return_sequences", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "allowed_token_ids", b"allowed_token_ids", "bad_words_ids", b"bad_words_ids", "begin_suppress_tokens", b"begin_suppress_tokens", "best_of", b"best_of", "do_sample", b"do_sample", "early_stopping", b"early_stopping", "epsilon_cutoff", b"epsilon_cutoff", "exponential_decay_length_penalty", b"exponential_decay_length_penalty", "forced_bos_token_id", b"forced_bos_token_id", "forced_eos_token_id", b"forced_eos_token_id", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "length_penalty", b"length_penalty", "logit_bias", b"logit_bias", "max_new_tokens", b"max_new_tokens", "max_time", b"max_time", "min_new_tokens", b"min_new_tokens", "min_p", b"min_p", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_beams", b"num_beams", "num_return_sequences", b"num_return_sequences", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "suppress_tokens", b"suppress_tokens", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "typical_p", b"typical_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "_do_sample", b"_do_sample", "_epsilon_cutoff", b"_epsilon_cutoff", "_forced_bos_token_id", b"_forced_bos_token_id", "_forced_eos_token_id", b"_forced_eos_token_id", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_length_penalty", b"_length_penalty", "_max_new_tokens", b"_max_new_tokens", "_min_new_tokens", b"_min_new_tokens", "_min_p", b"_min_p", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_beams", b"_num_beams", "_num_return_sequences", b"_num_return_sequences", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "allowed_token_ids", b"allowed_token_ids", "bad_words_ids", b"bad_words_ids", "begin_suppress_tokens", b"begin_suppress_tokens", "best_of", b"best_of", "do_sample", b"do_sample", "early_stopping", b"early_stopping", "epsilon_cutoff", b"epsilon_cutoff", "exponential_decay_length_penalty", b"exponential_decay_length_penalty", "forced_bos_token_id", b"forced_bos_token_id", "forced_eos_token_id", b"forced_eos_token_id", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "length_penalty", b"length_penalty", "logit_bias", b"logit_bias", "max_new_tokens", b"max_new_tokens", "max_time", b"max_time", "min_new_tokens", b"min_new_tokens", "min_p", b"min_p", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_beams", b"num_beams", "num_return_sequences", b"num_return_sequences", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "suppress_tokens", b"suppress_tokens", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "typical_p", b"typical_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_of: _TypeAlias = _typing.Literal["best_of"]  # noqa: Y015
     _WhichOneofArgType__best_of: _TypeAlias = _typing.Literal["_best_of", b"_best_of"]  # noqa: Y015
@@ -567,8 +819,6 @@ class GenerationConfig(_message.Message):
     _WhichOneofArgType__length_penalty: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty"]  # noqa: Y015
     _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015
-    _WhichOneofReturnType__max_time: _TypeAlias = _typing.Literal["max_time"]  # noqa: Y015
-    _WhichOneofArgType__max_time: _TypeAlias = _typing.Literal["_max_time", b"_max_time"]  # noqa: Y015
     _WhichOneofReturnType__min_new_tokens: _TypeAlias = _typing.Literal["min_new_tokens"]  # noqa: Y015
     _WhichOneofArgType__min_new_tokens: _TypeAlias = _typing.Literal["_min_new_tokens", b"_min_new_tokens"]  # noqa: Y015
     _WhichOneofReturnType__min_p: _TypeAlias = _typing.Literal["min_p"]  # noqa: Y015
@@ -611,8 +861,6 @@ class GenerationConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__length_penalty) -> _WhichOneofReturnType__length_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_new_tokens) -> _WhichOneofReturnType__max_new_tokens | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_time) -> _WhichOneofReturnType__max_time | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_new_tokens) -> _WhichOneofReturnType__min_new_tokens | None: ...
     @_typing.overload
@@ -808,6 +1056,7 @@ class Candidate(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     STOP_SEQUENCE_FIELD_NUMBER: _builtins.int
+    STOP_TOKEN_ID_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
@@ -819,7 +1068,9 @@ class Candidate(_message.Message):
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     stop_sequence: _builtins.str
-    """The stop sequence that ended it, if the reason is FINISH_REASON_STOP_SEQUENCE."""
+    """With FINISH_REASON_STOP_SEQUENCE."""
+    stop_token_id: _builtins.int
+    """With FINISH_REASON_STOP_TOKEN or FINISH_REASON_END_OF_SEQUENCE."""
     seed: _builtins.int
     """The seed of this candidate. A request for one candidate with it, all else equal, gives the same text."""
     score: _builtins.float
@@ -843,18 +1094,24 @@ class Candidate(_message.Message):
         text: _builtins.str = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
         stop_sequence: _builtins.str = ...,
+        stop_token_id: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
         seed: _builtins.int = ...,
         score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "ended_by", b"ended_by", "score", b"score", "stop_sequence", b"stop_sequence", "stop_token_id", b"stop_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "candidate_index", b"candidate_index", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "score", b"score", "seed", b"seed", "stop_sequence", b"stop_sequence", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "candidate_index", b"candidate_index", "ended_by", b"ended_by", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "score", b"score", "seed", b"seed", "stop_sequence", b"stop_sequence", "stop_token_id", b"stop_token_id", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    _WhichOneofReturnType_ended_by: _TypeAlias = _typing.Literal["stop_sequence", "stop_token_id"]  # noqa: Y015
+    _WhichOneofArgType_ended_by: _TypeAlias = _typing.Literal["ended_by", b"ended_by"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_ended_by) -> _WhichOneofReturnType_ended_by | None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
@@ -1091,6 +1348,7 @@ class StreamFinished(_message.Message):
     CANDIDATE_INDEX_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     STOP_SEQUENCE_FIELD_NUMBER: _builtins.int
+    STOP_TOKEN_ID_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
@@ -1100,7 +1358,9 @@ class StreamFinished(_message.Message):
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     stop_sequence: _builtins.str
-    """The stop sequence that ended it, if the reason is FINISH_REASON_STOP_SEQUENCE."""
+    """With FINISH_REASON_STOP_SEQUENCE."""
+    stop_token_id: _builtins.int
+    """With FINISH_REASON_STOP_TOKEN or FINISH_REASON_END_OF_SEQUENCE."""
     seed: _builtins.int
     """The seed of this candidate."""
     @_builtins.property
@@ -1113,7 +1373,7 @@ class StreamFinished(_message.Message):
 
     @_builtins.property
     def receipt(self) -> Global___Receipt:
-        """What is needed to run the request again."""
+        """What is needed to run the request again. In the stream's last message alone, with which its last candidate ends."""
 
     def __init__(
         self,
@@ -1121,16 +1381,19 @@ class StreamFinished(_message.Message):
         candidate_index: _builtins.int = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
         stop_sequence: _builtins.str = ...,
+        stop_token_id: _builtins.int = ...,
         usage: Global___Usage | None = ...,
         timing: Global___Timing | None = ...,
         receipt: Global___Receipt | None = ...,
         seed: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_by", b"ended_by", "receipt", b"receipt", "stop_sequence", b"stop_sequence", "stop_token_id", b"stop_token_id", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_index", b"candidate_index", "finish_reason", b"finish_reason", "receipt", b"receipt", "seed", b"seed", "stop_sequence", b"stop_sequence", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_index", b"candidate_index", "ended_by", b"ended_by", "finish_reason", b"finish_reason", "receipt", b"receipt", "seed", b"seed", "stop_sequence", b"stop_sequence", "stop_token_id", b"stop_token_id", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_ended_by: _TypeAlias = _typing.Literal["stop_sequence", "stop_token_id"]  # noqa: Y015
+    _WhichOneofArgType_ended_by: _TypeAlias = _typing.Literal["ended_by", b"ended_by"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_ended_by) -> _WhichOneofReturnType_ended_by | None: ...
 
 Global___StreamFinished: _TypeAlias = StreamFinished  # noqa: Y015
 

@@ -31,6 +31,9 @@ class GenerationServiceStub(object):
 
     Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
     for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+
+    A request with a field that this server does not know, at any depth, is INVALID_ARGUMENT / UNKNOWN_FIELD, so that what
+    a newer caller asks for is never dropped in silence.
     """
 
     def __init__(self, channel):
@@ -57,6 +60,9 @@ class GenerationServiceServicer(object):
 
     Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
     for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+
+    A request with a field that this server does not know, at any depth, is INVALID_ARGUMENT / UNKNOWN_FIELD, so that what
+    a newer caller asks for is never dropped in silence.
     """
 
     def Generate(self, request, context):
@@ -108,6 +114,9 @@ class GenerationService(object):
 
     Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
     for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+
+    A request with a field that this server does not know, at any depth, is INVALID_ARGUMENT / UNKNOWN_FIELD, so that what
+    a newer caller asks for is never dropped in silence.
     """
 
     @staticmethod

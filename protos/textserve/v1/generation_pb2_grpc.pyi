@@ -32,6 +32,9 @@ class GenerationServiceStub:
 
     Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
     for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+
+    A request with a field that this server does not know, at any depth, is INVALID_ARGUMENT / UNKNOWN_FIELD, so that what
+    a newer caller asks for is never dropped in silence.
     """
 
     @_typing.overload
@@ -60,6 +63,9 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
 
     Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
     for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+
+    A request with a field that this server does not know, at any depth, is INVALID_ARGUMENT / UNKNOWN_FIELD, so that what
+    a newer caller asks for is never dropped in silence.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -84,6 +90,9 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every refusal carries google.rpc details: ErrorInfo and RequestInfo always; BadRequest, with all violations at once,
     for INVALID_ARGUMENT; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo wherever trying the same again can help.
+
+    A request with a field that this server does not know, at any depth, is INVALID_ARGUMENT / UNKNOWN_FIELD, so that what
+    a newer caller asks for is never dropped in silence.
     """
 
     @_abc_1.abstractmethod

@@ -25,19 +25,27 @@ _sym_db = _symbol_database.Default()
 from textserve.v1 import generation_pb2 as textserve_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18textserve/v1/model.proto\x12\x0ctextserve.v1\x1a\x1dtextserve/v1/generation.proto\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.textserve.v1.Model\"\xcc\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\x05\x12\x12\n\nvocab_size\x18\x04 \x01(\x05\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x17\n\x0fquantized_share\x18\x06 \x01(\x01\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t\x12\x41\n\x19\x64\x65\x66\x61ult_generation_config\x18\x08 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x19\n\x11has_chat_template\x18\t \x01(\x08\x12\x15\n\reos_token_ids\x18\n \x03(\x05\x12\x1a\n\x12ready_worker_count\x18\x0b \x01(\x05\x12\x1e\n\x16\x64\x65\x66\x61ult_stop_sequences\x18\x0c \x03(\t2_\n\x0cModelService\x12O\n\nListModels\x12\x1f.textserve.v1.ListModelsRequest\x1a .textserve.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18textserve/v1/model.proto\x12\x0ctextserve.v1\x1a\x1dtextserve/v1/generation.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.textserve.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.textserve.v1.Model\"\x91\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\x05\x12\x12\n\nvocab_size\x18\x04 \x01(\x05\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x17\n\x0fquantized_share\x18\x06 \x01(\x01\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t\x12\x41\n\x19\x64\x65\x66\x61ult_generation_config\x18\x08 \x01(\x0b\x32\x1e.textserve.v1.GenerationConfig\x12\x33\n\x0c\x63\x61pabilities\x18\t \x03(\x0e\x32\x1d.textserve.v1.ModelCapability\x12\x15\n\reos_token_ids\x18\n \x03(\x05\x12\x1a\n\x12ready_worker_count\x18\x0b \x01(\x05\x12\x1e\n\x16\x64\x65\x66\x61ult_stop_sequences\x18\x0c \x03(\t\x12)\n\x06limits\x18\r \x01(\x0b\x32\x19.textserve.v1.ModelLimits\"p\n\x0bModelLimits\x12\x1a\n\x12max_sequence_count\x18\x01 \x01(\x05\x12\x1c\n\x14max_beam_token_count\x18\x02 \x01(\x05\x12\'\n\x1fmax_prompt_logprobs_token_count\x18\x03 \x01(\x05*\x90\x01\n\x0fModelCapability\x12 \n\x1cMODEL_CAPABILITY_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_CAPABILITY_CHAT\x10\x01\x12\x1a\n\x16MODEL_CAPABILITY_TOOLS\x10\x02\x12$\n MODEL_CAPABILITY_PROMPT_LOGPROBS\x10\x03\x32\xaa\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.textserve.v1.ListModelsRequest\x1a .textserve.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.textserve.v1.GetModelRequest\x1a\x1e.textserve.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'textserve.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MODELCAPABILITY']._serialized_start=825
+  _globals['_MODELCAPABILITY']._serialized_end=969
   _globals['_LISTMODELSREQUEST']._serialized_start=73
-  _globals['_LISTMODELSREQUEST']._serialized_end=92
-  _globals['_LISTMODELSRESPONSE']._serialized_start=94
-  _globals['_LISTMODELSRESPONSE']._serialized_end=151
-  _globals['_MODEL']._serialized_start=154
-  _globals['_MODEL']._serialized_end=486
-  _globals['_MODELSERVICE']._serialized_start=488
-  _globals['_MODELSERVICE']._serialized_end=583
+  _globals['_LISTMODELSREQUEST']._serialized_end=131
+  _globals['_LISTMODELSRESPONSE']._serialized_start=133
+  _globals['_LISTMODELSRESPONSE']._serialized_end=215
+  _globals['_GETMODELREQUEST']._serialized_start=217
+  _globals['_GETMODELREQUEST']._serialized_end=248
+  _globals['_GETMODELRESPONSE']._serialized_start=250
+  _globals['_GETMODELRESPONSE']._serialized_end=304
+  _globals['_MODEL']._serialized_start=307
+  _globals['_MODEL']._serialized_end=708
+  _globals['_MODELLIMITS']._serialized_start=710
+  _globals['_MODELLIMITS']._serialized_end=822
+  _globals['_MODELSERVICE']._serialized_start=972
+  _globals['_MODELSERVICE']._serialized_end=1142
 # @@protoc_insertion_point(module_scope)

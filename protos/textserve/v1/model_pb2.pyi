@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from textserve.v1 import generation_pb2 as _generation_pb2
 import builtins as _builtins
 import sys
@@ -19,18 +20,55 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ModelCapability:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelCapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelCapability.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_CAPABILITY_UNSPECIFIED: _ModelCapability.ValueType  # 0
+    """Never sent."""
+    MODEL_CAPABILITY_CHAT: _ModelCapability.ValueType  # 1
+    """Chat prompts: the model has a chat template."""
+    MODEL_CAPABILITY_TOOLS: _ModelCapability.ValueType  # 2
+    """Tools in chat prompts: the template mentions them."""
+    MODEL_CAPABILITY_PROMPT_LOGPROBS: _ModelCapability.ValueType  # 3
+    """Log-probabilities of the prompt."""
+
+class ModelCapability(_ModelCapability, metaclass=_ModelCapabilityEnumTypeWrapper):
+    """ModelCapability is something that requests may ask for."""
+
+MODEL_CAPABILITY_UNSPECIFIED: ModelCapability.ValueType  # 0
+"""Never sent."""
+MODEL_CAPABILITY_CHAT: ModelCapability.ValueType  # 1
+"""Chat prompts: the model has a chat template."""
+MODEL_CAPABILITY_TOOLS: ModelCapability.ValueType  # 2
+"""Tools in chat prompts: the template mentions them."""
+MODEL_CAPABILITY_PROMPT_LOGPROBS: ModelCapability.ValueType  # 3
+"""Log-probabilities of the prompt."""
+Global___ModelCapability: _TypeAlias = ModelCapability  # noqa: Y015
+
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """ListModelsRequest has no parameters."""
+    """ListModelsRequest asks for a page of the list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most models in the answer, at least 0; 0, and more than 100, is 100."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first. Another one is INVALID_ARGUMENT."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -38,27 +76,77 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
-    """ListModelsResponse is the list of models."""
+    """ListModelsResponse is a page of the list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Gets the next page; empty on the last one."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
-        """The models, by name."""
+        """The models, by name. None before any worker has been ready."""
 
     def __init__(
         self,
         *,
         models: _abc.Iterable[Global___Model] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class GetModelRequest(_message.Message):
+    """GetModelRequest asks for one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, as ListModels reports it. Empty: the model that this gateway serves."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
+
+@_typing.final
+class GetModelResponse(_message.Message):
+    """GetModelResponse is the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """The model."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
@@ -74,10 +162,11 @@ class Model(_message.Message):
     QUANTIZED_SHARE_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     DEFAULT_GENERATION_CONFIG_FIELD_NUMBER: _builtins.int
-    HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     READY_WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DEFAULT_STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name to put into GenerateRequest.model."""
     architecture: _builtins.str
@@ -92,13 +181,15 @@ class Model(_message.Message):
     """Share of the parameters that is quantized, from 0 to 1."""
     fingerprint: _builtins.str
     """Fingerprint of the weights, the quantization and the compute type."""
-    has_chat_template: _builtins.bool
-    """Whether chat prompts are accepted."""
     ready_worker_count: _builtins.int
     """Workers that are ready to serve it."""
     @_builtins.property
     def default_generation_config(self) -> _generation_pb2.GenerationConfig:
         """What applies where a request sets nothing."""
+
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[Global___ModelCapability.ValueType]:
+        """What requests may ask of it beside plain text."""
 
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -107,6 +198,10 @@ class Model(_message.Message):
     @_builtins.property
     def default_stop_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Stop sequences that apply where a request names none, and is no beam search."""
+
+    @_builtins.property
+    def limits(self) -> Global___ModelLimits:
+        """What requests are refused by, beside context_length and vocab_size."""
 
     def __init__(
         self,
@@ -119,15 +214,46 @@ class Model(_message.Message):
         quantized_share: _builtins.float = ...,
         fingerprint: _builtins.str = ...,
         default_generation_config: _generation_pb2.GenerationConfig | None = ...,
-        has_chat_template: _builtins.bool = ...,
+        capabilities: _abc.Iterable[Global___ModelCapability.ValueType] | None = ...,
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         ready_worker_count: _builtins.int = ...,
         default_stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
+        limits: Global___ModelLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["default_generation_config", b"default_generation_config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_generation_config", b"default_generation_config", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_length", b"context_length", "default_generation_config", b"default_generation_config", "default_stop_sequences", b"default_stop_sequences", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "name", b"name", "quantization", b"quantization", "quantized_share", b"quantized_share", "ready_worker_count", b"ready_worker_count", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "capabilities", b"capabilities", "context_length", b"context_length", "default_generation_config", b"default_generation_config", "default_stop_sequences", b"default_stop_sequences", "eos_token_ids", b"eos_token_ids", "fingerprint", b"fingerprint", "limits", b"limits", "name", b"name", "quantization", b"quantization", "quantized_share", b"quantized_share", "ready_worker_count", b"ready_worker_count", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ModelLimits(_message.Message):
+    """ModelLimits are those of the workers that are ready: the least of each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_SEQUENCE_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_BEAM_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_PROMPT_LOGPROBS_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    max_sequence_count: _builtins.int
+    """Most candidates (num_return_sequences, best_of), or beams, of one request."""
+    max_beam_token_count: _builtins.int
+    """Most tokens, of prompt and output, that all beams of one request may have together."""
+    max_prompt_logprobs_token_count: _builtins.int
+    """Longest prompt of which log-probabilities can be reported, in tokens; 0 if of none."""
+    def __init__(
+        self,
+        *,
+        max_sequence_count: _builtins.int = ...,
+        max_beam_token_count: _builtins.int = ...,
+        max_prompt_logprobs_token_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_beam_token_count", b"max_beam_token_count", "max_prompt_logprobs_token_count", b"max_prompt_logprobs_token_count", "max_sequence_count", b"max_sequence_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelLimits: _TypeAlias = ModelLimits  # noqa: Y015

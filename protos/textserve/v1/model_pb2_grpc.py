@@ -40,6 +40,11 @@ class ModelServiceStub(object):
                 request_serializer=textserve_dot_v1_dot_model__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=textserve_dot_v1_dot_model__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.GetModel = channel.unary_unary(
+                '/textserve.v1.ModelService/GetModel',
+                request_serializer=textserve_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=textserve_dot_v1_dot_model__pb2.GetModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -53,6 +58,13 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetModel(self, request, context):
+        """GetModel describes one model. NOT_FOUND / MODEL_NOT_FOUND where it is not served.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=textserve_dot_v1_dot_model__pb2.ListModelsRequest.FromString,
                     response_serializer=textserve_dot_v1_dot_model__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=textserve_dot_v1_dot_model__pb2.GetModelRequest.FromString,
+                    response_serializer=textserve_dot_v1_dot_model__pb2.GetModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class ModelService(object):
             '/textserve.v1.ModelService/ListModels',
             textserve_dot_v1_dot_model__pb2.ListModelsRequest.SerializeToString,
             textserve_dot_v1_dot_model__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/textserve.v1.ModelService/GetModel',
+            textserve_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
+            textserve_dot_v1_dot_model__pb2.GetModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class ModelServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
     """ListModels lists the models that can be named in a GenerateRequest."""
+    GetModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
+    """GetModel describes one model. NOT_FOUND / MODEL_NOT_FOUND where it is not served."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -43,6 +45,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]  # type: ignore[assignment]
     """ListModels lists the models that can be named in a GenerateRequest."""
+    GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]  # type: ignore[assignment]
+    """GetModel describes one model. NOT_FOUND / MODEL_NOT_FOUND where it is not served."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService tells what a gateway serves."""
@@ -54,5 +58,13 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ListModelsResponse, _abc.Awaitable[_model_pb2.ListModelsResponse]]:
         """ListModels lists the models that can be named in a GenerateRequest."""
+
+    @_abc_1.abstractmethod
+    def GetModel(
+        self,
+        request: _model_pb2.GetModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.GetModelResponse, _abc.Awaitable[_model_pb2.GetModelResponse]]:
+        """GetModel describes one model. NOT_FOUND / MODEL_NOT_FOUND where it is not served."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

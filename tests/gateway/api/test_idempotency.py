@@ -10,6 +10,7 @@ from gateway.domain.errors import ServiceError, deadline_exceeded, no_worker
 from gateway.domain.request import Call
 from gateway.domain.tenancy import Caller, TenantPolicy
 from gateway.request.executor import Executors
+from gateway.workers.protocol import duration
 from tests.fakes import FakeWorker
 from tests.gateway.serving import FakeClock, serving, settle
 from textserve.v1 import generation_pb2 as pb
@@ -293,7 +294,7 @@ async def test_a_retry_after_a_call_that_its_deadline_has_cut_gets_the_whole_ans
 
 
 async def test_an_answer_that_its_own_time_limit_has_cut_is_shared() -> None:
-    config = pb.GenerationConfig(max_time=0.2)
+    config = pb.GenerationConfig(max_time=duration(0.2))
     message = pb.GenerateRequest(request_id="name", text="ab", generation_config=config)
     async with serving(FakeWorker()) as served:
         first = await served.caller.generate(message)

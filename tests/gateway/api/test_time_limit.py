@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from gateway.api.services import time_limit
+from gateway.workers.protocol import duration
 from tests.fakes import FakeWorker, says, says_each
 from tests.gateway.serving import candidates_of, request, serving, until, until_tokens
 from tests.gateway.timers import Limits
@@ -21,7 +22,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
 def limited(*, stops: tuple[str, ...] = (), **config: float) -> pb.GenerateRequest:
     return pb.GenerateRequest(
         text="ab",
-        generation_config=pb.GenerationConfig(max_time=10.0, **config),  # type: ignore[arg-type]
+        generation_config=pb.GenerationConfig(max_time=duration(10.0), **config),  # type: ignore[arg-type]
         stop_sequences=stops,
         output_options=pb.OutputOptions(token_ids=True),
     )
@@ -44,7 +45,7 @@ async def test_what_runs_ends_with_what_there_is_and_frees_its_row(limits: Limit
     (candidate,) = candidates_of(received)
     assert (candidate.text, candidate.finish_reason) == ("abc", pb.FINISH_REASON_TIME_LIMIT)
     assert received[-1].finished.usage.output_token_count == 3
-    assert received[-1].finished.receipt.generation_config.max_time == 10.0
+    assert received[-1].finished.receipt.generation_config.max_time == duration(10.0)
 
 
 async def test_a_whole_answer_is_what_a_stream_would_have_brought(limits: Limits) -> None:

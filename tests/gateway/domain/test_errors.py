@@ -3,13 +3,14 @@
 import pytest
 from google.rpc import code_pb2, error_details_pb2  # type: ignore[import-untyped]
 
-from gateway.api.rich_status import rich_status
+from gateway.api.rich_status import DOMAIN, rich_status
 from gateway.domain import errors
 from gateway.domain.errors import Code, ServiceError, Violation
 
 ALL = [
     errors.invalid_request([Violation("a", "X", "is bad"), Violation("b", "Y", "is bad, too")]),
     errors.undecodable(),
+    errors.unknown_fields(["generation_config.99", "12"]),
     errors.message_too_large(5, 4),
     errors.model_not_found("gpt", "tutor"),
     errors.unknown_service("nope"),
@@ -37,7 +38,7 @@ def test_every_error_has_a_code_and_an_error_info(error: ServiceError) -> None:
     info = error_details_pb2.ErrorInfo()
     assert status.code == code_pb2.Code.Value(error.code.name)
     assert status.details[0].Unpack(info)
-    assert (info.domain, info.reason) == ("textserve", error.reason)
+    assert (info.domain, info.reason) == (DOMAIN, error.reason)
     assert status.message == error.message
 
 

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from gateway.domain.generation_config import EffectiveConfig, GenerationConfig, config_violations
 from gateway.domain.request import Request
 from gateway.request.defaults import MODELS_OWN, SAMPLING, resolve, samples
-from gateway.request.validation import contradictions, length_violations, output_room, request_violations
+from gateway.request.validation import (
+    TemplateFacts,
+    contradictions,
+    length_violations,
+    output_room,
+    request_violations,
+)
 from gateway.workers.protocol import read_config, write_config
 from tests.gateway.configs import EVERYTHING, configs
 from tests.gateway.requests import FACTS, GOOD
@@ -139,7 +145,7 @@ def test_a_valid_request_stays_valid_whatever_the_model_sets_and_resolves_to_its
 ) -> None:
     facts = replace(FACTS, generation_defaults=model)
     request = Request(GOOD.prompt, config=requested, is_stream=is_stream)
-    assume(not request_violations(request, facts, has_chat_template=False))
+    assume(not request_violations(request, facts, TemplateFacts(is_there=False)))
     assume(not list(length_violations(prompt_token_count, "text", request, facts)))
     room = output_room(prompt_token_count, requested, facts)
 

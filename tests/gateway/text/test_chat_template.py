@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.request import Message
+from gateway.domain.request import ChatPrompt, Message
 from gateway.text.chat_template import ChatTemplate, TemplateError
 
-HELLO = [Message("user", "Hello")]
+HELLO = ChatPrompt((Message("user", "Hello"),))
 
 
 def render(source: str) -> str:
@@ -20,7 +20,7 @@ def test_a_template_sees_the_messages_the_special_tokens_and_the_generation_prom
         "{{ bos_token }}{% for message in messages %}[{{ message.role }}]{{ message['content'] }}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    turns = [Message("system", "Be brief."), Message("user", "Hi")]
+    turns = ChatPrompt((Message("system", "Be brief."), Message("user", "Hi")))
     assert ChatTemplate(source, {"bos_token": "<s>"}).render(turns) == "<s>[system]Be brief.[user]Hi[assistant]"
 
 
@@ -50,7 +50,7 @@ def test_the_generation_tag_changes_nothing() -> None:
 
 @given(role=st.text(), content=st.text())
 def test_tojson_writes_plain_json_without_escapes_for_html(role: str, content: str) -> None:
-    rendered = ChatTemplate("{{ messages | tojson }}", {}).render([Message(role, content)])
+    rendered = ChatTemplate("{{ messages | tojson }}", {}).render(ChatPrompt((Message(role, content),)))
     assert rendered == json.dumps([{"role": role, "content": content}], ensure_ascii=False)
 
 
@@ -131,9 +131,9 @@ def test_a_template_cannot_leave_the_sandbox(source: str) -> None:
 @given(content=st.text() | st.sampled_from(["{{ 7 * 7 }}", "{% raw %}", "{# x #}", "{{ raise_exception('no') }}"]))
 def test_what_callers_write_is_data(content: str) -> None:
     template = ChatTemplate("{% for m in messages %}<{{ m.content }}>{% endfor %}", {})
-    assert template.render([Message("user", content)]) == f"<{content}>"
+    assert template.render(ChatPrompt((Message("user", content),))) == f"<{content}>"
 
 
 def test_a_chat_without_messages_is_refused() -> None:
     with pytest.raises(TemplateError, match="at least one message"):
-        ChatTemplate("anything", {}).render([])
+        ChatTemplate("anything", {}).render(ChatPrompt(()))

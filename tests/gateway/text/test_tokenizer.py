@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from gateway.domain.request import Message
+from gateway.domain.request import ChatPrompt, Message
 from gateway.text.chat_template import TemplateError
 from gateway.text.tokenizer import Tokenizer, TokenizerFacts
 from tests.gateway import vocabularies
@@ -75,8 +75,9 @@ def test_ids_and_text_are_those_of_auto_tokenizer_where_special_tokens_are_split
     ids = ours.encode(text)
     assert ids == auto(text)["input_ids"]
     assert ours.decode(ids, skip_special_tokens=skip) == auto.decode(ids, skip_special_tokens=skip)
-    messages = [{"role": turn.role, "content": turn.content} for turn in chat]
-    assert ours.encode_chat(chat) == auto.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    messages = [{"role": turn.role, "content": str(turn.content)} for turn in chat]
+    theirs = auto.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ours.encode_chat(ChatPrompt(tuple(chat))) == theirs
 
 
 def test_the_text_of_a_special_token_is_only_text_where_the_model_says_so() -> None:
@@ -98,8 +99,9 @@ def test_ids_of_a_text_are_those_of_auto_tokenizer(make: Make, text: str) -> Non
 @settings(max_examples=60, deadline=None)
 def test_ids_of_a_chat_are_those_of_auto_tokenizer(make: Make, chat: list[Message]) -> None:
     auto, ours = both(make)
-    messages = [{"role": turn.role, "content": turn.content} for turn in chat]
-    assert ours.encode_chat(chat) == auto.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    messages = [{"role": turn.role, "content": str(turn.content)} for turn in chat]
+    theirs = auto.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ours.encode_chat(ChatPrompt(tuple(chat))) == theirs
 
 
 @every_vocabulary
@@ -141,21 +143,21 @@ def test_special_tokens_are_added_to_a_text_but_not_to_a_chat() -> None:
     facts = TokenizerFacts("{{ messages[0].content }}", {}, clean_up_tokenization_spaces=False)
     tokenizer = Tokenizer(vocabularies.sentencepiece_like(), facts)
     begin = vocabularies.sentencepiece_like().token_to_id("<s>")
-    assert tokenizer.encode("cats") == [begin, *tokenizer.encode_chat([Message("user", "cats")])]
+    assert tokenizer.encode("cats") == [begin, *tokenizer.encode_chat(ChatPrompt((Message("user", "cats"),)))]
 
 
 def test_the_text_of_a_special_token_in_a_message_becomes_that_token() -> None:
     facts = TokenizerFacts("{{ messages[0].content }}", {}, clean_up_tokenization_spaces=False)
     tokenizer = Tokenizer(vocabularies.byte_level(), facts)
     end = vocabularies.byte_level().token_to_id("</s>")
-    assert tokenizer.encode_chat([Message("user", "</s>")]) == [end]
+    assert tokenizer.encode_chat(ChatPrompt((Message("user", "</s>"),))) == [end]
 
 
 def test_a_model_without_a_chat_template_has_no_chat() -> None:
     tokenizer = Tokenizer(vocabularies.byte_level(), NO_FACTS)
     assert not tokenizer.has_chat_template
     with pytest.raises(TemplateError, match="no chat template"):
-        tokenizer.encode_chat([Message("user", "cats")])
+        tokenizer.encode_chat(ChatPrompt((Message("user", "cats"),)))
 
 
 def test_a_model_with_a_broken_template_still_has_text() -> None:
@@ -164,7 +166,7 @@ def test_a_model_with_a_broken_template_still_has_text() -> None:
     )
     assert tokenizer.encode("cats")
     with pytest.raises(TemplateError, match="broken"):
-        tokenizer.encode_chat([Message("user", "cats")])
+        tokenizer.encode_chat(ChatPrompt((Message("user", "cats"),)))
 
 
 def test_what_is_not_a_tokenizer_is_refused() -> None:
@@ -174,7 +176,7 @@ def test_what_is_not_a_tokenizer_is_refused() -> None:
 
 def test_threads_may_share_a_tokenizer() -> None:
     _, tokenizer = both(vocabularies.byte_level)
-    chat = [Message("user", "a little girl " * 500)]
+    chat = ChatPrompt((Message("user", "a little girl " * 500),))
 
     def work(_: int) -> tuple[list[int], str]:
         ids = tokenizer.encode_chat(chat)
