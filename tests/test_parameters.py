@@ -41,6 +41,7 @@ STRUCTURED: dict[str, Any] = {
     "bad_words_ids": tuple[tuple[int, ...], ...],
     "exponential_decay_length_penalty": ExponentialDecay,
     "early_stopping": int,
+    "max_time": float,
 }
 """The gateway's types of what is neither a number nor a list of them."""
 OF_THE_CLIENT = {"exponential_decay_length_penalty": tuple[int, float], "early_stopping": client.EarlyStopping}
@@ -174,7 +175,7 @@ def option_docs() -> dict[str, str]:
 
 def proto_comment(name: str) -> str:
     text = (ROOT / "protos/textserve/v1/generation.proto").read_text()
-    comment = re.search(rf"((?: *//.*\n)+) *[\w<>, ]+ {name} = {FIELDS[name].number};", text)
+    comment = re.search(rf"((?: *//.*\n)+) *[\w<>, .]+ {name} = {FIELDS[name].number};", text)
     assert comment, name
     kind = FIELDS[name].message_type
     parts = re.search(rf"\nmessage {kind.name} {{(.*?)\n}}", text, re.DOTALL) if kind else None

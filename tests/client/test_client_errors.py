@@ -47,7 +47,7 @@ EXPECTED: dict[grpc.StatusCode, type[TextserveError]] = {
 }
 EVERY_CODE = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 
-INFO = error_details_pb2.ErrorInfo(reason="SOME_REASON", domain="textserve", metadata={"limit": "16"})
+INFO = error_details_pb2.ErrorInfo(reason="SOME_REASON", domain="textserve.dev", metadata={"limit": "16"})
 VIOLATIONS = error_details_pb2.BadRequest(
     field_violations=[
         error_details_pb2.BadRequest.FieldViolation(
@@ -107,7 +107,7 @@ def test_an_overloaded_server_says_when_to_come_back(server: ScriptedServer, cal
 
 
 def test_a_timeout_that_cannot_be_kept_is_told_from_one_that_has_passed(server: ScriptedServer, caller: Caller) -> None:
-    info = error_details_pb2.ErrorInfo(reason="DEADLINE_UNREACHABLE", metadata={"estimate_s": "12.500"})
+    info = error_details_pb2.ErrorInfo(reason="DEADLINE_UNREACHABLE", metadata={"estimateSeconds": "12.500"})
     server.answer = server.script = failing(grpc.StatusCode.DEADLINE_EXCEEDED, "", (info,))
     for error in (failure_of_generate(caller), failure_of_stream(caller)):
         assert isinstance(error, DeadlineUnreachableError)

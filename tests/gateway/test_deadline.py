@@ -55,8 +55,8 @@ async def test_a_call_that_the_queue_lets_come_too_late_is_refused_at_once_with_
         patient = call(request(), timeout=1000.0)
 
         assert (failure.code, failure.reason) == (StatusCode.DEADLINE_EXCEEDED, "DEADLINE_UNREACHABLE")
-        assert float(failure.metadata["estimate_s"]) == pytest.approx(60.0, abs=0.1)
-        assert 40.0 < float(failure.metadata["remaining_s"]) <= 50.1
+        assert float(failure.metadata["estimateSeconds"]) == pytest.approx(60.0, abs=0.1)
+        assert 40.0 < float(failure.metadata["remainingSeconds"]) <= 50.1
         await served.worker.until(lambda: served.worker.demand == 4)
         for stream in (*waiting, patient):
             stream.cancel()

@@ -109,12 +109,17 @@ def test_what_piles_up_for_a_slow_reader_goes_in_messages_that_are_soon_made() -
     assert offsets == list(range(count))
 
 
-def test_every_status_that_a_candidate_can_end_with_has_its_finish_reason() -> None:
+def test_every_status_that_a_candidate_can_end_with_has_its_finish_reason_and_what_ended_it() -> None:
     for status in Status:
         if Status.END_OF_SEQUENCE <= status < Status.FAILED and status is not Status.STOP_SEQUENCE:
             one = generation()
+            one.sequences[0].replay(7)
             one.finish(status)
 
-            (message,) = codec.news(one, now=1.0)
+            finished = [message.finished for message in codec.news(one, now=1.0) if message.HasField("finished")][-1]
 
-            assert pb.FinishReason.Name(message.finished.finish_reason) == f"FINISH_REASON_{status.name}"
+            name = "UNSPECIFIED" if status is Status.CANCELLED else status.name
+            assert pb.FinishReason.Name(finished.finish_reason) == f"FINISH_REASON_{name}"
+            ended_by_token = status in {Status.END_OF_SEQUENCE, Status.STOP_TOKEN}
+            assert finished.stop_token_id == (7 if ended_by_token else 0)
+            assert finished.HasField("stop_token_id") is ended_by_token

@@ -87,7 +87,7 @@ def test_what_the_queue_lets_come_too_late_is_refused_with_the_estimate() -> Non
 
     assert error is not None
     assert (error.code, error.reason) == (Code.DEADLINE_EXCEEDED, "DEADLINE_UNREACHABLE")
-    assert error.metadata == {"estimate_s": "10.000", "remaining_s": "9.000"}
+    assert error.metadata == {"estimateSeconds": "10.000", "remainingSeconds": "9.000"}
     assert scene.refusal(asked(11.0)) is None
 
 
@@ -297,7 +297,7 @@ def test_what_would_wait_for_too_long_is_refused_whatever_its_deadline() -> None
 
     assert error is not None
     assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
-    assert error.metadata == {"estimate_s": "4.500", "limit_s": "4"}
+    assert error.metadata == {"estimateSeconds": "4.500", "limitSeconds": "4"}
     assert error.retry_after_s == pytest.approx(4.5)
 
 
