@@ -39,7 +39,7 @@ from .errors import (
 from .sync_client import Client, Stream
 from .types.events import Delta, Started
 from .types.generation_config import EarlyStopping, GenerationConfig
-from .types.options import GenerateOptions, Priority, ToolChoice
+from .types.options import GenerateOptions, Priority, TokenizeOptions, ToolChoice
 from .types.values import (
     Candidate,
     FinishReason,
@@ -50,7 +50,9 @@ from .types.values import (
     ModelLimits,
     Prompt,
     Timing,
+    Tokenization,
     TokenLogprob,
+    TokenPiece,
     Tool,
     ToolCall,
     TopLogprob,
@@ -97,6 +99,9 @@ __all__ = [
     "TextserveError",
     "Timing",
     "TokenLogprob",
+    "TokenPiece",
+    "Tokenization",
+    "TokenizeOptions",
     "Tool",
     "ToolCall",
     "ToolChoice",

@@ -1,7 +1,7 @@
 """The client for asyncio: only input and output, as in `sync_client`; what they share is in `_base`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -10,16 +10,22 @@ from typing import Self, Unpack
 import grpc
 import grpc.aio
 
-from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
+from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc, tokenization_pb2_grpc
 
 from ._base import BaseClient, BaseStream
 from ._channel import open_aio_channel
-from ._wire.convert import generation_from, model_from, models_from
-from ._wire.request import generate_request, model_request, models_request
+from ._wire.convert import generation_from, model_from, models_from, tokenization_from
+from ._wire.request import (
+    detokenize_request,
+    generate_request,
+    model_request,
+    models_request,
+    tokenize_request,
+)
 from .errors._status import cancelled_locally, client_closed, mapped_errors
 from .types.events import Delta
-from .types.options import GenerateOptions
-from .types.values import Generation, Model, Prompt
+from .types.options import GenerateOptions, TokenizeOptions
+from .types.values import Generation, Model, Prompt, Tokenization
 
 
 class AsyncStream(BaseStream, AsyncIterator[Delta]):
@@ -90,6 +96,7 @@ class _Connection:
     channel: grpc.aio.Channel
     generation: "generation_pb2_grpc.GenerationServiceAsyncStub"
     model: "model_pb2_grpc.ModelServiceAsyncStub"
+    tokenization: "tokenization_pb2_grpc.TokenizationServiceAsyncStub"
 
 
 class AsyncClient(BaseClient):
@@ -141,6 +148,39 @@ class AsyncClient(BaseClient):
                 return models
             request = models_request(response.next_page_token)
 
+    async def tokenize(
+        self,
+        prompt: Prompt,
+        *,
+        pieces: bool = False,
+        rendered_prompt: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 - gRPC keeps it, and tells it to the server
+        **options: Unpack[TokenizeOptions],
+    ) -> Tokenization:
+        """The tokens that `generate` would make of a prompt; see `Client.tokenize`."""
+        request = tokenize_request(prompt, pieces=pieces, rendered_prompt=rendered_prompt, **options)
+        terms = self._terms(timeout)
+        stub = self._connect().tokenization
+        with _mapped_errors():
+            response = await stub.Tokenize(request, **terms)
+        return tokenization_from(response)
+
+    async def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = True,
+        model: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109 - gRPC keeps it, and tells it to the server
+    ) -> str:
+        """The text of tokens; see `Client.detokenize`."""
+        request = detokenize_request(token_ids, skip_special_tokens=skip_special_tokens, model=model)
+        terms = self._terms(timeout)
+        stub = self._connect().tokenization
+        with _mapped_errors():
+            response = await stub.Detokenize(request, **terms)
+        return response.text
+
     async def model(
         self,
         name: str = "",
@@ -187,6 +227,7 @@ class AsyncClient(BaseClient):
                 channel,
                 generation_pb2_grpc.GenerationServiceStub(channel),
                 model_pb2_grpc.ModelServiceStub(channel),
+                tokenization_pb2_grpc.TokenizationServiceStub(channel),
             )
         _check_loop(self._connection.loop)
         return self._connection

@@ -1,20 +1,26 @@
 """The blocking client: only input and output, as in `async_client`; what they share is in `_base`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self, Unpack
 
-from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc
+from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc, tokenization_pb2_grpc
 
 from ._base import BaseClient, BaseStream
 from ._channel import open_channel
-from ._wire.convert import generation_from, model_from, models_from
-from ._wire.request import generate_request, model_request, models_request
+from ._wire.convert import generation_from, model_from, models_from, tokenization_from
+from ._wire.request import (
+    detokenize_request,
+    generate_request,
+    model_request,
+    models_request,
+    tokenize_request,
+)
 from .errors._status import client_closed, mapped_errors
 from .types.events import Delta
-from .types.options import GenerateOptions
-from .types.values import Generation, Model, Prompt
+from .types.options import GenerateOptions, TokenizeOptions
+from .types.values import Generation, Model, Prompt, Tokenization
 
 
 class _Call(Protocol):
@@ -99,6 +105,7 @@ class Client(BaseClient):
         self._channel = open_channel(self._address, self._credentials, self._options)
         self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._model = model_pb2_grpc.ModelServiceStub(self._channel)
+        self._tokenization = tokenization_pb2_grpc.TokenizationServiceStub(self._channel)
 
     def generate(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
@@ -150,6 +157,46 @@ class Client(BaseClient):
             if not response.next_page_token:
                 return models
             request = models_request(response.next_page_token)
+
+    def tokenize(
+        self,
+        prompt: Prompt,
+        *,
+        pieces: bool = False,
+        rendered_prompt: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[TokenizeOptions],
+    ) -> Tokenization:
+        """The tokens that `generate` would make of a prompt; `len` of it counts them. No worker is asked.
+
+        Args:
+            prompt: plain text or chat messages.
+            pieces: whether to tell what each token stands for: its bytes, its place in the text. Up to 65,536 tokens.
+            rendered_prompt: whether to tell the text that was tokenized: of a chat, what the template made of it.
+            timeout: seconds for the call; None is the client's own.
+            **options: model, tools, tool_choice, template_arguments, continue_last_message, as in `generate`.
+
+        Raises what `generate` raises.
+        """
+        request = tokenize_request(prompt, pieces=pieces, rendered_prompt=rendered_prompt, **options)
+        terms = self._terms(timeout)
+        with self._errors():
+            response = self._tokenization.Tokenize(request, **terms)
+        return tokenization_from(response)
+
+    def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = True,
+        model: str = "",
+        timeout: float | None = None,
+    ) -> str:
+        """The text of tokens: at most 1,048,576 of the vocabulary. Raises TextserveError."""
+        request = detokenize_request(token_ids, skip_special_tokens=skip_special_tokens, model=model)
+        terms = self._terms(timeout)
+        with self._errors():
+            return self._tokenization.Detokenize(request, **terms).text
 
     def model(self, name: str = "", *, timeout: float | None = None) -> Model:
         """A model by its name, or the one that is served. Raises NotFoundError, or another TextserveError."""

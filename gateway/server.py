@@ -12,13 +12,14 @@ from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from textserve.v1 import generation_pb2_grpc, model_pb2_grpc
+from textserve.v1 import generation_pb2_grpc, model_pb2_grpc, tokenization_pb2_grpc
 
 from .api.health import HEALTH, SERVICES, Health
 from .api.idempotency import Deduplication
 from .api.interceptors import CallInterceptor
 from .api.server_options import server_options
-from .api.services import GenerationServicer, ModelServicer
+from .api.services import Calls, GenerationServicer, ModelServicer
+from .api.tokenization import TokenizationServicer
 from .config import Config
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.in_flight import InFlight
@@ -72,6 +73,8 @@ class Gateway:
             outliers=self._outliers,
         )
         self._executors = Executors(config.tenants, clock)
+        calls = Calls(tenants=config.tenants, request_timeout_s=config.request_timeout, clock=clock)
+        self.tokenization = TokenizationServicer(self.models, self._executors, calls)
         self.generation = GenerationServicer(
             Preprocessor(
                 self.models,
@@ -82,7 +85,7 @@ class Gateway:
             self.dispatcher,
             admission,
             Deduplication(clock, self._executors),
-            tenants=config.tenants,
+            calls=calls,
             request_timeout_s=config.request_timeout,
             clock=clock,
         )
@@ -163,6 +166,7 @@ class Gateway:
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self.generation, server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self.models, self.dispatcher), server)
+        tokenization_pb2_grpc.add_TokenizationServiceServicer_to_server(self.tokenization, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         if config.reflection:
             reflection.enable_server_reflection((*SERVICES, HEALTH, reflection.SERVICE_NAME), server)

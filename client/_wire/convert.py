@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
-from textserve.v1 import generation_pb2, model_pb2
+from textserve.v1 import generation_pb2, model_pb2, tokenization_pb2
 
 from ..errors._status import protocol_error
 from ..types.events import Delta, Event, Finished, PromptLogprobs, Receipt, Started
@@ -18,7 +18,9 @@ from ..types.values import (
     ModelCapability,
     ModelLimits,
     Timing,
+    Tokenization,
     TokenLogprob,
+    TokenPiece,
     TopLogprob,
     Usage,
 )
@@ -78,6 +80,15 @@ def event_from(message: generation_pb2.StreamGenerateResponse) -> Event | None:
             return PromptLogprobs(message.prompt_logprobs.position, _logprobs(message.prompt_logprobs.logprobs))
         case _:
             return None
+
+
+def tokenization_from(response: tokenization_pb2.TokenizeResponse) -> Tokenization:
+    """The tokens of a prompt."""
+    return Tokenization(
+        token_ids=tuple(response.token_ids),
+        pieces=tuple(TokenPiece(each.piece, each.begin, each.end, each.is_special) for each in response.pieces),
+        rendered_prompt=response.rendered_prompt,
+    )
 
 
 def models_from(response: model_pb2.ListModelsResponse) -> list[Model]:

@@ -12,10 +12,10 @@ from typing import Any, SupportsIndex, Unpack
 from google.protobuf import field_mask_pb2, struct_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from textserve.v1 import generation_pb2, model_pb2
+from textserve.v1 import generation_pb2, model_pb2, tokenization_pb2
 
 from ..types.generation_config import EarlyStopping
-from ..types.options import GenerateOptions, ToolChoice
+from ..types.options import GenerateOptions, TokenizeOptions, ToolChoice
 from ..types.values import Message, Prompt, Tool, ToolCall
 
 EARLY_STOPPING: Mapping[EarlyStopping, "generation_pb2.EarlyStopping.ValueType"] = MappingProxyType(
@@ -43,6 +43,35 @@ def generate_request(prompt: Prompt, **options: Unpack[GenerateOptions]) -> gene
     for name, value in options.items():
         _set(request, name, value)
     return request
+
+
+def tokenize_request(
+    prompt: Prompt, *, pieces: bool, rendered_prompt: bool, **options: Unpack[TokenizeOptions]
+) -> tokenization_pb2.TokenizeRequest:
+    """Builds the request; raises as `generate_request`."""
+    if unknown := options.keys() - TokenizeOptions.__annotations__.keys():
+        raise TypeError(f"{min(unknown)!r} is not an option: `TokenizeOptions` lists them")
+    asked = generate_request(prompt, **options)
+    request = tokenization_pb2.TokenizeRequest(
+        model=asked.model, include_pieces=pieces, include_rendered_prompt=rendered_prompt
+    )
+    match asked.WhichOneof("prompt"):
+        case "text":
+            request.text = asked.text
+        case "chat":
+            request.chat.CopyFrom(asked.chat)
+        case _:
+            raise TypeError("token ids are tokens already")
+    return request
+
+
+def detokenize_request(
+    token_ids: Sequence[int], *, skip_special_tokens: bool, model: str
+) -> tokenization_pb2.DetokenizeRequest:
+    """Builds the request."""
+    return tokenization_pb2.DetokenizeRequest(
+        model=model, token_ids=map(_token_id, token_ids), skip_special_tokens=skip_special_tokens
+    )
 
 
 def model_request(name: str) -> model_pb2.GetModelRequest:

@@ -17,6 +17,21 @@ Priority = Literal["interactive", "default", "batch"]
 """How urgent calls are: interactive ones go before others, and batch ones make way for them."""
 
 
+class TokenizeOptions(TypedDict, total=False):
+    """How to tokenize. What is absent or None is as the server has it; the names are those of `GenerateOptions`."""
+
+    model: str | None
+    """Name of the model. Default: the one that is served."""
+    tools: Sequence[Tool | Mapping[str, Any]] | None
+    """Functions that the model may call, for chat messages."""
+    tool_choice: ToolChoice | None
+    """Whether the model is told of them."""
+    template_arguments: Mapping[str, Any] | None
+    """Variables of the model's chat template."""
+    continue_last_message: bool | None
+    """Goes on with the last message instead of beginning a turn."""
+
+
 class GenerateOptions(TypedDict, total=False):
     """How to generate. What is absent or None comes from the model's own generation config, then from the server.
 

@@ -221,6 +221,39 @@ class Generation:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TokenPiece:
+    """What one token stands for."""
+
+    piece: bytes
+    """Its bytes as the vocabulary has them, which need not be whole characters; of a special token, its name."""
+    begin: int
+    """Where it begins in the tokenized text, in bytes of UTF-8. A part of a character has all of the character; what
+    the tokenizer has added begins and ends at 0."""
+    end: int
+    """Where it ends."""
+    is_special: bool
+    """Whether it is a special token."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Tokenization:
+    """The tokens of a prompt."""
+
+    token_ids: tuple[int, ...]
+    """The tokens, those included that the tokenizer adds by itself."""
+    pieces: tuple[TokenPiece, ...] = ()
+    """What each of them stands for if `pieces` was asked for, else empty."""
+    rendered_prompt: str = ""
+    """The text that was tokenized, if it was asked for: of a chat, what the template made of it."""
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.token_ids)
+
+    __repr__ = short_repr
+
+
 class ModelCapability(StrEnum):
     """Something that requests may ask of a model beside plain text."""
 

@@ -5,15 +5,16 @@ and on the message. Values made of the millions of empty messages that fit into 
 call waiting for half a minute. What is in the lists is checked later, by `validation`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 from google.protobuf import struct_pb2
+from google.protobuf.message import Message as Message_
 
 from textserve.v1 import generation_pb2 as pb
-from textserve.v1 import model_pb2
+from textserve.v1 import model_pb2, tokenization_pb2
 
 from ..domain.errors import Violation, out_of_range
 from ..domain.generation import Generation
@@ -89,14 +90,15 @@ def _read_prompt(message: pb.GenerateRequest) -> Prompt | None:
         case "text":
             return TextPrompt(message.text)
         case "chat":
-            return _read_chat(message.chat)
+            return read_chat(message.chat)
         case "tokens":
             return TokenPrompt(message.tokens.ids)
         case None:
             return None
 
 
-def _read_chat(chat: pb.ChatPrompt) -> ChatPrompt:
+def read_chat(chat: pb.ChatPrompt) -> ChatPrompt:
+    """The conversation, decoded but not checked."""
     return ChatPrompt(
         messages=tuple(map(_read_message, chat.messages)),
         tools=tuple(
@@ -380,12 +382,16 @@ class ListLimit:
     """What is counted. Of a message that is no list: its bytes."""
 
 
-LISTS: dict[str, ListLimit] = {
+_CHAT_LISTS: dict[str, ListLimit] = {
     "chat.messages": ListLimit(MAX_CHAT_MESSAGES, chars=16),
     "chat.messages.parts.parts": ListLimit(MAX_CONTENT_PARTS, chars=4),
     "chat.messages.tool_calls": ListLimit(MAX_TOOL_CALLS, chars=16),
     "chat.tools": ListLimit(MAX_TOOLS, chars=16),
     "chat.template_arguments": ListLimit(MAX_TEMPLATE_ARGUMENT_BYTES, unit="bytes"),
+}
+
+LISTS: dict[str, ListLimit] = {
+    **_CHAT_LISTS,
     "tokens.ids": ListLimit(MAX_PROMPT_IDS),
     "stop_sequences": ListLimit(MAX_STOP_SEQUENCES),
     "generation_config.bad_words_ids": ListLimit(MAX_BAD_WORDS, chars=4),
@@ -402,14 +408,24 @@ LISTS: dict[str, ListLimit] = {
 }
 """Every repeated field of GenerateRequest, by its path, and what is bounded as a whole instead of list by list."""
 
-_OWNERS = {owner for path in LISTS for owner in accumulate(path.split(".")[:-1], "{}.{}".format)}
+LISTS_OF: dict[str, Mapping[str, ListLimit]] = {
+    pb.GenerateRequest.DESCRIPTOR.full_name: LISTS,
+    tokenization_pb2.TokenizeRequest.DESCRIPTOR.full_name: _CHAT_LISTS,
+    tokenization_pb2.DetokenizeRequest.DESCRIPTOR.full_name: {"token_ids": ListLimit(MAX_PROMPT_IDS)},
+}
+"""The same by kind of request, for all that have any."""
+
+_OWNERS_OF = {
+    name: {owner for path in lists for owner in accumulate(path.split(".")[:-1], "{}.{}".format)}
+    for name, lists in LISTS_OF.items()
+}
 """What has lists in it, at any depth."""
 
 ECHO_CHARS = 16
 """The work that a token of an echoed prompt brings: it is decoded like an output."""
 
 
-def list_violations(message: pb.GenerateRequest) -> Iterator[Violation]:
+def list_violations(message: Message_) -> Iterator[Violation]:
     """The lists with more than they may have."""
     for field, limit, size in _lists(message):
         if size > limit.most:
@@ -431,17 +447,19 @@ def work_chars(message: pb.GenerateRequest) -> int:
     return work
 
 
-def _lists(message: pb.GenerateRequest) -> list[tuple[str, ListLimit, int]]:
-    """What is there of LISTS: path, limit and size; of lists within a list, no more than there may be."""
+def _lists(message: Message_) -> list[tuple[str, ListLimit, int]]:
+    """What is there of its lists: path, limit and size; of lists within a list, no more than there may be."""
+    name = message.DESCRIPTOR.full_name
+    lists, list_owners = LISTS_OF[name], _OWNERS_OF[name]
     found: list[tuple[str, ListLimit, int]] = []
     owners: list[tuple[str, str, Any]] = [("", "", message)]
     for path, field, owner in owners:  # it grows by those within it
         for descriptor, value in owner.ListFields():
             its_path, its_field = path + descriptor.name, field + descriptor.name
-            limit = LISTS.get(its_path)
+            limit = lists.get(its_path)
             if limit is not None:
                 found.append((its_field, limit, len(value) if descriptor.is_repeated else value.ByteSize()))
-            if its_path not in _OWNERS:
+            if its_path not in list_owners:
                 continue
             if limit is None:
                 owners.append((f"{its_path}.", f"{its_field}.", value))

@@ -11,13 +11,14 @@ from typing import Any
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from textserve.v1 import generation_pb2, model_pb2
+from textserve.v1 import generation_pb2, model_pb2, tokenization_pb2
 
 from ..domain.errors import unknown_service
 
 SERVICES = (
     generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    tokenization_pb2.DESCRIPTOR.services_by_name["TokenizationService"].full_name,
 )
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 SERVING = health_pb2.HealthCheckResponse.SERVING

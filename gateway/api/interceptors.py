@@ -20,8 +20,6 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 from grpc import aio
 
-from textserve.v1 import generation_pb2 as pb
-
 from ..domain.errors import (
     MAX_VIOLATIONS,
     WORKER_LOST,
@@ -34,7 +32,7 @@ from ..domain.errors import (
     unknown_fields,
     unknown_method,
 )
-from .codec import LISTS
+from .codec import LISTS_OF
 from .rich_status import abort
 from .wire import Walk
 
@@ -217,7 +215,7 @@ def _walk(method: str) -> Walk | None:
         request = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name].input_type
     except KeyError:
         return None
-    return Walk(request, LISTS if request.full_name == pb.GenerateRequest.DESCRIPTOR.full_name else {})
+    return Walk(request, LISTS_OF.get(request.full_name, {}))
 
 
 def _logged(error: Exception, method: str, name: str) -> ServiceError:

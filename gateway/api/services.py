@@ -38,6 +38,38 @@ TRAVEL_S = 0.05
 PHASES = {Status.QUEUED: "queue", Status.PREFILLING: "prefill", Status.DECODING: "decode"}
 
 
+class Calls:
+    """Tells what is known of a call when it comes.
+
+    Args:
+        tenants: What the callers' tenants are entitled to.
+        request_timeout_s: The server's own limit on the time of a call.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(self, *, tenants: TenantPolicy, request_timeout_s: float, clock: Callable[[], float]) -> None:
+        self._tenants = tenants
+        self._request_timeout_s = request_timeout_s
+        self._clock = clock
+
+    def call(self, context: Context) -> Call:
+        """Raises ServiceError for a priority that there is not."""
+        now = self._clock()
+        caller = Caller()
+        if self._tenants.trusted:
+            metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+            caller = read_caller(metadata, policy=self._tenants)
+        remaining_s = context.time_remaining()
+        limit_s = self._request_timeout_s if remaining_s is None else min(remaining_s, self._request_timeout_s)
+        return Call(
+            caller,
+            arrived_at=now,
+            deadline_at=now + limit_s,
+            server_request_id=current_request_id(),
+            timeout_s=remaining_s,
+        )
+
+
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """Runs each call as one generation.
 
@@ -47,7 +79,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         dispatcher: Runs them.
         admission_control: Refuses what would wait in vain, here before anything is done for it.
         deduplication: Lets calls of one name generate once.
-        tenants: What the callers' tenants are entitled to.
+        calls: What is known of each call.
         request_timeout_s: The server's own limit on the time of a call.
         clock: Seconds of a monotonic clock.
     """
@@ -60,7 +92,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         admission_control: AdmissionControl,
         deduplication: Deduplication,
         *,
-        tenants: TenantPolicy,
+        calls: Calls,
         request_timeout_s: float,
         clock: Callable[[], float],
     ) -> None:
@@ -69,13 +101,13 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._dispatcher = dispatcher
         self._admission_control = admission_control
         self._deduplication = deduplication
-        self._tenants = tenants
+        self._calls = calls
         self._request_timeout_s = request_timeout_s
         self._clock = clock
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> Response:  # type: ignore[override]  # noqa: N802
         """Answers once everything has been generated; with the message's bytes if it is large."""
-        call = self._call(context)
+        call = self._calls.call(context)
         return await self._deduplication.run(call, request, lambda: self._generate(request, call, context))
 
     async def _generate(self, request: pb.GenerateRequest, call: Call, context: Context) -> Answer:
@@ -98,7 +130,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     # Writes by itself instead of yielding: whoever awaits a write is told when the caller leaves.
     async def StreamGenerate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Answers as it is generated."""
-        async with self._running(request, self._call(context), context, is_stream=True) as generation:
+        async with self._running(request, self._calls.call(context), context, is_stream=True) as generation:
             writer = self._writer(generation)
             self._dispatcher.submit(generation)
             # Any message commits the call: until its first row has begun, its caller's library may send it again.
@@ -146,22 +178,6 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         finally:
             if generation is not None:
                 self._release(generation, call, context)
-
-    def _call(self, context: Context) -> Call:
-        now = self._clock()
-        caller = Caller()
-        if self._tenants.trusted:
-            metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-            caller = read_caller(metadata, policy=self._tenants)
-        remaining_s = context.time_remaining()
-        limit_s = self._request_timeout_s if remaining_s is None else min(remaining_s, self._request_timeout_s)
-        return Call(
-            caller,
-            arrived_at=now,
-            deadline_at=now + limit_s,
-            server_request_id=current_request_id(),
-            timeout_s=remaining_s,
-        )
 
     def _limit_time(self, generation: Generation) -> AbstractContextManager[None]:
         budget_s = generation.config.max_time

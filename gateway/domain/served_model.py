@@ -1,6 +1,6 @@
 """The model that the workers of the pool serve: what they all say about it, and its tokenizer."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
@@ -16,6 +16,19 @@ class ModelMismatchError(Exception):
     """A worker holds another model than the pool."""
 
 
+class Piece(Protocol):
+    """What one token stands for; `text.pieces` says more."""
+
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def begin(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def is_special(self) -> bool: ...
+
+
 class Tokenizer(Protocol):
     """What the gateway asks of a model's tokenizer; `text.tokenizer` says what each of it is."""
 
@@ -28,7 +41,13 @@ class Tokenizer(Protocol):
     @property
     def has_chat_template(self) -> bool: ...
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def render(self, chat: ChatPrompt) -> str: ...
+
+    def pieces(self, text: str, *, add_special_tokens: bool = True) -> Iterable[Piece]: ...
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
 
     @property
     def takes_tools(self) -> bool: ...

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import tokenizers
 
 from .chat_template import ChatTemplate, TemplateError
+from .pieces import PieceReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..domain.request import ChatPrompt
+    from .pieces import Piece
 
 _FEW_IDS = 256
 
@@ -100,12 +102,21 @@ class Tokenizer:
         """Whether `encode_chat` can work."""
         return bool(self._facts.chat_template)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, with the special tokens that the tokenizer adds by itself.
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, with the special tokens that the tokenizer adds by itself, or without.
 
         The text of a special token within it becomes that token, as in transformers, unless the model says otherwise.
         """
-        return self._encode(text, add_special_tokens=True)
+        # Not `encode`: that one computes offsets, and keeps all other threads waiting.
+        return self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+
+    def pieces(self, text: str, *, add_special_tokens: bool = True) -> list[Piece]:
+        """The same tokens, with what each stands for. It takes several times as long."""
+        return self._pieces.read(text, add_special_tokens=add_special_tokens)
+
+    def render(self, chat: ChatPrompt) -> str:
+        """The text of a conversation; raises as `encode_chat`."""
+        return self._chat_template.render(chat)
 
     @property
     def takes_tools(self) -> bool:
@@ -124,7 +135,7 @@ class Tokenizer:
         Raises:
             TemplateError: There is no template, it is broken, or it refuses the messages.
         """
-        return self._encode(self._chat_template.render(chat), add_special_tokens=False)
+        return self.encode(self.render(chat), add_special_tokens=False)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Text of token ids. An id that the tokenizer does not know has no text.
@@ -150,9 +161,9 @@ class Tokenizer:
             raise TemplateError("the model has no chat template")
         return ChatTemplate(self._facts.chat_template, self._facts.special_tokens)
 
-    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        # Not `encode`: that one computes offsets, and keeps all other threads waiting.
-        return self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+    @cached_property
+    def _pieces(self) -> PieceReader:
+        return PieceReader(self._backend, self.special_ids)
 
 
 def _replacements(backend: tokenizers.Tokenizer, facts: TokenizerFacts) -> tuple[tuple[str, str], ...]:

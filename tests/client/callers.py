@@ -1,11 +1,22 @@
 """Both clients behind one interface, so that each property is written once and holds for both."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack
 
-from client import AsyncClient, Client, Delta, GenerateOptions, Generation, Model, Priority, Prompt, Started
+from client import (
+    AsyncClient,
+    Client,
+    Delta,
+    GenerateOptions,
+    Generation,
+    Model,
+    Priority,
+    Prompt,
+    Started,
+    Tokenization,
+)
 
 
 class CallOptions(GenerateOptions, total=False):
@@ -35,6 +46,8 @@ class Caller(Protocol):
     def generate(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Generation: ...
     def models(self) -> list[Model]: ...
     def model(self, name: str) -> Model: ...
+    def tokenize(self, prompt: Prompt, **options: Any) -> Tokenization: ...
+    def detokenize(self, token_ids: Sequence[int], **options: Any) -> str: ...
     def read(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Reading:
         """Reads a stream to its end."""
         ...
@@ -58,6 +71,12 @@ class BlockingCaller:
 
     def model(self, name: str) -> Model:
         return self.client.model(name)
+
+    def tokenize(self, prompt: Prompt, **options: Any) -> Tokenization:
+        return self.client.tokenize(prompt, **options)
+
+    def detokenize(self, token_ids: Sequence[int], **options: Any) -> str:
+        return self.client.detokenize(token_ids, **options)
 
     def read(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Reading:
         with self.client.stream(prompt, **options) as stream:
@@ -93,6 +112,12 @@ class AsyncCaller:
 
     def model(self, name: str) -> Model:
         return self._runner.run(self.client.model(name))
+
+    def tokenize(self, prompt: Prompt, **options: Any) -> Tokenization:
+        return self._runner.run(self.client.tokenize(prompt, **options))
+
+    def detokenize(self, token_ids: Sequence[int], **options: Any) -> str:
+        return self._runner.run(self.client.detokenize(token_ids, **options))
 
     def read(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Reading:
         return self._runner.run(self._read(prompt, options))

@@ -11,7 +11,14 @@ from google.protobuf.any_pb2 import Any as PackedAny
 from google.protobuf.message import Message
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 
-from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
+from textserve.v1 import (
+    generation_pb2,
+    generation_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    tokenization_pb2,
+    tokenization_pb2_grpc,
+)
 
 Request = generation_pb2.GenerateRequest
 Response = generation_pb2.GenerateResponse
@@ -114,7 +121,11 @@ ANSWER = Response(
 )
 
 
-class ScriptedServer(generation_pb2_grpc.GenerationServiceServicer, model_pb2_grpc.ModelServiceServicer):
+class ScriptedServer(
+    generation_pb2_grpc.GenerationServiceServicer,
+    model_pb2_grpc.ModelServiceServicer,
+    tokenization_pb2_grpc.TokenizationServiceServicer,
+):
     """What it does is in `answer`, `script` and `models`; a test replaces them."""
 
     def __init__(self) -> None:
@@ -156,6 +167,26 @@ class ScriptedServer(generation_pb2_grpc.GenerationServiceServicer, model_pb2_gr
             context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
         return model_pb2.GetModelResponse(model=model)
 
+    def Tokenize(  # noqa: N802
+        self, request: tokenization_pb2.TokenizeRequest, context: grpc.ServicerContext
+    ) -> tokenization_pb2.TokenizeResponse:
+        """A token for each character, which is its code point."""
+        self._note("TokenizationService/Tokenize", context)
+        text = request.text or "".join(each.text for each in request.chat.messages)
+        return tokenization_pb2.TokenizeResponse(
+            token_count=len(text),
+            token_ids=map(ord, text),
+            pieces=[tokenization_pb2.TokenPiece(piece=each.encode(), end=1) for each in text * request.include_pieces],
+            rendered_prompt=text * request.include_rendered_prompt,
+        )
+
+    def Detokenize(  # noqa: N802
+        self, request: tokenization_pb2.DetokenizeRequest, context: grpc.ServicerContext
+    ) -> tokenization_pb2.DetokenizeResponse:
+        self._note("TokenizationService/Detokenize", context)
+        text = "".join(map(chr, request.token_ids))
+        return tokenization_pb2.DetokenizeResponse(text=text.strip() if request.skip_special_tokens else text)
+
     def _note(self, rpc: str, context: grpc.ServicerContext) -> None:
         self.calls.append(rpc)
         self.metadata.append(dict(context.invocation_metadata()))
@@ -170,6 +201,7 @@ def serving(server: ScriptedServer, host: str = "127.0.0.1") -> Iterator[Scripte
     )
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(server, transport)
     model_pb2_grpc.add_ModelServiceServicer_to_server(server, transport)
+    tokenization_pb2_grpc.add_TokenizationServiceServicer_to_server(server, transport)
     server.address = f"{host}:{transport.add_insecure_port(f'{host}:0')}"
     transport.start()
     try:

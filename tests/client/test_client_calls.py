@@ -54,6 +54,19 @@ def test_a_model_is_found_by_its_name(caller: Caller) -> None:
         caller.model("other")
 
 
+def test_prompts_are_tokenized_and_tokens_are_text(caller: Caller) -> None:
+    tokenized = caller.tokenize("hi", pieces=True, rendered_prompt=True)
+    assert (tokenized.token_ids, len(tokenized), tokenized.rendered_prompt) == ((104, 105), 2, "hi")
+    assert [piece.piece for piece in tokenized.pieces] == [b"h", b"i"]
+    assert caller.tokenize([{"role": "user", "content": "a"}]).token_ids == (97,)
+    assert caller.detokenize([104, 32]) == "h"
+    assert caller.detokenize([104, 32], skip_special_tokens=False) == "h "
+    with pytest.raises(TypeError, match="tokens already"):
+        caller.tokenize([1, 2])
+    with pytest.raises(TypeError, match="'top_k' is not an option"):
+        caller.tokenize("hi", top_k=5)
+
+
 def test_metadata_of_the_client_goes_with_every_call(server: ScriptedServer, connect: Connect) -> None:
     caller = connect(metadata=[("tenant", "blue"), ("trace-bin", b"\x00\xff")])
     caller.generate("hi")

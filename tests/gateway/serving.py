@@ -18,7 +18,7 @@ from gateway.server import Gateway
 from gateway.workers.pool.worker_pool import PoolFailed, PoolListener, WorkerAddress
 from tests.fakes import PATIENCE_S, FakeWorker
 from textserve.v1 import generation_pb2 as pb
-from textserve.v1 import generation_pb2_grpc, model_pb2_grpc
+from textserve.v1 import generation_pb2_grpc, model_pb2_grpc, tokenization_pb2_grpc
 
 LOCAL = Config(listen="127.0.0.1:0")
 Detail = TypeVar("Detail", bound=Message)
@@ -87,6 +87,9 @@ class Caller:
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel
         self.generation: generation_pb2_grpc.GenerationServiceAsyncStub = generation_pb2_grpc.GenerationServiceStub(
+            channel
+        )
+        self.tokens: tokenization_pb2_grpc.TokenizationServiceAsyncStub = tokenization_pb2_grpc.TokenizationServiceStub(
             channel
         )
         self.models: model_pb2_grpc.ModelServiceAsyncStub = model_pb2_grpc.ModelServiceStub(channel)
