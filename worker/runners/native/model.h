@@ -1,31 +1,45 @@
-/* The parts of models that are built like Llama, what a pass reads, and what its stages leave to one another. */
+/* The parts of models, what a pass reads, and what its stages leave to one another. */
 #pragma once
 
 #include "arena.h"
 #include "attention.h"
 #include "linear.h"
 
-/* What a norm multiplies a normalized value with, its weight or one more than that, and whether it rounds the value first. */
-enum norm_kind { ROUNDED_FIRST, ROUNDED_LAST, PLUS_ONE };
+/* What a norm multiplies a normalized value with, its weight or one more than that, and whether it rounds the value first.
+   A centered one, LayerNorm, takes the mean away and adds a bias; the others are RMSNorm. */
+enum norm_kind { ROUNDED_FIRST, ROUNDED_LAST, PLUS_ONE, CENTERED };
 
-enum gate_kind { SILU, GELU_TANH };
+/* Norms of queries and keys: each head by itself, with the weights of all or its own; or all heads together. */
+enum head_norms { ALIKE, TOGETHER, OWN };
 
-/* Norms of a whole layer are [width], or none. */
+enum gate_kind { SILU, GELU_TANH, GELU, RELU };
+
+/* No weight: no norm. */
 typedef struct {
-    const bf16 *input_norm, *network_norm;  /* of what attention and the network read */
-    const bf16 *attended_norm, *fed_norm;   /* of what they add */
-    const bf16 *query_norm, *key_norm;      /* [head_dim], or none; of all heads together if norms_all_heads */
-    linear query, key, value, output, gate, up, down;
+    const bf16 *weight, *bias;  /* bias: or none */
+} norm;
+
+/* Norms of a whole layer are [width]. */
+typedef struct {
+    norm input_norm, network_norm;  /* of what attention and the network read */
+    norm attended_norm, fed_norm;   /* of what they add */
+    norm query_norm, key_norm;      /* [head_dim], or of all heads, as head_norms says */
+    linear query, key, value;       /* query alone, if is_interleaved */
+    linear output;
+    linear gate, up, down;          /* up: none, if what the activation gives is not multiplied */
     int64_t window;    /* columns that a token sees, itself included; 0: all */
     int64_t rotation;  /* which cosines and sines */
 } layer;
 
 typedef struct {
     const layer *layers;
-    const bf16 *final_norm;  /* [width] */
-    linear head;             /* dense */
+    norm final_norm;  /* [width] */
+    linear head;      /* dense */
     int64_t layer_count, width, inner, heads, key_heads, head_dim;
-    int64_t norm_kind, norms_all_heads, gate_kind;
+    int64_t norm_kind, head_norms, gate_kind;
+    int64_t rotary_dim;      /* dimensions of a head that rotate, from the first on; 0: none do */
+    int64_t is_interleaved;  /* whether one projection has, for each head of keys, its queries, itself and its values */
+    int64_t is_parallel;     /* whether the network reads what the layer does, not what attention has added to it */
     float epsilon, scaling;
     float score_cap, logit_cap;  /* 0: none */
 } model;
@@ -39,7 +53,7 @@ typedef struct {
     int64_t count;
     const place *places;     /* [count] */
     bf16 *hidden;            /* [count][width]: embeddings in, hidden states out */
-    const bf16 *cos, *sin;   /* [rotations][count][head_dim] */
+    const bf16 *cos, *sin;   /* [rotations][count][rotary_dim] */
     const slab *slabs;
     int64_t asked_count;
     const int64_t *asked;    /* [asked_count], tokens whose logits are wanted */
@@ -53,7 +67,8 @@ typedef struct {
 
 /* Between the stages of a layer; each [count][...]. */
 typedef struct {
-    bf16 *normed, *query, *key, *value, *attended, *gate, *up;
+    bf16 *normed, *packed, *query, *key, *value, *attended, *gate, *up;
+    bf16 *added;  /* what attention gives, if the network is parallel */
     run *runs;  /* [run_count]: all tokens */
     int64_t run_count;
 } activations;
@@ -61,12 +76,14 @@ typedef struct {
 static activations take_activations(arena *from, const model *m, int64_t count) {
     activations a;
     a.normed = take(from, count * m->width * sizeof(bf16));
+    a.packed = take(from, m->is_interleaved ? count * (m->heads + 2 * m->key_heads) * m->head_dim * sizeof(bf16) : 0);
     a.query = take(from, count * m->heads * m->head_dim * sizeof(bf16));
     a.attended = take(from, count * m->heads * m->head_dim * sizeof(bf16));
     a.key = take(from, count * m->key_heads * m->head_dim * sizeof(bf16));
     a.value = take(from, count * m->key_heads * m->head_dim * sizeof(bf16));
     a.gate = take(from, count * m->inner * sizeof(bf16));
     a.up = take(from, count * m->inner * sizeof(bf16));
+    a.added = take(from, m->is_parallel ? count * m->width * sizeof(bf16) : 0);
     a.runs = take(from, count * sizeof(run));
     a.run_count = 0;
     return a;

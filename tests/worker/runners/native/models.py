@@ -1,4 +1,4 @@
-"""Tiny models like Llama, each once as the worker runs it and once in float32 with exactly the same weights."""
+"""Tiny models that run in C, each once as the worker runs it and once in float32 with exactly the same weights."""
 
 import copy
 from dataclasses import dataclass, field
@@ -54,6 +54,13 @@ PHI_3: dict[str, Any] = {"head_dim": None, "hidden_size": 128, "num_key_value_he
 GEMMA_3: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": ALTERNATING}
 GEMMA_2 = GEMMA_3 | {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 3.0}
 OLMO_2: dict[str, Any] = {"head_dim": None, "hidden_size": 128, "rms_norm_eps": 0.5}
+FEW_HEADS: dict[str, Any] = {"head_dim": None, "num_key_value_heads": None, "hidden_size": 128}
+"""Of classes that have a head of keys for each of queries, and share the width among them."""
+STARCODER_2: dict[str, Any] = {"sliding_window": WINDOW, "hidden_act": "gelu_pytorch_tanh"}
+STABLE_LM: dict[str, Any] = {"head_dim": None, "hidden_size": 128, "use_qkv_bias": True}
+STABLE_LM_2 = STABLE_LM | {"use_parallel_residual": True, "qk_layernorm": True}
+GPT_NEOX = FEW_HEADS | {"layer_norm_eps": 0.1}
+PHI = FEW_HEADS | {"qk_layernorm": True}
 
 CASES = (
     Case("Llama"),
@@ -89,6 +96,17 @@ CASES = (
     ),
     Case("Gemma 3, two rotations", "Gemma3TextConfig", GEMMA_3),
     Case("OLMo 2, norms behind", "Olmo2Config", OLMO_2),
+    Case("StarCoder2, sliding", "Starcoder2Config", STARCODER_2),
+    Case("StableLM, a quarter of a head rotates", "StableLmConfig", STABLE_LM),
+    Case("StableLM 2, parallel, norms of each head's own", "StableLmConfig", STABLE_LM_2),
+    Case("GPT-NeoX, parallel with two norms", "GPTNeoXConfig", GPT_NEOX),
+    Case(
+        "GPT-NeoX, not parallel, relu",
+        "GPTNeoXConfig",
+        GPT_NEOX | {"use_parallel_residual": False, "hidden_act": "relu", "attention_bias": False},
+    ),
+    Case("Phi, parallel with one norm, a head with biases", "PhiConfig", PHI),
+    Case("Phi, grouped heads, exact gelu", "PhiConfig", PHI | {"num_key_value_heads": 2, "hidden_act": "gelu"}),
 )
 
 
@@ -101,8 +119,11 @@ def bfloat16_model(case: Case) -> Any:
     model = AutoModelForCausalLM.from_config(getattr(transformers, case.config_class)(**settings))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(("norm.weight", "bias")):
-                parameter.uniform_(0.5, 1.5) if name.endswith("norm.weight") else parameter.normal_(std=0.3)
+            owner = model.get_submodule(name.rpartition(".")[0])
+            if name.endswith("bias"):
+                parameter.normal_(std=0.3)
+            elif name.endswith("norm.weight") or isinstance(owner, nn.LayerNorm):
+                parameter.uniform_(0.5, 1.5)
     return model.bfloat16().eval().requires_grad_(requires_grad=False)
 
 

@@ -11,7 +11,7 @@ from tests.worker.runners.native.planted_mistakes import MISTAKES, Mistake
 from worker.runners.model_runner import ModelRunner
 from worker.runners.native.library import Library
 from worker.runners.native.linear import pack, takes_4bit
-from worker.runners.native.llama import obstacle
+from worker.runners.native.obstacles import obstacle
 from worker.runners.native.runner import NativeRunner
 
 CPU = torch.device("cpu")
