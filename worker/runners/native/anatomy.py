@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .families import FAMILIES
+from .linear import shape
 from .structures import GateKind
 
 _GATES = {
@@ -17,6 +18,8 @@ _GATES = {
     "relu": GateKind.RELU,
 }
 """By transformers' names. Three of them are one function, which two of those compute in steps of bfloat16."""
+_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "activation")
+"""Where configs have them."""
 
 
 class Projection(NamedTuple):
@@ -42,17 +45,21 @@ class Anatomy:
         self.decoder = getattr(model, self.parts.decoder)
         self.layers = list(getattr(self.decoder, self.parts.layers))
         self.final_norm = getattr(self.decoder, self.parts.final_norm)
-        self.rotary = self.decoder.rotary_emb
+        self.positions = getattr(self.decoder, self.parts.positions, None)
+        self.rotary: Any = None if self.positions is not None else self.decoder.rotary_emb
         attention = self.attention(self.layers[0])
         self.heads: int = self.config.num_attention_heads
-        self.key_heads: int = getattr(self.config, "num_key_value_heads", None) or self.heads
+        # Falcon's config may have more than its attention has.
+        self.key_heads: int = getattr(
+            attention, "num_kv_heads", getattr(self.config, "num_key_value_heads", None) or self.heads
+        )
         self.head_dim: int = getattr(attention, "head_dim", None) or attention.head_size
-        self.rotary_dim = 2 * next(frequencies for _, frequencies in self.ropes())
+        self.rotary_dim = 2 * next((frequencies for _, frequencies in self.ropes()), 0)
 
     @property
     def activation(self) -> str:
         """Returns transformers' name of what stands between the projections of a network."""
-        return str(getattr(self.config, "hidden_activation", None) or self.config.hidden_act)
+        return str(next(filter(None, (getattr(self.config, name, None) for name in _ACTIVATIONS))))
 
     @property
     def gate_kind(self) -> GateKind | None:
@@ -72,7 +79,7 @@ class Anatomy:
 
     def ropes(self) -> Iterator[tuple[str, int]]:
         """Yields each rotation's type, and its number of frequencies."""
-        for kind in self.rotation_kinds:
+        for kind in self.rotation_kinds if self.rotary else ():
             if kind is None:
                 yield self.rotary.rope_type, self.rotary.inv_freq.numel()
             else:
@@ -83,17 +90,28 @@ class Anatomy:
         return getattr(layer, self.parts.attention)
 
     def network(self, layer: nn.Module) -> Any:  # noqa: ANN401 - as above
-        """Returns a layer's network."""
-        return getattr(layer, self.parts.network)
+        """Returns the network that all tokens go through; None if a layer has experts alone."""
+        network = getattr(layer, self.parts.network)
+        return getattr(network, "shared_expert", None) if self.routed(layer) else network
+
+    def routed(self, layer: nn.Module) -> Any:  # noqa: ANN401 - as above
+        """Returns what has a layer's router (`gate`) and `experts`; None if it has none."""
+        network = getattr(layer, self.parts.network)
+        return network if hasattr(network, "experts") else None
 
     def scaling(self, layer: nn.Module) -> float:
         """Returns what a layer's scores are multiplied with."""
-        return float(self.attention(layer).scaling)
+        return float(getattr(self.attention(layer), "scaling", self.head_dim**-0.5))
 
     def inner(self, layer: nn.Module) -> int:
-        """Returns how wide a layer's network is."""
-        down: nn.Linear = getattr(self.network(layer), self.parts.down)
-        return down.in_features
+        """Returns how wide the network is that all tokens go through; 0 if there is none."""
+        network = self.network(layer)
+        return 0 if network is None else shape(getattr(network, self.parts.down))[1]
+
+    def inner_of_experts(self, layer: nn.Module) -> int:
+        """Returns how wide each of a layer's experts is; 0 if there are none."""
+        routed = self.routed(layer)
+        return 0 if routed is None else int(routed.experts.down_proj.shape[-1])
 
     def window(self, layer: nn.Module) -> int:
         """Returns how many columns a token of this layer sees; 0: all."""
@@ -109,8 +127,8 @@ class Anatomy:
         """Returns a layer's norms by the fields of `structures.Layer`: several, if each head has one."""
         parts, attention = self.parts, self.attention(layer)
         found = {
-            "input_norm": getattr(layer, parts.input_norm, None),
-            "network_norm": getattr(layer, parts.network_norm, None),
+            "input_norm": _first(layer, parts.input_norm),
+            "network_norm": _first(layer, parts.network_norm),
             "attended_norm": getattr(layer, parts.attended_norm, None),
             "fed_norm": getattr(layer, parts.fed_norm, None),
             "query_norm": getattr(attention, parts.query_norm, None),
@@ -130,6 +148,8 @@ class Anatomy:
             for field, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
                 yield Projection(field, name, getattr(attention, name), None)
         yield Projection("output", parts.output, getattr(attention, parts.output), None)
+        if network is None:
+            return
         if parts.packed_gate:
             yield from _packed(network, parts.packed_gate, gate=inner, up=inner)
         else:
@@ -137,6 +157,10 @@ class Anatomy:
                 if name:
                     yield Projection(field, name, getattr(network, name), None)
         yield Projection("down", parts.down, getattr(network, parts.down), None)
+
+
+def _first(module: nn.Module, names: tuple[str, ...]) -> Any:  # noqa: ANN401 - as above
+    return next(filter(None, (getattr(module, name, None) for name in names)), None)
 
 
 def _packed(module: nn.Module, name: str, **sizes: int) -> Iterator[Projection]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...loading.cpu_level import Arithmetic
 from .anatomy import Anatomy
 from .linear import NativeLinear
-from .structures import Layer, Linear, Model, Norm
+from .structures import Experts, Layer, Linear, Model, Norm
 
 
 class Description:
@@ -18,7 +18,7 @@ class Description:
         """Takes a model without obstacles, its 4-bit layers packed, and what those multiply with."""
         self._arithmetic: Arithmetic = arithmetic
         # Kept here: the structures hold addresses alone.
-        self._norms: list[Tensor] = []
+        self._tensors: list[Tensor] = []
         self._linears: list[NativeLinear] = []
         self.anatomy = anatomy = Anatomy(model)
         parts, config = anatomy.parts, anatomy.config
@@ -52,9 +52,35 @@ class Description:
         return Layer(
             **{field: self._norm(norms) for field, norms in self.anatomy.norms(layer).items()},
             **{each.field: self._linear(each.module, each.outputs) for each in projections},
+            experts=self._experts(self.anatomy.routed(layer)),
             window=self.anatomy.window(layer),
             rotation=self.anatomy.rotation(layer),
         )
+
+    def _experts(self, routed: Any) -> Experts:  # noqa: ANN401 - as above
+        if routed is None:
+            return Experts()
+        gates, downs = routed.experts.gate_up_proj.data, routed.experts.down_proj.data
+        gate, up = gates[0].chunk(2)
+        shared = getattr(routed, "shared_expert_gate", None)
+        return Experts(
+            router=self._matrix(routed.gate.weight.data),
+            gate=self._matrix(gate),
+            up=self._matrix(up),
+            down=self._matrix(downs[0]),
+            gate_stride=gates.stride(0),
+            down_stride=downs.stride(0),
+            chosen=routed.gate.top_k,
+            # Mixtral's router always does, and has no word for it.
+            is_divided=getattr(routed.gate, "norm_topk_prob", True),
+            shared_gate=Linear() if shared is None else self._linear(shared),
+        )
+
+    def _matrix(self, weights: Tensor) -> Linear:
+        """Returns dense weights, [outputs, inputs]."""
+        self._tensors.append(weights)
+        outputs, inputs = weights.shape
+        return Linear(dense=weights.data_ptr(), outputs=outputs, inputs=inputs)
 
     def _norm(self, norms: list[Any]) -> Norm:
         """Returns a norm, or those of all heads, one behind the other."""
@@ -64,8 +90,8 @@ class Description:
     def _address(self, weights: list[Any]) -> int | None:
         if weights[0] is None:
             return None
-        self._norms.append(weights[0] if len(weights) == 1 else torch.cat(weights))
-        return self._norms[-1].data_ptr()
+        self._tensors.append(weights[0] if len(weights) == 1 else torch.cat(weights))
+        return self._tensors[-1].data_ptr()
 
     def _linear(self, layer: Any, outputs: range | None = None) -> Linear:  # noqa: ANN401 - as above
         self._linears.append(NativeLinear(layer, self._arithmetic, outputs))

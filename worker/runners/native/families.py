@@ -29,8 +29,11 @@ class Parts:
     decoder: str = "model"
     layers: str = "layers"
     final_norm: str = "norm"
-    input_norm: str = "input_layernorm"
-    network_norm: str = "post_attention_layernorm"
+    positions: str = ""
+    """The embedding of positions that are learned; none: heads rotate."""
+    input_norm: tuple[str, ...] = ("input_layernorm",)
+    """The first that a layer has, or none."""
+    network_norm: tuple[str, ...] = ("post_attention_layernorm",)
     attended_norm: str = ""
     fed_norm: str = ""
     attention: str = "self_attn"
@@ -52,15 +55,18 @@ _LLAMA = Parts()
 _SLIDING = Parts(slides=True)
 _FOUR_NORMS = Parts(
     norm=NormKind.PLUS_ONE,
-    network_norm="pre_feedforward_layernorm",
+    network_norm=("pre_feedforward_layernorm",),
     attended_norm="post_attention_layernorm",
     fed_norm="post_feedforward_layernorm",
 )
 FAMILIES = {
     "LlamaForCausalLM": _LLAMA,
     "MistralForCausalLM": _SLIDING,
+    "MixtralForCausalLM": _SLIDING,
     "Qwen2ForCausalLM": _LLAMA,
+    "Qwen2MoeForCausalLM": _LLAMA,
     "Qwen3ForCausalLM": _LLAMA,
+    "Qwen3MoeForCausalLM": _LLAMA,
     "Phi3ForCausalLM": replace(_SLIDING, packed="qkv_proj", packed_gate="gate_up_proj"),
     "GemmaForCausalLM": Parts(norm=NormKind.PLUS_ONE),
     "Gemma2ForCausalLM": replace(_FOUR_NORMS, caps_scores=True),
@@ -68,11 +74,12 @@ FAMILIES = {
     "Olmo2ForCausalLM": Parts(
         norm=NormKind.ROUNDED_LAST,
         head_norms=HeadNorms.TOGETHER,
-        input_norm="",
-        network_norm="",
+        input_norm=(),
+        network_norm=(),
         attended_norm="post_attention_layernorm",
         fed_norm="post_feedforward_layernorm",
     ),
+    "OlmoeForCausalLM": Parts(head_norms=HeadNorms.TOGETHER),
     "Starcoder2ForCausalLM": Parts(norm=NormKind.CENTERED, slides=True, gate="c_fc", up="", down="c_proj"),
     "StableLmForCausalLM": Parts(
         norm=NormKind.CENTERED,
@@ -98,7 +105,7 @@ FAMILIES = {
         norm=NormKind.CENTERED,
         is_parallel=lambda _: True,
         final_norm="final_layernorm",
-        network_norm="",
+        network_norm=(),
         query_norm="q_layernorm",
         key_norm="k_layernorm",
         output="dense",
@@ -106,6 +113,38 @@ FAMILIES = {
         up="",
         down="fc2",
     ),
+    "GPT2LMHeadModel": Parts(
+        norm=NormKind.CENTERED,
+        decoder="transformer",
+        layers="h",
+        final_norm="ln_f",
+        positions="wpe",
+        input_norm=("ln_1",),
+        network_norm=("ln_2",),
+        attention="attn",
+        packed="c_attn",
+        output="c_proj",
+        gate="c_fc",
+        up="",
+        down="c_proj",
+    ),
+    "FalconForCausalLM": Parts(
+        norm=NormKind.CENTERED,
+        is_parallel=lambda config: config.parallel_attn or config.new_decoder_architecture,
+        is_interleaved=True,
+        decoder="transformer",
+        layers="h",
+        final_norm="ln_f",
+        input_norm=("ln_attn", "input_layernorm"),
+        network_norm=("ln_mlp", "post_attention_layernorm"),
+        attention="self_attention",
+        packed="query_key_value",
+        output="dense",
+        gate="dense_h_to_4h",
+        up="",
+        down="dense_4h_to_h",
+    ),
 }
-"""Norms before or behind attention and a network, rotary positions, causal attention. Biases, norms in the heads,
-sliding windows, a rotation for each kind of layer and how much of a head rotates are where a model has them."""
+"""Norms before or behind attention and a network, rotary or learned positions, causal attention. Biases, norms in the
+heads, sliding windows, a rotation for each kind of layer, how much of a head rotates and experts are where a model has
+them."""

@@ -10,8 +10,10 @@
 #include <omp.h>
 #include <stdlib.h>
 
+#include "activation.h"
 #include "arena.h"
 #include "attention.h"
+#include "experts.h"
 #include "model.h"
 #include "multiply.h"
 #include "runs.h"
@@ -58,37 +60,6 @@ static void rotate(bf16 *head, const bf16 *cos, const bf16 *sin, int64_t dim) {
     }
 }
 
-/* x times the share of a normal distribution that lies below it: what lies beyond |x| is e to the -x^2 / 2 times a
-   polynomial, off by 1.5e-7 at most (Abramowitz and Stegun, 7.1.26). */
-INLINE floats gelu(floats x) {
-    const floats size = larger(x, minus(zeros(), x));
-    const floats near = over(all(1.0f), plus(all(1.0f), times(all(0.231641888f), size)));
-    floats beyond = all(0.5307027145f);
-    beyond = plus_product(beyond, near, all(-0.7265760135f));
-    beyond = plus_product(beyond, near, all(0.7107068705f));
-    beyond = plus_product(beyond, near, all(-0.142248368f));
-    beyond = plus_product(beyond, near, all(0.127414796f));
-    beyond = times(times(beyond, near), exponential(times(all(-0.5f), times(x, x))));
-    return minus(larger(zeros(), x), times(size, beyond));
-}
-
-/* SiLU is x times its sigmoid; GELU, by the tangent, x times that of 2 sqrt(2 / pi) (x + 0.044715 x^3). */
-INLINE floats activated(int64_t kind, floats x) {
-    if (kind == RELU) return larger(zeros(), x);
-    if (kind == GELU) return gelu(x);
-    const floats cube = times(x, times(x, x));
-    const floats z = kind == SILU ? x : times(all(1.59576912f), plus(x, times(all(0.044715f), cube)));
-    return over(x, plus(all(1.0f), exponential(minus(zeros(), z))));
-}
-
-/* Puts the activations in the place of what gates give, multiplied with what lies above them if anything does. */
-static void activate(int64_t kind, bf16 *gate, const bf16 *up, int64_t count) {
-    for (int64_t i = 0; i < count; i += WIDTH) {
-        const floats value = activated(kind, load(gate + i));
-        store(gate + i, up ? times(rounded(value), load(up + i)) : value);
-    }
-}
-
 /* Parts what one projection has given a token: for each head of keys its queries, itself and its values. */
 static void unpack(const model *m, int64_t token, const activations *a) {
     const int64_t dim = m->head_dim, group = m->heads / m->key_heads;
@@ -131,7 +102,7 @@ static void remember(const model *m, const layer *l, int64_t index, const tokens
 }
 
 /* How often work is shared out, at most. */
-enum { LAYER_STAGES = 18, HEAD_STAGES = 2, LINEAR_STAGES = 2 };
+enum { LAYER_STAGES = 18 + EXPERT_STAGES, HEAD_STAGES = 2, LINEAR_STAGES = 2 };
 
 /* Rounds the activations that some layers share, if any of them wants it: those that do want the same. */
 static void round_for(const linear **layers, int count, const bf16 *x, int64_t rows, const rounded_rows *to, member *self) {
@@ -208,10 +179,13 @@ static void run_layer(const model *m, int64_t index, const tokens *t, const acti
     multiply_share(&l->gate, x, n, a->gate, 0, space, self);
     multiply_share(&l->up, x, n, a->up, 0, space, self);
     await(self);
-    SHARE(part, n * m->inner / 16)
+    SHARE(part, n * l->gate.outputs / 16)
         activate(m->gate_kind, a->gate + 16 * part, l->up.outputs ? a->up + 16 * part : 0, 16);
     await(self);
-    if (m->is_parallel)
+    if (l->experts.router.outputs) {
+        put_output(&l->down, a->gate, n, a->added, 0, space, self);
+        run_experts(m, index, x, t, a, space, self);
+    } else if (m->is_parallel)
         add_both(m, &l->down, a->gate, t, a, space, self);
     else
         add_output(m, &l->down, a->gate, l->fed_norm, t, a, space, self);

@@ -19,6 +19,16 @@ typedef struct {
     const bf16 *weight, *bias;  /* bias: or none */
 } norm;
 
+/* Networks of which each token goes through a few, those that its router prefers. */
+typedef struct {
+    linear router;                     /* an output for each expert; none: there are no experts */
+    linear gate, up, down;             /* of the first expert; dense */
+    int64_t gate_stride, down_stride;  /* weights from one expert to the next: of gate and up, and of down */
+    int64_t chosen;                    /* experts for each token */
+    int64_t is_divided;                /* whether the shares of the chosen are divided by their sum */
+    linear shared_gate;                /* one output, by which the network that all tokens go through counts; or none */
+} experts;
+
 /* Norms of a whole layer are [width]. */
 typedef struct {
     norm input_norm, network_norm;  /* of what attention and the network read */
@@ -26,7 +36,8 @@ typedef struct {
     norm query_norm, key_norm;      /* [head_dim], or of all heads, as head_norms says */
     linear query, key, value;       /* query alone, if is_interleaved */
     linear output;
-    linear gate, up, down;          /* up: none, if what the activation gives is not multiplied */
+    linear gate, up, down;          /* up: none, if what the activation gives is not multiplied; all: none but experts */
+    experts experts;
     int64_t window;    /* columns that a token sees, itself included; 0: all */
     int64_t rotation;  /* which cosines and sines */
 } layer;
@@ -65,13 +76,60 @@ typedef struct {
     int64_t begin, count;
 } run;
 
+/* Which experts tokens go through; a slot is a token's place in the list of all that go through some expert. */
+typedef struct {
+    bf16 *scores;           /* [count][experts] */
+    float *shares;          /* [count][experts] */
+    int64_t *chosen;        /* [count][chosen] */
+    int64_t *slots;         /* [count][chosen] */
+    int64_t *begins;        /* [experts + 1]: the first slot of each */
+    int64_t *active;        /* those that any token goes through */
+    int64_t *active_counts; /* [layers]: a thread that was put aside may ask when others are in another layer */
+    bf16 *given, *gate, *up, *gained;  /* [count * chosen][...], by slots */
+    bf16 *shared_scores;    /* [count] */
+} routes;
+
 /* Between the stages of a layer; each [count][...]. */
 typedef struct {
     bf16 *normed, *packed, *query, *key, *value, *attended, *gate, *up;
-    bf16 *added;  /* what attention gives, if the network is parallel */
+    bf16 *added;  /* what attention gives, if the network is parallel; or what all tokens go through, beside experts */
+    routes routes;
     run *runs;  /* [run_count]: all tokens */
     int64_t run_count;
 } activations;
+
+static int64_t larger_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* The most experts, chosen ones and outputs of a gate, of all layers. */
+static experts widest_experts(const model *m) {
+    experts widest = {0};
+    for (int64_t index = 0; index < m->layer_count; index++) {
+        const experts *each = &m->layers[index].experts;
+        widest.router.outputs = larger_of(widest.router.outputs, each->router.outputs);
+        widest.gate.outputs = larger_of(widest.gate.outputs, each->gate.outputs);
+        widest.chosen = larger_of(widest.chosen, each->chosen);
+    }
+    return widest;
+}
+
+static routes take_routes(arena *from, const model *m, int64_t count) {
+    const experts widest = widest_experts(m);
+    const int64_t slots = count * widest.chosen, all = widest.router.outputs;
+    routes r;
+    r.scores = take(from, count * all * sizeof(bf16));
+    r.shares = take(from, count * all * sizeof(float));
+    r.chosen = take(from, slots * sizeof(int64_t));
+    r.slots = take(from, slots * sizeof(int64_t));
+    r.begins = take(from, (all + 1) * sizeof(int64_t));
+    r.active = take(from, all * sizeof(int64_t));
+    r.active_counts = take(from, m->layer_count * sizeof(int64_t));
+    r.given = take(from, slots * m->width * sizeof(bf16));
+    r.gate = take(from, slots * widest.gate.outputs * sizeof(bf16));
+    r.up = take(from, slots * widest.gate.outputs * sizeof(bf16));
+    r.gained = take(from, slots * m->width * sizeof(bf16));
+    r.shared_scores = take(from, all ? count * sizeof(bf16) : 0);
+    return r;
+}
 
 static activations take_activations(arena *from, const model *m, int64_t count) {
     activations a;
@@ -83,7 +141,9 @@ static activations take_activations(arena *from, const model *m, int64_t count) 
     a.value = take(from, count * m->key_heads * m->head_dim * sizeof(bf16));
     a.gate = take(from, count * m->inner * sizeof(bf16));
     a.up = take(from, count * m->inner * sizeof(bf16));
-    a.added = take(from, m->is_parallel ? count * m->width * sizeof(bf16) : 0);
+    const int has_two = m->is_parallel || widest_experts(m).chosen;
+    a.added = take(from, has_two ? count * m->width * sizeof(bf16) : 0);
+    a.routes = take_routes(from, m, count);
     a.runs = take(from, count * sizeof(run));
     a.run_count = 0;
     return a;

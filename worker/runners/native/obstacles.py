@@ -1,8 +1,11 @@
 """Says what of a model the C code cannot run."""
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .anatomy import Anatomy
 from .families import FAMILIES
@@ -35,29 +38,41 @@ def obstacle_by_design(model: Any) -> str:  # noqa: ANN401 - as above
 
 
 def _obstacle_in_shapes(model: Anatomy) -> str:
+    """Returns the first of all that stand in the way."""
+    return next(chain(_other_parts(model), _other_ropes(model), _other_sizes(model)), "")
+
+
+def _other_parts(model: Anatomy) -> Iterator[str]:
+    config = model.config
     if model.gate_kind is None:
-        return f"its activation is {model.activation}"
-    if getattr(model.config, "use_bidirectional_attention", False):
-        return "its tokens see what follows them"
-    if reason := _obstacle_in_ropes(model):
-        return reason
-    if model.head_dim % _PAIRED_LANES or model.head_dim > _MAX_HEAD_DIM:
-        return f"its heads have {model.head_dim} dimensions"
-    multiple = PACKED_OUTPUTS if model.parts.packed_gate else _LANES
-    width = model.config.hidden_size
-    for inner in sorted({model.inner(layer) for layer in model.layers}):
-        if width % _LANES or inner % multiple:
-            return f"its sizes {width} and {inner} are no multiples of {multiple}"
-    return ""
+        yield f"its activation is {model.activation}"
+    if getattr(config, "use_bidirectional_attention", False):
+        yield "its tokens see what follows them"
+    if getattr(config, "clip_qkv", None) is not None:
+        yield "it clips queries, keys and values"
+    if getattr(config, "alibi", False):
+        yield "its positions are biases of scores (ALiBi)"
+    if len({model.scaling(layer) for layer in model.layers}) > 1:
+        yield "its layers scale scores differently"
 
 
-def _obstacle_in_ropes(model: Anatomy) -> str:
+def _other_ropes(model: Anatomy) -> Iterator[str]:
     for rope_type, frequencies in model.ropes():
         if rope_type in _MOVING_ROPES:
-            return "its rotary frequencies depend on the longest row"
+            yield "its rotary frequencies depend on the longest row"
         if 2 * frequencies != model.rotary_dim:
-            return f"some of its layers rotate {model.rotary_dim} dimensions of a head, some {2 * frequencies}"
-    return ""
+            yield f"some of its layers rotate {model.rotary_dim} dimensions of a head, some {2 * frequencies}"
+
+
+def _other_sizes(model: Anatomy) -> Iterator[str]:
+    if model.head_dim % _PAIRED_LANES or model.head_dim > _MAX_HEAD_DIM:
+        yield f"its heads have {model.head_dim} dimensions"
+    multiple = PACKED_OUTPUTS if model.parts.packed_gate else _LANES
+    width = model.config.hidden_size
+    inners = {size(layer) for layer in model.layers for size in (model.inner, model.inner_of_experts)}
+    for inner in sorted(inners - {0}):
+        if width % _LANES or inner % multiple:
+            yield f"its sizes {width} and {inner} are no multiples of {multiple}"
 
 
 def _obstacle_in_weights(model: Anatomy) -> str:
@@ -65,10 +80,24 @@ def _obstacle_in_weights(model: Anatomy) -> str:
         for each in model.projections(layer):
             if not takes_4bit(each.module) and not takes_dense(each.module):
                 return f"the weights of {each.name} are neither bfloat16 nor 4-bit blocks"
+        if (routed := model.routed(layer)) and not all(map(_is_plain, _weights(routed))):
+            return "its experts are no plain bfloat16 matrices"
     if not takes_dense(model.head):
         return "its head is no plain bfloat16 matrix"
     norms = [norm for layer in model.layers for norms in model.norms(layer).values() for norm in norms]
-    others = [parameter for module in (*norms, model.final_norm, model.embedding) for parameter in module.parameters()]
+    embeddings = [each for each in (model.embedding, model.positions) if each is not None]
+    others = [parameter for module in (*norms, model.final_norm, *embeddings) for parameter in module.parameters()]
     if any(parameter.dtype != torch.bfloat16 for parameter in others):
         return "it does not compute in bfloat16"
     return ""
+
+
+def _weights(routed: Any) -> Iterator[Any]:  # noqa: ANN401 - as above
+    """Yields what experts and what leads to them are multiplied with."""
+    yield from (routed.gate.weight, routed.experts.gate_up_proj, routed.experts.down_proj)
+    if hasattr(routed, "shared_expert_gate"):
+        yield routed.shared_expert_gate.weight
+
+
+def _is_plain(weight: Tensor) -> bool:
+    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.is_contiguous()

@@ -70,8 +70,13 @@ class NativeRunner:
         return sorted({1, most_rows})
 
     def _rotations(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns cosines and sines of positions [1, tokens], each [rotations, tokens, dimension]."""
+        """Returns cosines and sines of positions [1, tokens], each [rotations, tokens, dimension].
+
+        Without rotations they are empty.
+        """
         rotary, kinds = self._anatomy.rotary, self._anatomy.rotation_kinds
+        if rotary is None:
+            return hidden.new_empty(0), hidden.new_empty(0)
         found = [rotary(hidden, positions, *([] if kind is None else [kind])) for kind in kinds]
         cos, sin = (torch.cat(each).to(hidden.dtype) for each in zip(*found, strict=True))
         return cos, sin
@@ -79,7 +84,10 @@ class NativeRunner:
     def _forward(self, listed: TokenList, slabs: list[Slab]) -> Tensor:
         """Returns the logits that are asked for, float32 [asked, vocabulary], until the next call."""
         hidden = self._anatomy.embedding(torch.tensor(listed.ids))
-        cos, sin = self._rotations(hidden, torch.tensor([listed.positions]))
+        positions = torch.tensor([listed.positions])
+        if self._anatomy.positions is not None:
+            hidden = hidden + self._anatomy.positions(positions[0])
+        cos, sin = self._rotations(hidden, positions)
         places, asked = torch.tensor(listed.places), torch.tensor(listed.asked, dtype=torch.int64)
         if len(listed.asked) > len(self._logits):
             self._logits = torch.empty(len(listed.asked), self.description.vocab_size)

@@ -55,6 +55,22 @@ class Norm(ctypes.Structure):
     _fields_ = (("weight", c_void_p), ("bias", c_void_p))
 
 
+class Experts(ctypes.Structure):
+    """`experts`: networks of which each token goes through a few."""
+
+    _fields_ = (
+        ("router", Linear),
+        ("gate", Linear),
+        ("up", Linear),
+        ("down", Linear),
+        ("gate_stride", c_int64),
+        ("down_stride", c_int64),
+        ("chosen", c_int64),
+        ("is_divided", c_int64),
+        ("shared_gate", Linear),
+    )
+
+
 class Layer(ctypes.Structure):
     """`layer`: one decoder layer."""
 
@@ -72,6 +88,7 @@ class Layer(ctypes.Structure):
         ("gate", Linear),
         ("up", Linear),
         ("down", Linear),
+        ("experts", Experts),
         ("window", c_int64),
         ("rotation", c_int64),
     )

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.worker.runners.native.models import (
+    EXPERTS,
     GEMMA_2,
     GEMMA_3,
+    GPT_2,
     GPT_NEOX,
     OLMO_2,
     PHI,
+    QWEN_2_MOE,
     STABLE_LM,
     STABLE_LM_2,
     STARCODER_2,
@@ -18,7 +21,7 @@ from worker.loading.cpu_level import Arithmetic
 from worker.memory.batch import Batch
 from worker.runners.native.anatomy import Anatomy
 from worker.runners.native.description import Description
-from worker.runners.native.structures import Norm
+from worker.runners.native.structures import Linear, Norm
 from worker.runners.native.token_list import Place, TokenList
 from worker.runners.runner import Prefill
 
@@ -115,6 +118,21 @@ def _multiplied_with_itself(self: Description, model: Any, *arithmetic: Arithmet
     _describe(self, model, *arithmetic)
     for layer in self._layers:
         layer.up = layer.gate
+
+
+def _with_experts(**fields: Any) -> Callable[..., None]:
+    def __init__(self: Description, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
+        _describe(self, model, *arithmetic)
+        for layer in self._layers:
+            for name, value in fields.items():
+                setattr(layer.experts, name, value)
+
+    return __init__
+
+
+def _without_positions(self: Anatomy, model: Any) -> None:
+    _dissect(self, model)
+    self.positions = None
 
 
 def _with_parts(**changes: Any) -> Callable[..., None]:
@@ -224,5 +242,31 @@ MISTAKES = (
         "GPTNeoXConfig",
         GPT_NEOX,
     ),
+    *(
+        Mistake(name, Description, "__init__", replacement, "MixtralConfig", EXPERTS)
+        for name, replacement in {
+            "gates of the first expert": _with_experts(gate_stride=0),
+            "what the first expert gives": _with_experts(down_stride=0),
+            "one expert instead of two": _with_experts(chosen=1),
+            "shares as they are": _with_experts(is_divided=0),
+        }.items()
+    ),
+    Mistake(
+        "nothing of the shared expert",
+        Description,
+        "__init__",
+        _with_experts(shared_gate=Linear()),
+        "Qwen2MoeConfig",
+        QWEN_2_MOE,
+    ),
+    Mistake(
+        "shares divided",
+        Description,
+        "__init__",
+        _with_experts(is_divided=1),
+        "Qwen2MoeConfig",
+        QWEN_2_MOE | {"num_experts_per_tok": 2},
+    ),
+    Mistake("no positions", Anatomy, "__init__", _without_positions, "GPT2Config", GPT_2),
     Mistake("no biases of the head", Description, "__init__", _without_biases_of_head, "PhiConfig", PHI),
 )

@@ -14,7 +14,21 @@ from torch import Tensor, nn
 
 from tests.worker.runners.native.accuracy import errors, own_errors
 from tests.worker.runners.native.matrices import quantized
-from tests.worker.runners.native.models import CASES, GEMMA_3, PHI_3, Case, bfloat16_model, exact_copy, quantize
+from tests.worker.runners.native.models import (
+    CASES,
+    EXPERTS,
+    FALCON,
+    GEMMA_3,
+    GPT_2,
+    OLMO_2,
+    PHI_3,
+    QWEN_2_MOE,
+    QWEN_MOE,
+    Case,
+    bfloat16_model,
+    exact_copy,
+    quantize,
+)
 from worker.loading.cpu_level import CpuLevel
 from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.runners.model_runner import ModelRunner
@@ -90,6 +104,12 @@ def with_strided_head(model: Any) -> Any:
     return model
 
 
+def with_4bit_shared_gate(model: Any) -> Any:
+    network = model.model.layers[0].mlp
+    network.shared_expert_gate = quantized(network.shared_expert_gate.weight.float())
+    return model
+
+
 @dataclass(frozen=True)
 class Refused:
     """A model that the C code does not run as a whole."""
@@ -100,7 +120,7 @@ class Refused:
     change: Callable[[Any], Any] = unchanged
     """What is done to it when it is quantized."""
     runs: bool = True
-    """Whether transformers runs it."""
+    """Whether transformers runs it, and something of it in 4 bit."""
 
     def model(self) -> Any:
         return self.change(quantize(bfloat16_model(self.case)))
@@ -116,12 +136,39 @@ REFUSED = (
         "its tokens see what follows them",
         Case("", "Gemma3TextConfig", {"use_bidirectional_attention": True}),
     ),
-    Refused("experts", "it is built otherwise", Case("", "MixtralConfig", {"num_local_experts": 2})),
+    Refused("experts that clamp", "it is built otherwise", Case("", "GptOssConfig", EXPERTS)),
     Refused("another activation", "its activation is mish", Case("", settings={"hidden_act": "mish"})),
     Refused(
         "frequencies that move",
         "its rotary frequencies depend on the longest row",
         Case("", settings={"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
+    ),
+    Refused(
+        "ALiBi",
+        "its positions are biases of scores (ALiBi)",
+        Case("", "FalconConfig", FALCON | {"alibi": True}),
+        runs=False,
+    ),
+    Refused(
+        "deep layers that score lower",
+        "its layers scale scores differently",
+        Case("", "GPT2Config", GPT_2 | {"scale_attn_by_inverse_layer_idx": True}),
+    ),
+    Refused(
+        "clipped heads",
+        "it clips queries, keys and values",
+        Case("", "OlmoeConfig", OLMO_2 | EXPERTS | {"clip_qkv": 8.0}),
+    ),
+    Refused(
+        "a gate in 4 bit for the shared expert",
+        "its experts are no plain bfloat16 matrices",
+        Case("", "Qwen2MoeConfig", QWEN_2_MOE),
+        change=with_4bit_shared_gate,
+    ),
+    Refused(
+        "small experts",
+        "its sizes 64 and 40 are no multiples of 16",
+        Case("", "Qwen3MoeConfig", QWEN_MOE | {"moe_intermediate_size": 40}),
     ),
     Refused(
         "a packed gate that cannot be parted",

@@ -15,6 +15,7 @@ SOURCES = Path(library_module.__file__).parent
 STRUCTURES = (
     structures.Linear,
     structures.Norm,
+    structures.Experts,
     structures.Layer,
     structures.Model,
     structures.Slab,

@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.runners.native import library
 from worker.runners.native.library import Library
-from worker.runners.native.structures import HeadNorms, Layer, Linear, Model, Norm, Slab, Tokens
+from worker.runners.native.structures import Experts, HeadNorms, Layer, Linear, Model, Norm, Slab, Tokens
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 SOURCES = Path(__file__).parent
@@ -125,6 +125,18 @@ def _layer(image: Image, layer: Layer, model: Model) -> Layer:
         setattr(copied, name, _norm(image, getattr(layer, name), size))
     for name in ("query", "key", "value", "output", "gate", "up", "down"):
         setattr(copied, name, _linear(image, getattr(layer, name)))
+    copied.experts = _experts(image, layer.experts)
+    return copied
+
+
+def _experts(image: Image, experts: Experts) -> Experts:
+    copied: Experts = _clone(experts)
+    copied.router, copied.shared_gate = _linear(image, experts.router), _linear(image, experts.shared_gate)
+    count = int(experts.router.outputs)
+    gates = image.copy(experts.gate.dense, count * experts.gate_stride * _BFLOAT16)
+    if gates:
+        copied.gate.dense, copied.up.dense = gates, gates + experts.up.dense - experts.gate.dense
+    copied.down.dense = image.copy(experts.down.dense, count * experts.down_stride * _BFLOAT16)
     return copied
 
 
