@@ -16,7 +16,7 @@ from torch import nn
 from ...domain.config import Config
 from ...loading.cpu_level import Arithmetic, CpuLevel, cpu_level
 from ...loading.weights import runs_on_cpu
-from . import llama
+from . import obstacles
 from .library import Library, NativeError, load
 from .linear import native_layers, rounds_int8, take_over_linear_layers
 from .runner import NativeRunner
@@ -35,11 +35,11 @@ class NativeCode:
 
     def obstacle(self, model: Any) -> str:  # noqa: ANN401 - transformers models share no useful static type
         """Returns why a model does not run in C as a whole; empty if it does."""
-        return llama.obstacle(model)
+        return obstacles.obstacle(model)
 
     def obstacle_by_design(self, skeleton: nn.Module) -> str:
         """Returns the same for a model without weights, whatever they will be."""
-        return llama.obstacle_by_design(skeleton)
+        return obstacles.obstacle_by_design(skeleton)
 
 
 def native_code(config: Config) -> NativeCode | None:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ...loading.cpu_level import Arithmetic
 from ...loading.quantization.bitsandbytes_offline import bnb
@@ -21,6 +22,15 @@ _UNROLLED_INPUTS = 32
 """A block of weights is walked through in steps of so many inputs."""
 _PANEL_INPUTS = 1024
 """PANEL_INPUTS of every kind of CPU: blocks are not longer."""
+_ROUNDS_BEFORE_BIASES = "transformers.models.falcon.modeling_falcon.FalconLinear"
+"""A plain layer, but that it rounds the product before it adds biases."""
+
+
+def shape(layer: Any) -> tuple[int, int]:  # noqa: ANN401 - bitsandbytes ships no types
+    """Returns a linear layer's outputs and inputs."""
+    if isinstance(layer, Conv1D):  # GPT-2's kind
+        return layer.nf, layer.nx
+    return layer.out_features, layer.in_features
 
 
 def pack(layer: Any) -> None:  # noqa: ANN401 - bitsandbytes ships no types
@@ -36,14 +46,16 @@ class NativeLinear:
     """A layer's weights for the C code, or those of some of its outputs. The weights are the layer's own."""
 
     def __init__(self, layer: Any, arithmetic: Arithmetic = "exact", outputs: range | None = None) -> None:  # noqa: ANN401 - bitsandbytes ships no types
-        """Takes a packed 4-bit layer, with what it multiplies with if it can; or an nn.Linear in bfloat16.
+        """Takes a packed 4-bit layer, with what it multiplies with if it can; or a plain one in bfloat16.
 
         Of a 4-bit layer the outputs begin and end at multiples of PACKED_OUTPUTS.
         """
-        outputs = range(layer.out_features) if outputs is None else outputs
+        all_outputs, self.inputs = shape(layer)
+        outputs = range(all_outputs) if outputs is None else outputs
         rows = slice(outputs.start, outputs.stop)
-        self.outputs, self.inputs = len(outputs), layer.in_features
+        self.outputs = len(outputs)
         self.arithmetic: Arithmetic = "exact"
+        self._tensors: tuple[Any, ...]
         if isinstance(layer, bnb.nn.Linear4bit) and (arithmetic != "int8" or rounds_int8(layer)):
             self.arithmetic = arithmetic
         bias = layer.bias
@@ -55,12 +67,12 @@ class NativeLinear:
             state = layer.weight.quant_state
             codes = layer.weight.data.view(-1, PACKED_OUTPUTS * self.inputs // 2)
             codes = codes[rows.start // PACKED_OUTPUTS : rows.stop // PACKED_OUTPUTS]
-            scales = state.absmax.view(-1, layer.out_features)[:, rows].contiguous()
+            scales = state.absmax.view(-1, all_outputs)[:, rows].contiguous()
             # Kept here: the structure holds addresses alone.
             self._tensors = (codes, scales, state.code.to(torch.bfloat16), None, bias)
             block = state.blocksize
         else:
-            self._tensors = (None, None, None, layer.weight.data[rows], bias)
+            self._tensors = (None, None, None, _by_outputs(layer)[rows], bias)
             block = 0
         addresses = (None if tensor is None else tensor.data_ptr() for tensor in self._tensors)
         self.structure = Linear(*addresses, self.outputs, self.inputs, block, _ARITHMETICS.index(self.arithmetic))
@@ -86,10 +98,23 @@ def rounds_int8(layer: nn.Module) -> bool:
 
 def takes_dense(layer: nn.Module) -> bool:
     """Returns whether the C code computes with a plain layer."""
-    weight = layer.weight if type(layer) is nn.Linear else None
-    return (
-        weight is not None and weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.is_contiguous()
-    )
+    kind = type(layer)
+    if kind not in {nn.Linear, Conv1D} and f"{kind.__module__}.{kind.__name__}" != _ROUNDS_BEFORE_BIASES:
+        return False
+    weight = cast(Tensor, layer.weight)
+    # Conv1D's weights are put in order when they are described.
+    in_order = kind is Conv1D or weight.is_contiguous()
+    return in_order and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+
+
+def _by_outputs(layer: Any) -> Tensor:  # noqa: ANN401 - as above
+    """Returns a plain layer's weights, [outputs, inputs]; those of Conv1D, the other way round, are moved to lie so."""
+    if not isinstance(layer, Conv1D):
+        return cast(Tensor, layer.weight.data)
+    if not layer.weight.data.T.is_contiguous():
+        # Its own forward pass goes on with them, and there is no second copy.
+        layer.weight.data = layer.weight.data.T.contiguous().T
+    return layer.weight.data.T
 
 
 def native_layers(model: nn.Module) -> list[nn.Module]:

@@ -83,19 +83,26 @@ static void sum(const linear *w, int64_t output, const bf16 *x, int64_t rows, co
     for (int64_t row = 0; row < rows; row++) put_in_order(space->sums + row * OUTPUTS);
 }
 
+/* y = x W^T + bias for the `unit`th 32 outputs, plus `residual`, laid out as y, if there is one. */
+static void multiply_unit(const linear *w, int64_t unit, const bf16 *x, int64_t rows, bf16 *y, const bf16 *residual,
+                          const workspace *space) {
+    sum(w, unit * OUTPUTS, x, rows, space);
+    finish(w, unit * OUTPUTS, rows, space->sums, y, residual);
+}
+
+/* Units of a layer. */
+static int64_t units_of(const linear *w) { return (w->outputs + OUTPUTS - 1) / OUTPUTS; }
+
 /* This thread's share of y = x W^T + bias, plus `residual`, laid out as y, if there is one. For weights whose arithmetic is
    not exact, `space->rounded` is x, rounded. */
 static void multiply_share(const linear *w, const bf16 *x, int64_t rows, bf16 *y, const bf16 *residual, const workspace *space,
                            member *self) {
-    SHARE(unit, (w->outputs + OUTPUTS - 1) / OUTPUTS) {
-        sum(w, unit * OUTPUTS, x, rows, space);
-        finish(w, unit * OUTPUTS, rows, space->sums, y, residual);
-    }
+    SHARE(unit, units_of(w)) multiply_unit(w, unit, x, rows, y, residual, space);
 }
 
 /* The same into float32, of rounded x alone. */
 static void multiply_share_wide(const linear *w, int64_t rows, float *y, const workspace *space, member *self) {
-    SHARE(unit, (w->outputs + OUTPUTS - 1) / OUTPUTS) {
+    SHARE(unit, units_of(w)) {
         sum(w, unit * OUTPUTS, 0, rows, space);
         finish_wide(w, unit * OUTPUTS, rows, space->sums, y);
     }

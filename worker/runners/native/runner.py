@@ -1,4 +1,4 @@
-"""Runs models like Llama through the C code: the batch's rows and a prompt's chunk in one pass, without padding."""
+"""Runs whole models through the C code: the batch's rows and a prompt's chunk in one pass, without padding."""
 
 import ctypes
 from contextlib import AbstractContextManager, nullcontext
@@ -12,8 +12,8 @@ from ...memory.batch import Batch
 from ...memory.slab import Slab
 from ..runner import Logits, Prefill
 from . import structures
+from .description import Description
 from .library import Library
-from .llama import LlamaDescription, layer_types
 from .token_list import TokenList
 
 
@@ -23,10 +23,10 @@ class NativeRunner:
     reads_padding = False
 
     def __init__(self, model: Any, library: Library, arithmetic: Arithmetic = "exact") -> None:  # noqa: ANN401 - transformers models share no useful static type
-        """Takes a model without obstacles (`llama.obstacle`), its 4-bit layers packed, and what those multiply with."""
+        """Takes a model without obstacles (`obstacles.py`), its 4-bit layers packed, and what those multiply with."""
         self.library = library
-        self.description = LlamaDescription(model, arithmetic)
-        self._embed, self._rotary = model.model.embed_tokens, model.model.rotary_emb
+        self.description = Description(model, arithmetic)
+        self._anatomy = self.description.anatomy
         self._logits = torch.empty(0, self.description.vocab_size)
 
     def step(self, batch: Batch, tokens: list[int], prefill: Prefill | None) -> Logits:
@@ -70,16 +70,24 @@ class NativeRunner:
         return sorted({1, most_rows})
 
     def _rotations(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns cosines and sines of positions [1, tokens], each [rotations, tokens, dimension]."""
-        kinds = layer_types(self._rotary)
-        found = [self._rotary(hidden, positions, *([] if kind is None else [kind])) for kind in kinds]
+        """Returns cosines and sines of positions [1, tokens], each [rotations, tokens, dimension].
+
+        Without rotations they are empty.
+        """
+        rotary, kinds = self._anatomy.rotary, self._anatomy.rotation_kinds
+        if rotary is None:
+            return hidden.new_empty(0), hidden.new_empty(0)
+        found = [rotary(hidden, positions, *([] if kind is None else [kind])) for kind in kinds]
         cos, sin = (torch.cat(each).to(hidden.dtype) for each in zip(*found, strict=True))
         return cos, sin
 
     def _forward(self, listed: TokenList, slabs: list[Slab]) -> Tensor:
         """Returns the logits that are asked for, float32 [asked, vocabulary], until the next call."""
-        hidden = self._embed(torch.tensor(listed.ids))
-        cos, sin = self._rotations(hidden, torch.tensor([listed.positions]))
+        hidden = self._anatomy.embedding(torch.tensor(listed.ids))
+        positions = torch.tensor([listed.positions])
+        if self._anatomy.positions is not None:
+            hidden = hidden + self._anatomy.positions(positions[0])
+        cos, sin = self._rotations(hidden, positions)
         places, asked = torch.tensor(listed.places), torch.tensor(listed.asked, dtype=torch.int64)
         if len(listed.asked) > len(self._logits):
             self._logits = torch.empty(len(listed.asked), self.description.vocab_size)

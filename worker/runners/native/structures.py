@@ -29,25 +29,58 @@ class NormKind(IntEnum):
     ROUNDED_FIRST = 0
     ROUNDED_LAST = 1
     PLUS_ONE = 2
+    CENTERED = 3
+
+
+class HeadNorms(IntEnum):
+    """`head_norms`: what the norms of queries and keys are over, and whose weights they have."""
+
+    ALIKE = 0
+    TOGETHER = 1
+    OWN = 2
 
 
 class GateKind(IntEnum):
-    """`gate_kind`: the activation of a gate."""
+    """`gate_kind`: the activation of a network."""
 
     SILU = 0
     GELU_TANH = 1
+    GELU = 2
+    RELU = 3
+
+
+class Norm(ctypes.Structure):
+    """`norm`: its weights, and biases if it has any."""
+
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
+
+
+class Experts(ctypes.Structure):
+    """`experts`: networks of which each token goes through a few."""
+
+    _fields_ = (
+        ("router", Linear),
+        ("gate", Linear),
+        ("up", Linear),
+        ("down", Linear),
+        ("gate_stride", c_int64),
+        ("down_stride", c_int64),
+        ("chosen", c_int64),
+        ("is_divided", c_int64),
+        ("shared_gate", Linear),
+    )
 
 
 class Layer(ctypes.Structure):
     """`layer`: one decoder layer."""
 
     _fields_ = (
-        ("input_norm", c_void_p),
-        ("network_norm", c_void_p),
-        ("attended_norm", c_void_p),
-        ("fed_norm", c_void_p),
-        ("query_norm", c_void_p),
-        ("key_norm", c_void_p),
+        ("input_norm", Norm),
+        ("network_norm", Norm),
+        ("attended_norm", Norm),
+        ("fed_norm", Norm),
+        ("query_norm", Norm),
+        ("key_norm", Norm),
         ("query", Linear),
         ("key", Linear),
         ("value", Linear),
@@ -55,6 +88,7 @@ class Layer(ctypes.Structure):
         ("gate", Linear),
         ("up", Linear),
         ("down", Linear),
+        ("experts", Experts),
         ("window", c_int64),
         ("rotation", c_int64),
     )
@@ -65,7 +99,7 @@ class Model(ctypes.Structure):
 
     _fields_ = (
         ("layers", POINTER(Layer)),
-        ("final_norm", c_void_p),
+        ("final_norm", Norm),
         ("head", Linear),
         ("layer_count", c_int64),
         ("width", c_int64),
@@ -74,8 +108,11 @@ class Model(ctypes.Structure):
         ("key_heads", c_int64),
         ("head_dim", c_int64),
         ("norm_kind", c_int64),
-        ("norms_all_heads", c_int64),
+        ("head_norms", c_int64),
         ("gate_kind", c_int64),
+        ("rotary_dim", c_int64),
+        ("is_interleaved", c_int64),
+        ("is_parallel", c_int64),
         ("epsilon", c_float),
         ("scaling", c_float),
         ("score_cap", c_float),

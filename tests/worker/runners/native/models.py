@@ -1,4 +1,4 @@
-"""Tiny models like Llama, each once as the worker runs it and once in float32 with exactly the same weights."""
+"""Tiny models that run in C, each once as the worker runs it and once in float32 with exactly the same weights."""
 
 import copy
 from dataclasses import dataclass, field
@@ -8,11 +8,14 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from tests.worker.families import WINDOW
 from tests.worker.runners.native.matrices import quantized
 from tests.worker.tiny_models import BOS, EOS, VOCAB_SIZE
 from worker.loading.quantization.bitsandbytes_offline import bnb
+from worker.loading.quantization.quantization import fits_cpu_kernel
+from worker.runners.native.linear import shape
 
 COMMON: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
@@ -39,6 +42,12 @@ class Case:
     config_class: str = "LlamaConfig"
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_choices(self) -> bool:
+        """Whether tokens go through some of the experts, not all."""
+        chosen = self.settings.get("num_experts_per_tok")
+        return chosen is not None and chosen < self.settings["num_experts"]
+
     def __str__(self) -> str:
         return self.name
 
@@ -54,6 +63,28 @@ PHI_3: dict[str, Any] = {"head_dim": None, "hidden_size": 128, "num_key_value_he
 GEMMA_3: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": ALTERNATING}
 GEMMA_2 = GEMMA_3 | {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 3.0}
 OLMO_2: dict[str, Any] = {"head_dim": None, "hidden_size": 128, "rms_norm_eps": 0.5}
+FEW_HEADS: dict[str, Any] = {"head_dim": None, "num_key_value_heads": None, "hidden_size": 128}
+"""Of classes that have a head of keys for each of queries, and share the width among them."""
+STARCODER_2: dict[str, Any] = {"sliding_window": WINDOW, "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 0.1}
+STABLE_LM: dict[str, Any] = {"head_dim": None, "hidden_size": 128, "use_qkv_bias": True, "layer_norm_eps": 0.1}
+STABLE_LM_2 = STABLE_LM | {"use_parallel_residual": True, "qk_layernorm": True}
+GPT_NEOX = FEW_HEADS | {"layer_norm_eps": 0.1}
+PHI = FEW_HEADS | {"qk_layernorm": True, "layer_norm_eps": 0.1}
+EXPERTS: dict[str, Any] = {
+    "num_local_experts": 6,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    # What rounding may exchange, an expert for the next, is not to hide everything else.
+    "initializer_range": 0.15,
+    "rms_norm_eps": 0.5,
+}
+QWEN_MOE = EXPERTS | {"moe_intermediate_size": 48, "shared_expert_intermediate_size": 64}
+QWEN_2_MOE = QWEN_MOE | {"num_experts_per_tok": 6, "head_dim": None, "hidden_size": 128, "mlp_only_layers": [1]}
+GPT_2 = FEW_HEADS | {"n_inner": 192, "intermediate_size": None, "layer_norm_epsilon": 0.1}
+FALCON = FEW_HEADS | {"ffn_hidden_size": 160, "layer_norm_epsilon": 0.1}
+FALCON_40B = FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2}
+
+ROUTER_STD = 0.5
 
 CASES = (
     Case("Llama"),
@@ -89,6 +120,29 @@ CASES = (
     ),
     Case("Gemma 3, two rotations", "Gemma3TextConfig", GEMMA_3),
     Case("OLMo 2, norms behind", "Olmo2Config", OLMO_2),
+    Case("StarCoder2, sliding", "Starcoder2Config", STARCODER_2),
+    Case("StableLM, a quarter of a head rotates", "StableLmConfig", STABLE_LM),
+    Case("StableLM 2, parallel, norms of each head's own", "StableLmConfig", STABLE_LM_2),
+    Case("GPT-NeoX, parallel with two norms", "GPTNeoXConfig", GPT_NEOX),
+    Case(
+        "GPT-NeoX, not parallel, relu",
+        "GPTNeoXConfig",
+        GPT_NEOX | {"use_parallel_residual": False, "hidden_act": "relu", "attention_bias": False},
+    ),
+    Case("Phi, parallel with one norm, a head with biases", "PhiConfig", PHI),
+    Case("Phi, grouped heads, exact gelu", "PhiConfig", PHI | {"num_key_value_heads": 2, "hidden_act": "gelu"}),
+    Case("Mixtral, sliding", "MixtralConfig", EXPERTS | {"sliding_window": WINDOW}),
+    Case("Qwen2-MoE, all of six and a shared expert, a layer without experts", "Qwen2MoeConfig", QWEN_2_MOE),
+    Case("Qwen3-MoE, shares divided", "Qwen3MoeConfig", QWEN_MOE | {"norm_topk_prob": True}),
+    Case("OLMoE, four of six", "OlmoeConfig", OLMO_2 | EXPERTS | {"num_experts_per_tok": 4}),
+    Case("GPT-2, learned positions", "GPT2Config", GPT_2),
+    Case("Falcon, one head for all queries", "FalconConfig", FALCON | {"bias": True}),
+    Case("Falcon, new architecture", "FalconConfig", FALCON_40B),
+    Case(
+        "Falcon, not parallel, a head of its own for each query",
+        "FalconConfig",
+        FALCON | {"multi_query": False, "parallel_attn": False},
+    ),
 )
 
 
@@ -101,18 +155,34 @@ def bfloat16_model(case: Case) -> Any:
     model = AutoModelForCausalLM.from_config(getattr(transformers, case.config_class)(**settings))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(("norm.weight", "bias")):
-                parameter.uniform_(0.5, 1.5) if name.endswith("norm.weight") else parameter.normal_(std=0.3)
+            owner = model.get_submodule(name.rpartition(".")[0])
+            if name.endswith("bias"):
+                parameter.normal_(std=0.3)
+            elif name.endswith("mlp.gate.weight"):
+                # Shares that differ much: of two experts that rounding may exchange for each other, none counts much.
+                parameter.normal_(std=ROUTER_STD)
+            elif name.endswith("norm.weight") or isinstance(owner, nn.LayerNorm):
+                parameter.uniform_(0.5, 1.5)
     return model.bfloat16().eval().requires_grad_(requires_grad=False)
 
 
+def _fits(layer: nn.Module) -> bool:
+    outputs, inputs = shape(layer)
+    return fits_cpu_kernel(inputs, outputs)
+
+
 def quantize(model: Any, *, kind: str = "nf4") -> Any:
-    """Puts 4-bit layers into the place of all linear layers but the head. Returns the model."""
-    layers = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear]
+    """Puts 4-bit layers into the place of those that bitsandbytes is given. Returns the model."""
+    layers = [
+        (name, module)
+        for name, module in model.named_modules()
+        if type(module) in {nn.Linear, Conv1D} and _fits(module)
+    ]
     for name, layer in layers:
         if name == "lm_head":
             continue
-        replacement = quantized(layer.weight.float(), kind=kind, double=True)
+        weights = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+        replacement = quantized(weights.float(), kind=kind, double=True)
         replacement.bias = layer.bias
         model.set_submodule(name, replacement)
     return model

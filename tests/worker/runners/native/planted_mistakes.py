@@ -1,13 +1,27 @@
 """Mistakes to plant into what the C code is told: a comparison that they do not disturb shows nothing."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.worker.runners.native.models import GEMMA_2, GEMMA_3, OLMO_2
+from tests.worker.runners.native.models import (
+    EXPERTS,
+    GEMMA_2,
+    GEMMA_3,
+    GPT_2,
+    GPT_NEOX,
+    OLMO_2,
+    PHI,
+    QWEN_2_MOE,
+    STABLE_LM,
+    STABLE_LM_2,
+    STARCODER_2,
+)
 from worker.loading.cpu_level import Arithmetic
 from worker.memory.batch import Batch
-from worker.runners.native.llama import LlamaDescription
+from worker.runners.native.anatomy import Anatomy
+from worker.runners.native.description import Description
+from worker.runners.native.structures import Linear, Norm
 from worker.runners.native.token_list import Place, TokenList
 from worker.runners.runner import Prefill
 
@@ -67,7 +81,7 @@ def _ask_one_earlier(self: TokenList, prefill: Prefill, slab: int) -> None:
 
 
 def _with_window(change: int) -> Callable[..., None]:
-    def __init__(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
+    def __init__(self: Description, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
         _describe(self, model, *arithmetic)
         for layer in self._layers:
             layer.window += change if layer.window else 0
@@ -76,23 +90,61 @@ def _with_window(change: int) -> Callable[..., None]:
 
 
 def _without(*fields: str) -> Callable[..., None]:
-    def __init__(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
+    def __init__(self: Description, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
         _describe(self, model, *arithmetic)
         for layer in self._layers:
             for name in fields:
-                setattr(layer, name, None)
+                setattr(layer, name, Norm())
 
     return __init__
 
 
-def _without_biases(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:
+def _without_biases(*fields: str) -> Callable[..., None]:
+    def __init__(self: Description, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
+        _describe(self, model, *arithmetic)
+        for layer in self._layers:
+            for name in fields:
+                getattr(layer, name).bias = None
+
+    return __init__
+
+
+def _without_biases_of_head(self: Description, model: Any, *arithmetic: Arithmetic) -> None:
+    _describe(self, model, *arithmetic)
+    self.structure.head.bias = None
+
+
+def _multiplied_with_itself(self: Description, model: Any, *arithmetic: Arithmetic) -> None:
     _describe(self, model, *arithmetic)
     for layer in self._layers:
-        layer.query.bias = layer.key.bias = layer.value.bias = None
+        layer.up = layer.gate
+
+
+def _with_experts(**fields: Any) -> Callable[..., None]:
+    def __init__(self: Description, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
+        _describe(self, model, *arithmetic)
+        for layer in self._layers:
+            for name, value in fields.items():
+                setattr(layer.experts, name, value)
+
+    return __init__
+
+
+def _without_positions(self: Anatomy, model: Any) -> None:
+    _dissect(self, model)
+    self.positions = None
+
+
+def _with_parts(**changes: Any) -> Callable[..., None]:
+    def __init__(self: Anatomy, model: Any) -> None:  # noqa: N807 - it takes the place of one
+        _dissect(self, model)
+        self.parts = replace(self.parts, **changes)
+
+    return __init__
 
 
 def _with(**fields: float) -> Callable[..., None]:
-    def __init__(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
+    def __init__(self: Description, model: Any, *arithmetic: Arithmetic) -> None:  # noqa: N807 - it takes the place of one
         _describe(self, model, *arithmetic)
         for name, value in fields.items():
             setattr(self.structure, name, value)
@@ -100,18 +152,19 @@ def _with(**fields: float) -> Callable[..., None]:
     return __init__
 
 
-def _with_one_rotation(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:
+def _with_one_rotation(self: Description, model: Any, *arithmetic: Arithmetic) -> None:
     _describe(self, model, *arithmetic)
     for layer in self._layers:
         layer.rotation = 0
 
 
-def _scaled_wrongly(self: LlamaDescription, model: Any, *arithmetic: Arithmetic) -> None:
+def _scaled_wrongly(self: Description, model: Any, *arithmetic: Arithmetic) -> None:
     _describe(self, model, *arithmetic)
     self.structure.scaling *= 1.1
 
 
-_add_batch, _add_chunk, _describe = TokenList.add_batch, TokenList.add_chunk, LlamaDescription.__init__
+_add_batch, _add_chunk, _describe = TokenList.add_batch, TokenList.add_chunk, Description.__init__
+_dissect = Anatomy.__init__
 SLIDING = {"sliding_window": 12}
 
 MISTAKES = (
@@ -134,16 +187,22 @@ MISTAKES = (
         "positions",
         property(lambda self: [column for *_, column in self.places]),
     ),
-    Mistake("window one too narrow", LlamaDescription, "__init__", _with_window(-1), "MistralConfig", SLIDING),
-    Mistake("window one too wide", LlamaDescription, "__init__", _with_window(1), "MistralConfig", SLIDING),
-    Mistake("no norm of queries", LlamaDescription, "__init__", _without("query_norm"), "Qwen3Config"),
-    Mistake("no norm of keys", LlamaDescription, "__init__", _without("key_norm"), "Qwen3Config"),
-    Mistake("no biases", LlamaDescription, "__init__", _without_biases, settings={"attention_bias": True}),
-    Mistake("scores scaled by a tenth more", LlamaDescription, "__init__", _scaled_wrongly),
-    Mistake("weights, not one more", LlamaDescription, "__init__", _with(norm_kind=0), "GemmaConfig"),
-    Mistake("another gate", LlamaDescription, "__init__", _with(gate_kind=0), "GemmaConfig"),
+    Mistake("window one too narrow", Description, "__init__", _with_window(-1), "MistralConfig", SLIDING),
+    Mistake("window one too wide", Description, "__init__", _with_window(1), "MistralConfig", SLIDING),
+    Mistake("no norm of queries", Description, "__init__", _without("query_norm"), "Qwen3Config"),
+    Mistake("no norm of keys", Description, "__init__", _without("key_norm"), "Qwen3Config"),
+    Mistake(
+        "no biases",
+        Description,
+        "__init__",
+        _without_biases("query", "key", "value"),
+        settings={"attention_bias": True},
+    ),
+    Mistake("scores scaled by a tenth more", Description, "__init__", _scaled_wrongly),
+    Mistake("weights, not one more", Description, "__init__", _with(norm_kind=0), "GemmaConfig"),
+    Mistake("another gate", Description, "__init__", _with(gate_kind=0), "GemmaConfig"),
     *(
-        Mistake(name, LlamaDescription, "__init__", replacement, "Gemma2Config", GEMMA_2)
+        Mistake(name, Description, "__init__", replacement, "Gemma2Config", GEMMA_2)
         for name, replacement in {
             "no norm of what attention adds": _without("attended_norm"),
             "no norm of what the network adds": _without("fed_norm"),
@@ -151,6 +210,63 @@ MISTAKES = (
             "logits as they are": _with(logit_cap=0),
         }.items()
     ),
-    Mistake("one rotation for all", LlamaDescription, "__init__", _with_one_rotation, "Gemma3TextConfig", GEMMA_3),
-    Mistake("norms of each head", LlamaDescription, "__init__", _with(norms_all_heads=0), "Olmo2Config", OLMO_2),
+    Mistake("one rotation for all", Description, "__init__", _with_one_rotation, "Gemma3TextConfig", GEMMA_3),
+    Mistake("norms of each head", Description, "__init__", _with(head_norms=0), "Olmo2Config", OLMO_2),
+    *(
+        Mistake(name, Description, "__init__", replacement, "Starcoder2Config", STARCODER_2)
+        for name, replacement in {
+            "no mean is taken away": _with(norm_kind=1),
+            "no biases of norms": _without_biases("input_norm", "network_norm"),
+            "no biases behind attention": _without_biases("output"),
+            "no biases in a network": _without_biases("gate", "down"),
+            "another activation": _with(gate_kind=3),
+            "activations multiplied": _multiplied_with_itself,
+        }.items()
+    ),
+    Mistake(
+        "half as much of a head rotates", Description, "__init__", _with(rotary_dim=4), "StableLmConfig", STABLE_LM
+    ),
+    Mistake("all heads have one norm", Description, "__init__", _with(head_norms=0), "StableLmConfig", STABLE_LM_2),
+    *(
+        Mistake(name, Description, "__init__", replacement, "GPTNeoXConfig", GPT_NEOX)
+        for name, replacement in {
+            "a network that follows": _with(is_parallel=0),
+            "a network that reads what attention does": _without("network_norm"),
+        }.items()
+    ),
+    Mistake(
+        "queries, keys and values one behind the other",
+        Anatomy,
+        "__init__",
+        _with_parts(is_interleaved=False),
+        "GPTNeoXConfig",
+        GPT_NEOX,
+    ),
+    *(
+        Mistake(name, Description, "__init__", replacement, "MixtralConfig", EXPERTS)
+        for name, replacement in {
+            "gates of the first expert": _with_experts(gate_stride=0),
+            "what the first expert gives": _with_experts(down_stride=0),
+            "one expert instead of two": _with_experts(chosen=1),
+            "shares as they are": _with_experts(is_divided=0),
+        }.items()
+    ),
+    Mistake(
+        "nothing of the shared expert",
+        Description,
+        "__init__",
+        _with_experts(shared_gate=Linear()),
+        "Qwen2MoeConfig",
+        QWEN_2_MOE,
+    ),
+    Mistake(
+        "shares divided",
+        Description,
+        "__init__",
+        _with_experts(is_divided=1),
+        "Qwen2MoeConfig",
+        QWEN_2_MOE | {"num_experts_per_tok": 2},
+    ),
+    Mistake("no positions", Anatomy, "__init__", _without_positions, "GPT2Config", GPT_2),
+    Mistake("no biases of the head", Description, "__init__", _without_biases_of_head, "PhiConfig", PHI),
 )

@@ -16,7 +16,7 @@ from worker.loading.weights import load_weights, read_config
 from worker.runners.native.assembly import NativeCode
 from worker.runners.native.library import Library
 
-NOT_WHOLE = Case("", settings={"hidden_act": "gelu"})
+NOT_WHOLE = Case("", settings={"hidden_act": "mish"})
 
 
 def code(arithmetic: Arithmetic = "int16") -> NativeCode:

@@ -21,9 +21,9 @@ from worker.loading import loading
 from worker.loading.cpu_level import Arithmetic, CpuLevel
 from worker.runners.native import assembly as native
 from worker.runners.native.assembly import NativeCode, native_code, native_runner
+from worker.runners.native.description import Description
 from worker.runners.native.library import Library, NativeError
 from worker.runners.native.linear import rounds_int8, take_over_linear_layers
-from worker.runners.native.llama import LlamaDescription
 from worker.runners.native.runner import NativeRunner
 from worker.runners.native.steps import int8_steps
 
@@ -221,7 +221,7 @@ def test_the_worker_says_that_results_are_inexact(
     caplog.set_level(logging.INFO, logger="worker.runners.native")
     runner = native_runner(quantize(bfloat16_model(CASES[0])), NativeCode(level, "int8", library))
     assert isinstance(runner, NativeRunner)
-    assert isinstance(runner.description, LlamaDescription)
+    assert isinstance(runner.description, Description)
     assert all(layer.query.arithmetic == layer.down.arithmetic == 2 for layer in runner.description._layers)
     assert "21 of 21 4-bit layers are rounded to int8: results are inexact" in caplog.text
 

@@ -11,7 +11,7 @@ from tests.worker.runners.native.planted_mistakes import MISTAKES, Mistake
 from worker.runners.model_runner import ModelRunner
 from worker.runners.native.library import Library
 from worker.runners.native.linear import pack, takes_4bit
-from worker.runners.native.llama import obstacle
+from worker.runners.native.obstacles import obstacle
 from worker.runners.native.runner import NativeRunner
 
 CPU = torch.device("cpu")
@@ -29,14 +29,14 @@ def native(model: Any, library: Library) -> NativeRunner:
 def test_a_bfloat16_model_is_as_exact_as_its_own_forward_pass(case: Case, library: Library) -> None:
     model = bfloat16_model(case)
     exact = exact_copy(model)
-    assert errors(model, native(model, library), exact).are_like(own_errors(model, exact))
+    assert errors(model, native(model, library), exact).are_like(own_errors(model, exact), choices=case.has_choices)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_an_nf4_model_is_as_exact_as_its_own_forward_pass(case: Case, library: Library) -> None:
     model = quantize(bfloat16_model(case))
     exact = exact_copy(model)
-    assert errors(model, native(model, library), exact).are_like(own_errors(model, exact))
+    assert errors(model, native(model, library), exact).are_like(own_errors(model, exact), choices=case.has_choices)
 
 
 def test_an_fp4_model_is_as_exact_as_transformers_in_the_same_engine(library: Library) -> None:
@@ -66,10 +66,11 @@ def test_two_threads_give_the_same_logits(library: Library, two_threads: Library
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=str)
 def test_a_planted_mistake_is_noticed(mistake: Mistake, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bfloat16_model(Case("", mistake.family, mistake.settings))
+    case = Case("", mistake.family, mistake.settings)
+    model = bfloat16_model(case)
     exact = exact_copy(model)
     monkeypatch.setattr(mistake.owner, mistake.attribute, mistake.replacement)
-    assert not errors(model, native(model, library), exact).are_like(own_errors(model, exact))
+    assert not errors(model, native(model, library), exact).are_like(own_errors(model, exact), choices=case.has_choices)
 
 
 def test_logits_that_are_not_finite_are_like_no_others() -> None:

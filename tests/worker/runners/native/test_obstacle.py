@@ -14,14 +14,28 @@ from torch import Tensor, nn
 
 from tests.worker.runners.native.accuracy import errors, own_errors
 from tests.worker.runners.native.matrices import quantized
-from tests.worker.runners.native.models import CASES, PHI_3, Case, bfloat16_model, exact_copy, quantize
+from tests.worker.runners.native.models import (
+    CASES,
+    EXPERTS,
+    FALCON,
+    GEMMA_3,
+    GPT_2,
+    OLMO_2,
+    PHI_3,
+    QWEN_2_MOE,
+    QWEN_MOE,
+    Case,
+    bfloat16_model,
+    exact_copy,
+    quantize,
+)
 from worker.loading.cpu_level import CpuLevel
 from worker.loading.quantization.bitsandbytes_offline import bnb
 from worker.runners.model_runner import ModelRunner
 from worker.runners.native import assembly as native
 from worker.runners.native.library import Library
 from worker.runners.native.linear import take_over_linear_layers
-from worker.runners.native.llama import obstacle
+from worker.runners.native.obstacles import obstacle
 from worker.runners.native.runner import NativeRunner
 
 CPU = torch.device("cpu")
@@ -90,6 +104,12 @@ def with_strided_head(model: Any) -> Any:
     return model
 
 
+def with_4bit_shared_gate(model: Any) -> Any:
+    network = model.model.layers[0].mlp
+    network.shared_expert_gate = quantized(network.shared_expert_gate.weight.float())
+    return model
+
+
 @dataclass(frozen=True)
 class Refused:
     """A model that the C code does not run as a whole."""
@@ -100,7 +120,7 @@ class Refused:
     change: Callable[[Any], Any] = unchanged
     """What is done to it when it is quantized."""
     runs: bool = True
-    """Whether transformers runs it."""
+    """Whether transformers runs it, and something of it in 4 bit."""
 
     def model(self) -> Any:
         return self.change(quantize(bfloat16_model(self.case)))
@@ -116,13 +136,39 @@ REFUSED = (
         "its tokens see what follows them",
         Case("", "Gemma3TextConfig", {"use_bidirectional_attention": True}),
     ),
-    Refused("parallel layers", "it is built otherwise", Case("", "PhiConfig", {"partial_rotary_factor": 0.5})),
-    Refused("experts", "it is built otherwise", Case("", "MixtralConfig", {"num_local_experts": 2})),
-    Refused("another activation", "its activation is gelu", Case("", settings={"hidden_act": "gelu"})),
+    Refused("experts that clamp", "it is built otherwise", Case("", "GptOssConfig", EXPERTS)),
+    Refused("another activation", "its activation is mish", Case("", settings={"hidden_act": "mish"})),
     Refused(
         "frequencies that move",
         "its rotary frequencies depend on the longest row",
         Case("", settings={"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
+    ),
+    Refused(
+        "ALiBi",
+        "its positions are biases of scores (ALiBi)",
+        Case("", "FalconConfig", FALCON | {"alibi": True}),
+        runs=False,
+    ),
+    Refused(
+        "deep layers that score lower",
+        "its layers scale scores differently",
+        Case("", "GPT2Config", GPT_2 | {"scale_attn_by_inverse_layer_idx": True}),
+    ),
+    Refused(
+        "clipped heads",
+        "it clips queries, keys and values",
+        Case("", "OlmoeConfig", OLMO_2 | EXPERTS | {"clip_qkv": 8.0}),
+    ),
+    Refused(
+        "a gate in 4 bit for the shared expert",
+        "its experts are no plain bfloat16 matrices",
+        Case("", "Qwen2MoeConfig", QWEN_2_MOE),
+        change=with_4bit_shared_gate,
+    ),
+    Refused(
+        "small experts",
+        "its sizes 64 and 40 are no multiples of 16",
+        Case("", "Qwen3MoeConfig", QWEN_MOE | {"moe_intermediate_size": 40}),
     ),
     Refused(
         "a packed gate that cannot be parted",
@@ -167,13 +213,14 @@ def test_a_refused_model_is_as_exact_with_products_in_c(refused: Refused, librar
     assert (after - before).square().mean().sqrt() <= 0.1 * before.square().mean().sqrt()
 
 
-@pytest.mark.parametrize(
-    ("rotary_dim", "reason"), [(16, "it rotates 16 of 32 dimensions"), (32, "")], ids=["half", "all"]
-)
-def test_heads_that_rotate_in_part_are_refused(rotary_dim: int, reason: str) -> None:
-    model = bfloat16_model(CASES[0])
-    model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq[: rotary_dim // 2]
-    assert obstacle(model) == reason
+def test_layers_that_rotate_more_of_a_head_than_others_are_refused() -> None:
+    model = bfloat16_model(Case("", "Gemma3TextConfig", GEMMA_3))
+    rotary = model.model.rotary_emb
+    rotary.sliding_attention_inv_freq = rotary.sliding_attention_inv_freq[:8]
+    assert obstacle(model) in {
+        "some of its layers rotate 32 dimensions of a head, some 16",
+        "some of its layers rotate 16 dimensions of a head, some 32",
+    }
 
 
 def test_sizes_that_are_no_multiples_of_a_vector_are_refused() -> None:
@@ -182,7 +229,7 @@ def test_sizes_that_are_no_multiples_of_a_vector_are_refused() -> None:
 
 
 def test_a_refused_model_in_the_engine_is_as_exact_as_its_own_forward_pass(library: Library) -> None:
-    model = quantize(bfloat16_model(Case("", settings={"hidden_act": "gelu"})))
+    model = quantize(bfloat16_model(Case("", settings={"hidden_act": "mish"})))
     exact = exact_copy(model)
     theirs = own_errors(model, exact)
     take_over_linear_layers(model, library)
@@ -224,7 +271,7 @@ def test_the_worker_takes_what_the_c_code_can_run(
     library: Library, level: CpuLevel, caplog: pytest.LogCaptureFixture, *, is_refused: bool
 ) -> None:
     caplog.set_level(logging.INFO, logger="worker.runners.native")
-    model = (REFUSED[4] if is_refused else Refused("", "")).model()
+    model = (REFUSED[3] if is_refused else Refused("", "")).model()
     runner = native.native_runner(model, native.NativeCode(level, level.arithmetic, library))
     assert isinstance(runner, NativeRunner) != is_refused
-    assert ("21 layers run in C, the rest of the model in Python: its activation" in caplog.text) == is_refused
+    assert ("21 layers run in C, the rest of the model in Python: its activation is mish" in caplog.text) == is_refused

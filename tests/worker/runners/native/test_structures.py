@@ -8,11 +8,20 @@ import pytest
 
 from worker.loading.cpu_level import CpuLevel
 from worker.runners.native import library as library_module
-from worker.runners.native import linear, llama, steps, structures
+from worker.runners.native import linear, obstacles, steps, structures
 from worker.runners.native.library import _compiler
 
 SOURCES = Path(library_module.__file__).parent
-STRUCTURES = (structures.Linear, structures.Layer, structures.Model, structures.Slab, structures.Tokens)
+STRUCTURES = (
+    structures.Linear,
+    structures.Norm,
+    structures.Experts,
+    structures.Layer,
+    structures.Model,
+    structures.Slab,
+    structures.Tokens,
+)
+KINDS = (structures.NormKind, structures.HeadNorms, structures.GateKind)
 PLACE_FIELDS = ("slab", "row", "first", "column")
 """Of `place`, which Python writes as a tensor of int64."""
 
@@ -55,10 +64,11 @@ def test_a_place_is_four_numbers_of_64_bits(level: CpuLevel) -> None:
 @pytest.mark.usefixtures("library")
 def test_limits_written_twice_are_the_same(level: CpuLevel) -> None:
     limits = {
-        "MAX_HEAD_DIM": llama._MAX_HEAD_DIM,
+        "MAX_HEAD_DIM": obstacles._MAX_HEAD_DIM,
         "PANEL_INPUTS": linear._PANEL_INPUTS,
         "ROUNDING_BLOCK": steps.ROUNDING_BLOCK,
         **{name.upper(): number for number, name in enumerate(linear._ARITHMETICS)},
+        **{each.name: each for kind in KINDS for each in kind},
     }
     assert check([f"{name} == {value}" for name, value in limits.items()], level) == ""
 

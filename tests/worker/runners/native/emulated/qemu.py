@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.runners.native import library
 from worker.runners.native.library import Library
-from worker.runners.native.structures import Layer, Linear, Model, Slab, Tokens
+from worker.runners.native.structures import Experts, HeadNorms, Layer, Linear, Model, Norm, Slab, Tokens
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 SOURCES = Path(__file__).parent
@@ -78,11 +78,11 @@ class QemuLibrary(Library):
         image.run(self.path, copied, given, product, rows, wide)
 
     def _image_of_forward(self, image: Image, model: Model, tokens: Tokens) -> None:
-        width, dim = model.width, model.head_dim
+        width = model.width
         layers = [_layer(image, model.layers[index], model) for index in range(model.layer_count)]
         copied = _clone(model)
         copied.layers = _pointer(Layer, image.put(b"".join(map(bytes, layers))))
-        copied.final_norm = image.copy(model.final_norm, width * _BFLOAT16)
+        copied.final_norm = _norm(image, model.final_norm, width)
         copied.head = _linear(image, model.head)
         told, count = _clone(tokens), tokens.count
         places = (ctypes.c_int64 * (4 * count)).from_address(tokens.places or 0)
@@ -91,7 +91,8 @@ class QemuLibrary(Library):
         told.places = image.copy(tokens.places, count * 4 * _WORD)
         told.hidden = image.copy(tokens.hidden, count * width * _BFLOAT16)
         turns = 1 + max(model.layers[each].rotation for each in range(model.layer_count))
-        told.cos, told.sin = (image.copy(each, turns * count * dim * _BFLOAT16) for each in (tokens.cos, tokens.sin))
+        size = turns * count * model.rotary_dim * _BFLOAT16
+        told.cos, told.sin = (image.copy(each, size) for each in (tokens.cos, tokens.sin))
         given = [_slab(image, tokens.slabs[slab], rows[slab], model.layer_count) for slab in slabs]
         told.slabs = _pointer(Slab, image.put(b"".join(map(bytes, given))))
         told.asked = image.copy(tokens.asked, tokens.asked_count * _WORD)
@@ -110,16 +111,32 @@ def _linear(image: Image, layer: Linear) -> Linear:
     return copied
 
 
+def _norm(image: Image, norm: Norm, size: int) -> Norm:
+    return Norm(image.copy(norm.weight, size * _BFLOAT16), image.copy(norm.bias, size * _BFLOAT16))
+
+
 def _layer(image: Image, layer: Layer, model: Model) -> Layer:
     copied: Layer = _clone(layer)
-    dim, together = int(model.head_dim), bool(model.norms_all_heads)
+    dim, alike = int(model.head_dim), model.head_norms == HeadNorms.ALIKE
     sizes: dict[str, int] = dict.fromkeys(("input_norm", "network_norm", "attended_norm", "fed_norm"), int(model.width))
-    sizes["query_norm"] = int(model.heads) * dim if together else dim
-    sizes["key_norm"] = int(model.key_heads) * dim if together else dim
+    sizes["query_norm"] = dim if alike else int(model.heads) * dim
+    sizes["key_norm"] = dim if alike else int(model.key_heads) * dim
     for name, size in sizes.items():
-        setattr(copied, name, image.copy(getattr(layer, name), size * _BFLOAT16))
+        setattr(copied, name, _norm(image, getattr(layer, name), size))
     for name in ("query", "key", "value", "output", "gate", "up", "down"):
         setattr(copied, name, _linear(image, getattr(layer, name)))
+    copied.experts = _experts(image, layer.experts)
+    return copied
+
+
+def _experts(image: Image, experts: Experts) -> Experts:
+    copied: Experts = _clone(experts)
+    copied.router, copied.shared_gate = _linear(image, experts.router), _linear(image, experts.shared_gate)
+    count = int(experts.router.outputs)
+    gates = image.copy(experts.gate.dense, count * experts.gate_stride * _BFLOAT16)
+    if gates:
+        copied.gate.dense, copied.up.dense = gates, gates + experts.up.dense - experts.gate.dense
+    copied.down.dense = image.copy(experts.down.dense, count * experts.down_stride * _BFLOAT16)
     return copied
 
 
