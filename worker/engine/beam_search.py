@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..domain.sequence import EarlyStopping
+from ..memory.transfer import on_device
 
 _COPY_SCORE = -1e9
 """Score at which all beams but the first begin: they are copies of it, and count only where it alone has too few
@@ -136,7 +137,7 @@ class BeamSearch:
 
     def _continuations(self, log_probs: Tensor) -> list[_Continuation]:
         """Returns the best ones, best first: so many that num_beams go on even if each beam ends in every way."""
-        scores = log_probs + log_probs.new_tensor([[beam.score] for beam in self._running])
+        scores = log_probs + on_device([[beam.score] for beam in self._running], log_probs.device, log_probs.dtype)
         count = self._num_beams * (1 + len(self._eos_token_ids))
         best = scores.flatten().topk(min(count, scores.numel()))
         # One copy for both; a float64 holds every float32 and every index exactly.

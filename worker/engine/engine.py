@@ -22,6 +22,7 @@ from ..memory.batch import Batch
 from ..memory.group import PrefillGroup
 from ..memory.layout import Layout
 from ..memory.storage import Storage
+from ..memory.transfer import on_device
 from ..runners.runner import Prefill, Runner
 from ..sampling.logprobs import token_logprobs
 from ..sampling.rows import inherit
@@ -178,7 +179,7 @@ class Engine:
         self.group, self._passed = self._passed, None
         for beams in {row.beams for row in plan.joining_rows if row.beams}:
             self._searches[beams] = _start(beams)
-        return logits.repeat_interleave(torch.tensor(copies, device=logits.device), dim=0)
+        return _take(logits, [row for row, count in enumerate(copies) for _ in range(count)])
 
     def _choose(self, logits: Tensor, rows: list[Sequence]) -> list[Output]:
         alone = [place for place, row in enumerate(rows) if row.beams is None]
@@ -188,7 +189,7 @@ class Engine:
                 searching[row.beams].append(place)
         sampled = self.sampler(_take(logits, alone), [rows[place] for place in alone]) if alone else None
         finite = [
-            self._search(beams, logits[places], [rows[place] for place in places])
+            self._search(beams, _take(logits, places), [rows[place] for place in places])
             for beams, places in searching.items()
         ]
         broken = [place for place, ok in zip(alone, sampled.finite, strict=True) if not ok] if sampled else []
@@ -275,7 +276,8 @@ def _join_rows(logits: list[Tensor]) -> Tensor:
 
 
 def _take(logits: Tensor, places: list[int]) -> Tensor:
-    return logits if len(places) == len(logits) else logits[places]
+    """Returns rows of logits, those in their order alone without a copy."""
+    return logits if places == list(range(len(logits))) else logits[on_device(places, logits.device)]
 
 
 def _start(beams: Beams) -> BeamSearch:

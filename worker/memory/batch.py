@@ -12,6 +12,7 @@ from torch import Tensor
 from .group import PrefillGroup
 from .slab import Slab
 from .storage import Storage
+from .transfer import on_device
 
 
 class Batch:
@@ -109,9 +110,9 @@ class Batch:
     def attention_mask(self) -> Tensor:
         """Returns [rows, width + 1]: 1 where a row has a token, the one to come included, 0 on its padding."""
         columns = torch.arange(self.width + 1, device=self.device)
-        padding = self.width - torch.tensor(self.lengths, device=self.device)
+        padding = self.width - on_device(self.lengths, self.device)
         return (columns >= padding[:, None]).to(torch.long)
 
     def position_ids(self) -> Tensor:
         """Returns [rows, 1]: the position of each row's token to come, counted without padding."""
-        return torch.tensor(self.lengths, device=self.device)[:, None]
+        return on_device(self.lengths, self.device)[:, None]

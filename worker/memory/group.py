@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .slab import Slab
 from .storage import Storage
+from .transfer import on_device
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PrefillGroup:
             # Chunks are masked from the window's start on, before which shorter rows have written nothing.
             self.slab.clear()
         self.slab.window.rows = len(prompts)
-        self.input_ids = torch.tensor(padded, device=device)
+        self.input_ids = on_device(padded, device)
         self.lengths = [len(prompt) for prompt in prompts]
         self.device = device
 
@@ -58,7 +59,7 @@ class PrefillGroup:
     def filter(self, rows: Sequence[int]) -> None:
         """Keeps the given rows."""
         self.slab.take_rows(rows)
-        self.input_ids = self.input_ids[list(rows)]
+        self.input_ids = self.input_ids[on_device(list(rows), self.device)]
         self.lengths = [self.lengths[row] for row in rows]
 
     def skip_to(self, begin: int) -> None:
@@ -75,12 +76,12 @@ class PrefillGroup:
     def chunk(self, begin: int, end: int) -> ChunkInput:
         """Returns the input of columns [begin, end), for the rows that have a token before `end`."""
         rows = self._rows_before(end)
-        padding = self.width - torch.tensor(self.lengths[:rows], device=self.device)[:, None]
+        padding = self.width - on_device(self.lengths[:rows], self.device)[:, None]
         columns = torch.arange(self.slab.window.start, end, device=self.device)
         return ChunkInput(
             input_ids=self.input_ids[:rows, begin:end],
             attention_mask=(columns >= padding).to(torch.long),
-            position_ids=(columns[columns >= begin] - padding).clamp(min=0),
+            position_ids=(columns[begin - self.slab.window.start :] - padding).clamp(min=0),
         )
 
     def targets(self, begin: int, end: int) -> Tensor:

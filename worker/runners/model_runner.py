@@ -15,6 +15,7 @@ from ..domain.plan import Chunk
 from ..memory.batch import Batch
 from ..memory.group import PrefillGroup
 from ..memory.slab import Slab
+from ..memory.transfer import on_device
 from .runner import Logits, Prefill
 
 
@@ -96,7 +97,7 @@ class ModelRunner:
     def decode(self, batch: Batch, tokens: list[int]) -> Tensor:
         """Feeds each row its newest token. Returns logits, [rows, vocabulary]."""
         batch.make_room()
-        input_ids = torch.tensor(tokens, device=self.device)[:, None]
+        input_ids = on_device(tokens, self.device)[:, None]
         logits = self._forward(batch.slab, input_ids, batch.attention_mask(), batch.position_ids())
         batch.advance()
         return logits[:, -1]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..domain.sequence import Sequence
+from ..memory.transfer import to_device
 from .entries import MASKED
 from .random_numbers import uniforms
 from .rows import rows_of
@@ -37,7 +38,7 @@ def draw(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
     numbers = uniforms([row.parameters.seed for row in rows], [len(row.output) for row in rows])
     total = cumulative[:, -1:]
     # Below the total although it may be rounded up as a float64.
-    targets = (torch.from_numpy(numbers).to(scores.device)[:, None] * total.double()).long().minimum(total - 1)
+    targets = (to_device(torch.from_numpy(numbers), scores.device)[:, None] * total.double()).long().minimum(total - 1)
     # The first token whose cumulative weight is above the target; one without weight never is.
     places = torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp(max=left.shape[1] - 1)
     return places if tokens is None else tokens[places]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..memory.transfer import on_device, to_device
 from .rows import Row
 
 MASKED = float("-inf")
@@ -29,7 +30,7 @@ class Entries:
 
     def spread(self, values: Tensor | Rows[float]) -> Tensor:
         """Returns [entries]: for each entry the value of its row, of float32 values [using rows]."""
-        column = torch.as_tensor(values, device=self.flat.device)
+        column = values if isinstance(values, Tensor) else on_device(values, self.flat.device)
         return column.repeat_interleave(self.row_lengths, output_size=len(self.flat))
 
 
@@ -38,9 +39,14 @@ def entries(scores: Tensor, rows: Rows[Row], tokens: Rows[Tensor]) -> Entries:
     lengths = [len(ids) for ids in tokens]
     offsets = [row.index * scores.shape[-1] for row in rows]
     host = torch.tensor([lengths, offsets])
-    row_lengths, row_offsets = host.to(scores.device)
-    together = torch.cat(list(tokens)).to(scores.device)
+    row_lengths, row_offsets = to_device(host, scores.device)
+    together = _together(tokens, scores.device)
     return Entries(together + row_offsets.repeat_interleave(row_lengths, output_size=len(together)), row_lengths)
+
+
+def _together(tokens: Rows[Tensor], device: torch.device) -> Tensor:
+    together = torch.cat(list(tokens))
+    return together if together.device == device else to_device(together, device)
 
 
 def ban(scores: Tensor, rows: Rows[Row], tokens: Rows[Tensor]) -> None:
@@ -51,23 +57,24 @@ def ban(scores: Tensor, rows: Rows[Row], tokens: Rows[Tensor]) -> None:
 
 def mask_whole(scores: Tensor, rows: Rows[Row]) -> None:
     """Makes every token of the rows impossible."""
-    scores.index_fill_(0, torch.tensor([row.index for row in rows], device=scores.device), MASKED)
+    scores.index_fill_(0, on_device([row.index for row in rows], scores.device), MASKED)
 
 
 def column(values: Rows[float], like: Tensor) -> Tensor:
     """Returns [rows, 1]: one value for each row, of the type and on the device of `like`."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+    return on_device(values, like.device, like.dtype)[:, None]
 
 
 class Candidates:
-    """Some tokens of a row, moved together in the order of their ids; or, of several rows, all tokens."""
+    """Some tokens of a row, moved together in the order of their ids; or all, of several rows and on accelerators."""
 
     def __init__(self, possible: Tensor) -> None:
         """Takes which tokens are candidates, as [rows, vocabulary] of booleans.
 
-        All are with several rows, and in a row without any: one that is masked whole, or holds NaN.
+        All are with several rows, and in a row without any: one that is masked whole, or holds NaN. All are on an
+        accelerator, too, which to count them would stall.
         """
-        ids = possible[0].nonzero()[:, 0] if len(possible) == 1 else None
+        ids = possible[0].nonzero()[:, 0] if len(possible) == 1 and possible.device.type == "cpu" else None
         self._ids = None if ids is None or len(ids) in {0, possible.shape[-1]} else ids
 
     def take(self, values: Tensor) -> Tensor:

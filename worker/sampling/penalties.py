@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..memory.transfer import on_device, to_device
 from .entries import LARGEST, entries
 from .history import output_tokens, seen_tokens
 from .rows import Row
@@ -27,8 +28,9 @@ def add_bias(scores: Tensor, rows: list[Row]) -> None:
 def bias(row: Row) -> tuple[Tensor, Tensor]:
     """Returns the biased ids, and float32 what is added to each."""
     biases = dict(row.parameters.logit_bias)
-    ids = row.ids(biases)
-    return ids, torch.tensor([biases[token] for token in ids.tolist()], dtype=torch.float32, device=row.device)
+    ids = row.inside(biases)
+    values = [biases[token] for token in ids]
+    return row.ids(ids), on_device(values, row.device, torch.float32)
 
 
 def penalize_repetition(scores: Tensor, rows: list[Row]) -> None:
@@ -51,7 +53,7 @@ def penalize_output(scores: Tensor, rows: list[Row]) -> None:
     used = entries(scores, rows, [each.ids for each in counts])
     frequency = used.spread([row.parameters.frequency_penalty for row in rows])
     presence = used.spread([row.parameters.presence_penalty for row in rows])
-    often = torch.cat([each.counts for each in counts]).to(scores.device)
+    often = to_device(torch.cat([each.counts for each in counts]), scores.device)
     scores.view(-1).index_add_(0, used.flat, -(frequency * often + presence))
 
 

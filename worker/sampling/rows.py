@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..domain.sequence import Beams, SamplingParameters, Sequence
+from ..memory.transfer import on_device
 
 T = TypeVar("T")
 Kept = dict[Callable[["Row"], object], Any]
@@ -46,8 +47,11 @@ class Row:
 
     def ids(self, tokens: Iterable[int]) -> Tensor:
         """Returns token ids as a tensor on the scores' device, without those that the vocabulary does not have."""
-        inside = sorted({token for token in tokens if 0 <= token < self.vocabulary})
-        return torch.tensor(inside, dtype=torch.long, device=self.device)
+        return on_device(self.inside(tokens), self.device, torch.long)
+
+    def inside(self, tokens: Iterable[int]) -> list[int]:
+        """Returns the token ids that the vocabulary has, each once, sorted."""
+        return sorted({token for token in tokens if 0 <= token < self.vocabulary})
 
 
 def _kept_in(kept: Kept, make: Callable[[Row], T], row: Row) -> T:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..domain.outcome import TokenLogprob
 from ..domain.sequence import Sequence
+from ..memory.transfer import on_device
 from .drawing import draw
 from .entries import MASKED
-from .logprobs import token_logprobs
+from .logprobs import Logprobs
 from .rows import Row, rows_of
 from .stages import Stage, forced_token, processors_due
 
@@ -43,16 +44,38 @@ def sample(logits: Tensor, rows: Rows[Sequence]) -> Sampled:
     scores = process(raw, rows)
     tokens = _choose(scores, rows)
     possible = scores.gather(-1, tokens[:, None])[:, 0] > MASKED
-    chosen, is_finite, is_possible = torch.stack((tokens, finite, possible)).tolist()
+    reported = [index for index, row in enumerate(rows) if row.parameters.logprobs]
+    reported = [index for index, row in enumerate(rows) if row.parameters.logprobs]
+    found = _logprobs(raw, tokens, rows, reported)
+    parts = [tokens, finite, possible, *([found.numbers] if found else [])]
+    # One copy for all of it, as each waits for the device. A float64 holds every index and every float32 exactly.
+    numbers = torch.cat([part.double().flatten() for part in parts]).tolist()
+    chosen, is_finite, is_possible = (numbers[part * len(rows) : (part + 1) * len(rows)] for part in range(3))
     if not all(is_finite):  # or the sum alone is too large
         is_finite = raw.isfinite().all(dim=-1).tolist()
-    stuck = [index for index in range(len(rows)) if is_finite[index] and not is_possible[index]]
-    if stuck:
-        them = [rows[index] for index in stuck]
-        for index, token in zip(stuck, _choose(resort(raw[stuck], them), them).tolist(), strict=True):
-            chosen[index] = token
-    reported = [index for index, row in enumerate(rows) if row.parameters.logprobs and is_finite[index]]
-    return Sampled(chosen, [bool(flag) for flag in is_finite], _logprobs(raw, rows, chosen, reported))
+    sampled = Sampled([int(token) for token in chosen], [bool(flag) for flag in is_finite], [None] * len(rows))
+    if found:
+        _report(found.read_flat(numbers[3 * len(rows) :]), reported, sampled)
+    if stuck := [index for index in range(len(rows)) if is_finite[index] and not is_possible[index]]:
+        _free(stuck, sampled, raw, rows)
+    return sampled
+
+
+def _report(logprobs: list[TokenLogprob], where: list[int], sampled: Sampled) -> None:
+    for index, logprob in zip(where, logprobs, strict=True):
+        sampled.logprobs[index] = logprob if sampled.finite[index] else None
+
+
+def _free(stuck: list[int], sampled: Sampled, raw: Tensor, rows: Rows[Sequence]) -> None:
+    """Gives rows that their processors leave no token one among what `resort` finds."""
+    them = [rows[index] for index in stuck]
+    tokens = _choose(resort(raw[on_device(stuck, raw.device)], them), them)
+    for index, token in zip(stuck, tokens.tolist(), strict=True):
+        sampled.tokens[index] = token
+    reported = [place for place, row in enumerate(them) if row.parameters.logprobs]
+    where = [stuck[place] for place in reported]
+    if found := _logprobs(raw, on_device(sampled.tokens, raw.device), rows, where):
+        _report(found.read(found.numbers.tolist()), where, sampled)
 
 
 def process(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
@@ -93,7 +116,7 @@ def _choose(scores: Tensor, rows: Rows[Sequence]) -> Tensor:
     tokens = scores.argmax(dim=-1)
     drawn = [index for index, row in enumerate(rows) if row.parameters.do_sample]
     if drawn:
-        where = torch.tensor(drawn, device=scores.device)
+        where = on_device(drawn, scores.device)
         tokens[where] = draw(scores[where], [rows[index] for index in drawn])
     return tokens
 
@@ -124,15 +147,11 @@ def _only(scores: Tensor, tokens: Tensor) -> Tensor:
     return torch.full_like(scores, MASKED).index_copy_(1, tokens, scores[:, tokens])
 
 
-def _logprobs(
-    logits: Tensor, rows: Rows[Sequence], tokens: list[int], reported: list[int]
-) -> list[TokenLogprob | None]:
-    """Returns the reported rows' logprobs, None for the others."""
-    found: list[TokenLogprob | None] = [None] * len(rows)
-    if reported:
-        where = torch.tensor(reported, device=logits.device)
-        chosen = torch.tensor([tokens[index] for index in reported], device=logits.device)
-        tops = [rows[index].parameters.top_logprobs for index in reported]
-        for index, logprob in zip(reported, token_logprobs(logits[where], chosen, tops), strict=True):
-            found[index] = logprob
-    return found
+def _logprobs(logits: Tensor, tokens: Tensor, rows: Rows[Sequence], reported: list[int]) -> Logprobs | None:
+    """Returns what is to be reported of some rows' tokens; None for no rows."""
+    if not reported:
+        return None
+    if len(reported) < len(rows):
+        where = on_device(reported, logits.device)
+        logits, tokens = logits[where], tokens[where]
+    return Logprobs(logits, tokens, [rows[index].parameters.top_logprobs for index in reported])

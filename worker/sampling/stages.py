@@ -8,10 +8,10 @@ from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..domain.sequence import SamplingParameters, Sequence
+from ..memory.transfer import on_device
 from . import constraints, penalties, warpers
 from .entries import row_by_row
 from .rows import Row
@@ -46,7 +46,7 @@ def _on_rows(warp: Apply) -> Apply:
         if len(rows) == len(scores):
             warp(scores, rows)
             return
-        where = torch.tensor([row.index for row in rows], device=scores.device)
+        where = on_device([row.index for row in rows], scores.device)
         part = scores[where]
         warp(part, rows)
         scores.index_copy_(0, where, part)

@@ -4,9 +4,9 @@ Each takes scores [rows, vocabulary] of exactly the rows that use it, and leaves
 defined to the last bit: see `weights`.
 """
 
-import torch
 from torch import Tensor
 
+from ..memory.transfer import on_device
 from .entries import MASKED, Candidates, column
 from .rows import Row
 from .weights import PROBABILITY_UNIT, WEIGHT_UNIT, Weights, as_share, in_units
@@ -29,7 +29,7 @@ def keep_top_k(scores: Tensor, rows: list[Row]) -> None:
     """Masks all but the k likeliest tokens of each row (ties with the k-th stay)."""
     kept = [min(row.parameters.top_k, scores.shape[-1]) for row in rows]
     best = scores.topk(max(kept), dim=-1).values
-    threshold = best.gather(-1, torch.tensor(kept, device=scores.device)[:, None] - 1)
+    threshold = best.gather(-1, on_device(kept, scores.device)[:, None] - 1)
     scores.masked_fill_(scores < threshold, MASKED)
 
 

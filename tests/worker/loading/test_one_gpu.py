@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import infer_auto_device_map
 from transformers import LlamaConfig
+from transformers.integrations.accelerate import _get_device_map
 
 from tests.worker.tiny_models import tiny_llama
 from worker.domain.config import Config
@@ -60,13 +60,16 @@ def test_an_8b_model_goes_where_it_fits(sizes: tuple[float, ...], config: Config
     assert gpu_for_all(config, LLAMA_8B, torch.bfloat16) == gpu
 
 
-def test_accelerate_would_spread_what_fits_one_gpu() -> None:
+def test_transformers_would_spread_what_fits_one_gpu(gpus: Any) -> None:
     """The reason for all this; should it learn better, this tells."""
-    model = skeleton(LLAMA_8B).to(torch.bfloat16)
-    split = infer_auto_device_map(
-        model, max_memory={0: 9 * GIB, 1: 9 * GIB}, no_split_module_classes=["LlamaDecoderLayer"]
-    )
-    assert {0, 1} <= set(split.values())
+    gpus(24, 24)
+    model: Any = skeleton(LLAMA_8B).to(torch.bfloat16)
+    memory = {0: 24 * GIB, 1: 24 * GIB}
+    split = _get_device_map(model, "auto", memory, hf_quantizer=None)
+    assert set(split.values()) == {0, 1}
+    # What is served is on one device, whatever is asked of a map of ours.
+    whole = _placement(Config(), LLAMA_8B, model, torch.bfloat16)["device_map"]
+    assert set(_get_device_map(model, whole, None, hf_quantizer=None).values()) == {0}
 
 
 def test_a_map_or_a_limit_of_ones_own_stays(gpus: Any) -> None:

@@ -23,6 +23,7 @@ from ....memory.batch import Batch
 from ....memory.buckets import row_bucket
 from ....memory.device_errors import is_out_of_memory
 from ....memory.storage import Storage
+from ....memory.transfer import on_device
 from ..kernels.kernel_check import difference, tolerance
 from ..llama.forward import Forward, StaticInput
 from .capture import Capture, Work
@@ -172,7 +173,7 @@ def newest_column(batch: Batch) -> Tensor:
 def eager_logits(model: Any, batch: Batch, tokens: list[int]) -> Tensor:  # noqa: ANN401 - no useful static type
     """Returns what the model's own forward pass makes of a step, [rows, vocabulary]; it writes the column, too."""
     output = model(
-        input_ids=torch.tensor(tokens, device=batch.device)[:, None],
+        input_ids=on_device(tokens, batch.device)[:, None],
         attention_mask=batch.attention_mask(),
         position_ids=batch.position_ids(),
         past_key_values=batch.slab.cache(len(tokens)),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ....memory.batch import Batch
 from ....memory.storage import Storage
+from ....memory.transfer import fill
 from ..kernels.ops import ABSENT, Bounds, Ops, Pool
 from .attention import Decoding, UncapturableError, decoding, pool_cache
 
@@ -35,8 +36,7 @@ class StaticInput:
         absent = self.rows - len(tokens)
         slab = batch.slab
         lengths = [*batch.lengths, *[ABSENT] * absent]
-        # From ordinary memory, so that the copy has left it when the call returns.
-        self._buffer.copy_(torch.tensor([*tokens, *[0] * absent, *lengths, slab.window.end, slab.columns]))
+        fill(self._buffer, torch.tensor([*tokens, *[0] * absent, *lengths, slab.window.end, slab.columns]))
 
 
 class Forward(Protocol):
