@@ -42,6 +42,7 @@ from .types.generation_config import EarlyStopping, GenerationConfig
 from .types.options import GenerateOptions, Priority, TokenizeOptions, ToolChoice
 from .types.values import (
     Candidate,
+    Estimate,
     FinishReason,
     Generation,
     Message,
@@ -77,6 +78,7 @@ __all__ = [
     "Delta",
     "EarlyStopping",
     "ErrorDetails",
+    "Estimate",
     "FieldViolation",
     "FinishReason",
     "GenerateOptions",

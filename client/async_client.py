@@ -14,9 +14,10 @@ from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc, to
 
 from ._base import BaseClient, BaseStream
 from ._channel import open_aio_channel
-from ._wire.convert import generation_from, model_from, models_from, tokenization_from
+from ._wire.convert import estimate_from, generation_from, model_from, models_from, tokenization_from
 from ._wire.request import (
     detokenize_request,
+    estimate_request,
     generate_request,
     model_request,
     models_request,
@@ -25,7 +26,7 @@ from ._wire.request import (
 from .errors._status import cancelled_locally, client_closed, mapped_errors
 from .types.events import Delta
 from .types.options import GenerateOptions, TokenizeOptions
-from .types.values import Generation, Model, Prompt, Tokenization
+from .types.values import Estimate, Generation, Model, Prompt, Tokenization
 
 
 class AsyncStream(BaseStream, AsyncIterator[Delta]):
@@ -147,6 +148,20 @@ class AsyncClient(BaseClient):
             if not response.next_page_token:
                 return models
             request = models_request(response.next_page_token)
+
+    async def estimate(
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - gRPC keeps it, and tells it to the server
+        **options: Unpack[GenerateOptions],
+    ) -> Estimate:
+        """What `generate` would be, and how long it would take now; see `Client.estimate`."""
+        request, terms = estimate_request(prompt, **options), self._terms(timeout)
+        stub = self._connect().generation
+        with _mapped_errors():
+            response = await stub.EstimateGenerate(request, **terms)
+        return estimate_from(response)
 
     async def tokenize(
         self,

@@ -9,9 +9,10 @@ from textserve.v1 import generation_pb2, generation_pb2_grpc, model_pb2_grpc, to
 
 from ._base import BaseClient, BaseStream
 from ._channel import open_channel
-from ._wire.convert import generation_from, model_from, models_from, tokenization_from
+from ._wire.convert import estimate_from, generation_from, model_from, models_from, tokenization_from
 from ._wire.request import (
     detokenize_request,
+    estimate_request,
     generate_request,
     model_request,
     models_request,
@@ -20,7 +21,7 @@ from ._wire.request import (
 from .errors._status import client_closed, mapped_errors
 from .types.events import Delta
 from .types.options import GenerateOptions, TokenizeOptions
-from .types.values import Generation, Model, Prompt, Tokenization
+from .types.values import Estimate, Generation, Model, Prompt, Tokenization
 
 
 class _Call(Protocol):
@@ -157,6 +158,16 @@ class Client(BaseClient):
             if not response.next_page_token:
                 return models
             request = models_request(response.next_page_token)
+
+    def estimate(self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]) -> Estimate:
+        """What `generate` with the same arguments would be, and how long it would take now. Nothing is generated.
+
+        Raises what `generate` raises for arguments that it would refuse.
+        """
+        request, terms = estimate_request(prompt, **options), self._terms(timeout)
+        with self._errors():
+            response = self._generation.EstimateGenerate(request, **terms)
+        return estimate_from(response)
 
     def tokenize(
         self,

@@ -12,6 +12,7 @@ from ..types.events import Delta, Event, Finished, PromptLogprobs, Receipt, Star
 from ..types.generation_config import GenerationConfig
 from ..types.values import (
     Candidate,
+    Estimate,
     FinishReason,
     Generation,
     Model,
@@ -80,6 +81,15 @@ def event_from(message: generation_pb2.StreamGenerateResponse) -> Event | None:
             return PromptLogprobs(message.prompt_logprobs.position, _logprobs(message.prompt_logprobs.logprobs))
         case _:
             return None
+
+
+def estimate_from(response: generation_pb2.EstimateGenerateResponse) -> Estimate:
+    """What a request would be."""
+    times = {
+        name: _seconds(getattr(response, name)) if response.HasField(name) else None
+        for name in ("queue", "time_to_first_token", "total")
+    }
+    return Estimate(response.prompt_token_count, response.max_new_tokens, **times)
 
 
 def tokenization_from(response: tokenization_pb2.TokenizeResponse) -> Tokenization:

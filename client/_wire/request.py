@@ -45,6 +45,11 @@ def generate_request(prompt: Prompt, **options: Unpack[GenerateOptions]) -> gene
     return request
 
 
+def estimate_request(prompt: Prompt, **options: Unpack[GenerateOptions]) -> generation_pb2.EstimateGenerateRequest:
+    """Builds the request; raises as `generate_request`."""
+    return generation_pb2.EstimateGenerateRequest(request=generate_request(prompt, **options))
+
+
 def tokenize_request(
     prompt: Prompt, *, pieces: bool, rendered_prompt: bool, **options: Unpack[TokenizeOptions]
 ) -> tokenization_pb2.TokenizeRequest:

@@ -222,6 +222,22 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a request would be, and how long it would take, in seconds: on the low side, None where nothing is known."""
+
+    prompt_token_count: int
+    """Tokens in the prompt, after the chat template and `truncate_prompt`."""
+    max_new_tokens: int
+    """Most tokens that would be generated for each candidate."""
+    queue: float | None
+    """Time in the queue."""
+    time_to_first_token: float | None
+    """Time until the first token, that in the queue included."""
+    total: float | None
+    """Time until the end, if `max_new_tokens` are generated."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenPiece:
     """What one token stands for."""
 

@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import Any
 
 from google.protobuf import struct_pb2
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as Message_
 
 from textserve.v1 import generation_pb2 as pb
@@ -50,6 +51,7 @@ from ..request.validation import (
     MAX_TOOL_CALLS,
     MAX_TOOLS,
 )
+from ..scheduling.admission_control import Estimate
 from ..workers.protocol import duration, read_config, write_config
 
 
@@ -231,6 +233,21 @@ def response_bytes(generation: Generation, now: float) -> bytes:
     return response(generation, now).SerializeToString()
 
 
+def estimate(generation: Generation, times: Estimate) -> pb.EstimateGenerateResponse:
+    """What a generation would be."""
+    return pb.EstimateGenerateResponse(
+        prompt_token_count=len(generation.prompt_ids),
+        max_new_tokens=generation.config.max_new_tokens,
+        queue=_known(times.queue_s),
+        time_to_first_token=_known(times.first_token_s),
+        total=_known(times.total_s),
+    )
+
+
+def _known(seconds: float | None) -> Duration | None:
+    return None if seconds is None else duration(seconds)
+
+
 def write_model(model: ServedModel, ready_worker_count: int) -> model_pb2.Model:
     """The description of a served model."""
     facts = model.facts
@@ -410,6 +427,7 @@ LISTS: dict[str, ListLimit] = {
 
 LISTS_OF: dict[str, Mapping[str, ListLimit]] = {
     pb.GenerateRequest.DESCRIPTOR.full_name: LISTS,
+    pb.EstimateGenerateRequest.DESCRIPTOR.full_name: {f"request.{path}": limit for path, limit in LISTS.items()},
     tokenization_pb2.TokenizeRequest.DESCRIPTOR.full_name: _CHAT_LISTS,
     tokenization_pb2.DetokenizeRequest.DESCRIPTOR.full_name: {"token_ids": ListLimit(MAX_PROMPT_IDS)},
 }

@@ -150,6 +150,17 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             if generation.error is not None:
                 raise generation.error
 
+    async def EstimateGenerate(  # noqa: N802 - gRPC's name
+        self, request: pb.EstimateGenerateRequest, context: Context
+    ) -> pb.EstimateGenerateResponse:
+        """Says what a request would be, and how long it would take."""
+        if too_long := list(list_violations(request)):
+            raise invalid_request(too_long)
+        asked = request.request
+        arrival = Arrival(asked.model, lambda: read_request(asked, is_stream=False), work_chars(asked))
+        generation = await self._preprocessor.prepare(arrival, self._calls.call(context))
+        return codec.estimate(generation, self._admission_control.estimate(generation, self._clock()))
+
     def _writer(self, generation: Generation) -> StreamWriter:
         return StreamWriter(
             generation,

@@ -94,6 +94,15 @@ def _check(
         raise error(token_limit, "prompt tokens")
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How long a generation would take from now on, at least, in seconds; None where nothing is known."""
+
+    queue_s: float | None
+    first_token_s: float | None
+    total_s: float | None
+
+
 class AdmissionControl:
     """Stands before everything that waits, and watches how fast it is served.
 
@@ -152,6 +161,16 @@ class AdmissionControl:
         queue_s = self._estimator.drain_s(before)
         if queue_s is not None and queue_s > self._max_wait_s and generation.caller.priority < Priority.BATCH:
             raise wait_too_long(queue_s, self._max_wait_s, self._estimator.retry_after_s(before))
+
+    def estimate(self, generation: Generation, now: float) -> Estimate:
+        """How long it would take if it were admitted now."""
+        before = self._scheduler.queue.work_before(generation.caller, generation.due)
+        queue_s = self._estimator.drain_s(before)
+        prefill_s = self._estimator.prefill_s(len(generation.prompt_ids), now)
+        first_s = None if queue_s is None or prefill_s is None else queue_s + prefill_s
+        step_s, step_count = self._estimator.step_s, generation.config.max_new_tokens - 1
+        total_s = None if first_s is None or (step_count and not step_s) else first_s + step_count * step_s
+        return Estimate(queue_s, first_s, total_s)
 
     def observe_start(self, generation: Generation, prefill_s: float) -> None:
         """A generation has its first token, after a prefill of so many seconds."""

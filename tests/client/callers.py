@@ -9,6 +9,7 @@ from client import (
     AsyncClient,
     Client,
     Delta,
+    Estimate,
     GenerateOptions,
     Generation,
     Model,
@@ -46,6 +47,7 @@ class Caller(Protocol):
     def generate(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Generation: ...
     def models(self) -> list[Model]: ...
     def model(self, name: str) -> Model: ...
+    def estimate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Estimate: ...
     def tokenize(self, prompt: Prompt, **options: Any) -> Tokenization: ...
     def detokenize(self, token_ids: Sequence[int], **options: Any) -> str: ...
     def read(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Reading:
@@ -71,6 +73,9 @@ class BlockingCaller:
 
     def model(self, name: str) -> Model:
         return self.client.model(name)
+
+    def estimate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Estimate:
+        return self.client.estimate(prompt, **options)
 
     def tokenize(self, prompt: Prompt, **options: Any) -> Tokenization:
         return self.client.tokenize(prompt, **options)
@@ -112,6 +117,9 @@ class AsyncCaller:
 
     def model(self, name: str) -> Model:
         return self._runner.run(self.client.model(name))
+
+    def estimate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Estimate:
+        return self._runner.run(self.client.estimate(prompt, **options))
 
     def tokenize(self, prompt: Prompt, **options: Any) -> Tokenization:
         return self._runner.run(self.client.tokenize(prompt, **options))

@@ -149,6 +149,18 @@ class ScriptedServer(
         self.requests.append(request)
         return self.script(request, context)
 
+    def EstimateGenerate(  # noqa: N802
+        self, request: generation_pb2.EstimateGenerateRequest, context: grpc.ServicerContext
+    ) -> generation_pb2.EstimateGenerateResponse:
+        self._note("GenerationService/EstimateGenerate", context)
+        asked = request.request
+        answer = generation_pb2.EstimateGenerateResponse(
+            prompt_token_count=len(asked.text), max_new_tokens=asked.generation_config.max_new_tokens
+        )
+        answer.queue.FromMilliseconds(1500)
+        answer.total.FromSeconds(0)
+        return answer
+
     def ListModels(  # noqa: N802
         self, request: model_pb2.ListModelsRequest, context: grpc.ServicerContext
     ) -> model_pb2.ListModelsResponse:

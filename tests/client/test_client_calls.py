@@ -10,6 +10,7 @@ from client import (
     AsyncClient,
     Client,
     DeadlineExceededError,
+    Estimate,
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
@@ -52,6 +53,11 @@ def test_a_model_is_found_by_its_name(caller: Caller) -> None:
     assert caller.model("tutor").context_length == 512
     with pytest.raises(NotFoundError):
         caller.model("other")
+
+
+def test_what_a_call_would_be_is_told(server: ScriptedServer, caller: Caller) -> None:
+    assert caller.estimate("hi", max_new_tokens=5) == Estimate(2, 5, 1.5, None, 0.0)
+    assert server.requests == []
 
 
 def test_prompts_are_tokenized_and_tokens_are_text(caller: Caller) -> None:

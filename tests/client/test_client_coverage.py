@@ -10,6 +10,7 @@ from google.protobuf.message import Message as ProtobufMessage
 from client import (
     Candidate,
     Delta,
+    Estimate,
     Generation,
     GenerationConfig,
     Message,
@@ -18,6 +19,7 @@ from client import (
     Prompt,
     Timing,
     TokenLogprob,
+    TokenPiece,
     Tool,
     ToolCall,
     TopLogprob,
@@ -27,7 +29,7 @@ from client._wire.convert import CAPABILITIES, FINISH_REASONS, generation_from
 from client._wire.request import EARLY_STOPPING, generate_request
 from client.types.events import Finished, PromptLogprobs, Receipt, Started
 from tests.client.scripted_server import Request, Response
-from textserve.v1 import generation_pb2, model_pb2
+from textserve.v1 import generation_pb2, model_pb2, tokenization_pb2
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -173,6 +175,8 @@ def test_no_option_has_the_name_of_two_fields() -> None:
         (TopLogprob, generation_pb2.TopLogprob),
         (Model, model_pb2.Model),
         (ModelLimits, model_pb2.ModelLimits),
+        (Estimate, generation_pb2.EstimateGenerateResponse),
+        (TokenPiece, tokenization_pb2.TokenPiece),
     ],
 )
 def test_a_value_has_a_field_for_each_field_of_its_message(

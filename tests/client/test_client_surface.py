@@ -44,6 +44,7 @@ def test_every_rpc_of_the_protocol_is_reached_by_a_method_of_the_client(server: 
     caller.read("hi")
     caller.models()
     caller.model("tutor")
+    caller.estimate("hi")
     caller.tokenize("hi")
     caller.detokenize([104, 105])
     assert {f"/textserve.v1.{each}" for each in server.calls} == rpcs_of_the_protocol()

@@ -230,6 +230,76 @@ class GenerateRequest(_message.Message):
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
+class EstimateGenerateRequest(_message.Message):
+    """EstimateGenerateRequest asks about a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___GenerateRequest:
+        """The request, as it would be given to Generate."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateGenerateRequest: _TypeAlias = EstimateGenerateRequest  # noqa: Y015
+
+@_typing.final
+class EstimateGenerateResponse(_message.Message):
+    """EstimateGenerateResponse is the answer. Times are on the low side, from what this gateway has seen lately; one that it
+    knows nothing about is unset.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    TIME_TO_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    prompt_token_count: _builtins.int
+    """Tokens in the prompt, after the chat template and truncate_prompt."""
+    max_new_tokens: _builtins.int
+    """Most tokens that would be generated for each candidate."""
+    @_builtins.property
+    def queue(self) -> _duration_pb2.Duration:
+        """Time in the queue."""
+
+    @_builtins.property
+    def time_to_first_token(self) -> _duration_pb2.Duration:
+        """Time until the first token, that in the queue included."""
+
+    @_builtins.property
+    def total(self) -> _duration_pb2.Duration:
+        """Time until the end, if max_new_tokens are generated."""
+
+    def __init__(
+        self,
+        *,
+        prompt_token_count: _builtins.int = ...,
+        max_new_tokens: _builtins.int = ...,
+        queue: _duration_pb2.Duration | None = ...,
+        time_to_first_token: _duration_pb2.Duration | None = ...,
+        total: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue", "time_to_first_token", b"time_to_first_token", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_new_tokens", b"max_new_tokens", "prompt_token_count", b"prompt_token_count", "queue", b"queue", "time_to_first_token", b"time_to_first_token", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateGenerateResponse: _TypeAlias = EstimateGenerateResponse  # noqa: Y015
+
+@_typing.final
 class ResumeFrom(_message.Message):
     """ResumeFrom is the output that a caller holds."""
 

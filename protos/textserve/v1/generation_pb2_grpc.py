@@ -52,6 +52,11 @@ class GenerationServiceStub(object):
                 request_serializer=textserve_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=textserve_dot_v1_dot_generation__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
+        self.EstimateGenerate = channel.unary_unary(
+                '/textserve.v1.GenerationService/EstimateGenerate',
+                request_serializer=textserve_dot_v1_dot_generation__pb2.EstimateGenerateRequest.SerializeToString,
+                response_deserializer=textserve_dot_v1_dot_generation__pb2.EstimateGenerateResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer(object):
@@ -87,6 +92,14 @@ class GenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateGenerate(self, request, context):
+        """EstimateGenerate tells what a request would be, and how long it would take now, without doing it. What Generate would
+        refuse as it is, a prompt that does not fit into the context among it, is refused in the same way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -99,6 +112,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=textserve_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=textserve_dot_v1_dot_generation__pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            'EstimateGenerate': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateGenerate,
+                    request_deserializer=textserve_dot_v1_dot_generation__pb2.EstimateGenerateRequest.FromString,
+                    response_serializer=textserve_dot_v1_dot_generation__pb2.EstimateGenerateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -163,6 +181,33 @@ class GenerationService(object):
             '/textserve.v1.GenerationService/StreamGenerate',
             textserve_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             textserve_dot_v1_dot_generation__pb2.StreamGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateGenerate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/textserve.v1.GenerationService/EstimateGenerate',
+            textserve_dot_v1_dot_generation__pb2.EstimateGenerateRequest.SerializeToString,
+            textserve_dot_v1_dot_generation__pb2.EstimateGenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,10 @@ class GenerationServiceStub:
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME
     """
+    EstimateGenerate: _grpc.UnaryUnaryMultiCallable[_generation_pb2.EstimateGenerateRequest, _generation_pb2.EstimateGenerateResponse]
+    """EstimateGenerate tells what a request would be, and how long it would take now, without doing it. What Generate would
+    refuse as it is, a prompt that does not fit into the context among it, is refused in the same way.
+    """
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -82,6 +86,10 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     The request is the one of Generate on purpose: it is one operation with two ways to deliver the answer.
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    """
+    EstimateGenerate: _aio.UnaryUnaryMultiCallable[_generation_pb2.EstimateGenerateRequest, _generation_pb2.EstimateGenerateResponse]  # type: ignore[assignment]
+    """EstimateGenerate tells what a request would be, and how long it would take now, without doing it. What Generate would
+    refuse as it is, a prompt that does not fit into the context among it, is refused in the same way.
     """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -119,6 +127,16 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         The request is the one of Generate on purpose: it is one operation with two ways to deliver the answer.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        """
+
+    @_abc_1.abstractmethod
+    def EstimateGenerate(
+        self,
+        request: _generation_pb2.EstimateGenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_pb2.EstimateGenerateResponse, _abc.Awaitable[_generation_pb2.EstimateGenerateResponse]]:
+        """EstimateGenerate tells what a request would be, and how long it would take now, without doing it. What Generate would
+        refuse as it is, a prompt that does not fit into the context among it, is refused in the same way.
         """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
