@@ -20,11 +20,11 @@ class Description:
         # Kept here: the structures hold addresses alone.
         self._tensors: list[Tensor] = []
         self._linears: list[NativeLinear] = []
-        self.anatomy = anatomy = Anatomy(model)
+        anatomy = Anatomy(model)
         parts, config = anatomy.parts, anatomy.config
         self.layer_count = len(anatomy.layers)
         self.vocab_size = anatomy.head.out_features
-        self._layers = (Layer * self.layer_count)(*map(self._layer, anatomy.layers))
+        self._layers = (Layer * self.layer_count)(*(self._layer(anatomy, layer) for layer in anatomy.layers))
         self.structure = Model(
             layers=self._layers,
             final_norm=self._norm([anatomy.final_norm]),
@@ -47,14 +47,14 @@ class Description:
             logit_cap=getattr(config, "final_logit_softcapping", None) or 0,
         )
 
-    def _layer(self, layer: nn.Module) -> Layer:
-        projections = self.anatomy.projections(layer)
+    def _layer(self, anatomy: Anatomy, layer: nn.Module) -> Layer:
+        projections = anatomy.projections(layer)
         return Layer(
-            **{field: self._norm(norms) for field, norms in self.anatomy.norms(layer).items()},
+            **{field: self._norm(norms) for field, norms in anatomy.norms(layer).items()},
             **{each.field: self._linear(each.module, each.outputs) for each in projections},
-            experts=self._experts(self.anatomy.routed(layer)),
-            window=self.anatomy.window(layer),
-            rotation=self.anatomy.rotation(layer),
+            experts=self._experts(anatomy.routed(layer)),
+            window=anatomy.window(layer),
+            rotation=anatomy.rotation(layer),
         )
 
     def _experts(self, routed: Any) -> Experts:  # noqa: ANN401 - as above

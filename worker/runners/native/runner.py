@@ -12,6 +12,7 @@ from ...memory.batch import Batch
 from ...memory.slab import Slab
 from ..runner import Logits, Prefill
 from . import structures
+from .anatomy import Anatomy
 from .description import Description
 from .library import Library
 from .token_list import TokenList
@@ -26,7 +27,9 @@ class NativeRunner:
         """Takes a model without obstacles (`obstacles.py`), its 4-bit layers packed, and what those multiply with."""
         self.library = library
         self.description = Description(model, arithmetic)
-        self._anatomy = self.description.anatomy
+        anatomy = Anatomy(model)
+        self._embed, self._positions = anatomy.embedding, anatomy.positions
+        self._rotary, self._rotation_kinds = anatomy.rotary, anatomy.rotation_kinds
         self._logits = torch.empty(0, self.description.vocab_size)
 
     def step(self, batch: Batch, tokens: list[int], prefill: Prefill | None) -> Logits:
@@ -74,19 +77,19 @@ class NativeRunner:
 
         Without rotations they are empty.
         """
-        rotary, kinds = self._anatomy.rotary, self._anatomy.rotation_kinds
-        if rotary is None:
+        if self._rotary is None:
             return hidden.new_empty(0), hidden.new_empty(0)
-        found = [rotary(hidden, positions, *([] if kind is None else [kind])) for kind in kinds]
+        kinds = self._rotation_kinds
+        found = [self._rotary(hidden, positions, *([] if kind is None else [kind])) for kind in kinds]
         cos, sin = (torch.cat(each).to(hidden.dtype) for each in zip(*found, strict=True))
         return cos, sin
 
     def _forward(self, listed: TokenList, slabs: list[Slab]) -> Tensor:
         """Returns the logits that are asked for, float32 [asked, vocabulary], until the next call."""
-        hidden = self._anatomy.embedding(torch.tensor(listed.ids))
+        hidden = self._embed(torch.tensor(listed.ids))
         positions = torch.tensor([listed.positions])
-        if self._anatomy.positions is not None:
-            hidden = hidden + self._anatomy.positions(positions[0])
+        if self._positions is not None:
+            hidden = hidden + self._positions(positions[0])
         cos, sin = self._rotations(hidden, positions)
         places, asked = torch.tensor(listed.places), torch.tensor(listed.asked, dtype=torch.int64)
         if len(listed.asked) > len(self._logits):

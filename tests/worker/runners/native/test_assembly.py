@@ -43,6 +43,7 @@ def dtypes(model: Any) -> set[torch.dtype]:
         (CASES[0], {"quantization": "none"}, torch.bfloat16),
         (CASES[0], {"quantization": "int8"}, torch.float32),
         (CASES[0], {"compute_dtype": "float32"}, torch.float32),
+        *((CASES[each], {}, torch.bfloat16) for each in (25, 26, 30, 31, 34, 36)),
         (NOT_WHOLE, {}, torch.float32),
     ],
 )

@@ -57,8 +57,9 @@ def test_the_compared_run_goes_through_everything(library: Library) -> None:
     assert events.reviews > 0
 
 
-def test_two_threads_give_the_same_logits(library: Library, two_threads: Library) -> None:
-    model = quantize(bfloat16_model(CASES[0]))
+@pytest.mark.parametrize("case", [CASES[each] for each in (0, 25, 31, 32)], ids=str)
+def test_two_threads_give_the_same_logits(case: Case, library: Library, two_threads: Library) -> None:
+    model = quantize(bfloat16_model(case))
     alone, _ = run(model, native(model, library), texts(model.config.vocab_size)[1:6])
     together, _ = run(model, native(model, two_threads), texts(model.config.vocab_size)[1:6])
     assert torch.equal(alone, together)

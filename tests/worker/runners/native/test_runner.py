@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.worker.runners.native.accuracy import Errors, spoil
 from tests.worker.runners.native.models import CASES, Case, bfloat16_model, exact_copy
@@ -164,11 +164,19 @@ def test_what_is_not_finite_in_a_row_stays_in_it_and_shows(library: Library, par
     assert torch.equal(got[[0, 2]], wanted[[0, 2]])
 
 
-def test_the_runner_keeps_every_weight_that_it_reads(library: Library) -> None:
-    model = bfloat16_model(Case("", "Qwen3Config"))
+@pytest.mark.parametrize("case", [Case("", "Qwen3Config"), CASES[31], CASES[34]], ids=str)
+def test_the_runner_keeps_every_weight_that_it_reads(case: Case, library: Library) -> None:
+    model = bfloat16_model(case)
     runner = NativeRunner(model, library)
-    weights = [weakref.ref(weight.untyped_storage()) for weight in model.parameters()]
-    del model
+    # Of projections' biases it reads copies, in float32.
+    read = [
+        weight
+        for module in model.modules()
+        for name, weight in module.named_parameters(recurse=False)
+        if name != "bias" or isinstance(module, nn.LayerNorm)
+    ]
+    weights = [weakref.ref(weight.untyped_storage()) for weight in read]
+    del model, read
     gc.collect()
     assert runner.description.layer_count > 0
     assert all(weight() is not None for weight in weights)
