@@ -45,6 +45,7 @@ PARTS = (
     Part("environment", ("-c", _ENVIRONMENT), 60),
     Part("captures", (*_PYTEST, "tests/gpu/test_capture.py"), 60),
     Part("graphs", (*_PYTEST, "tests/gpu/test_graphs.py"), 150),
+    Part("waits", (*_PYTEST, "tests/gpu/test_waits.py", "tests/gpu/test_moves.py"), 60),
     Part("steps", ("-m", "bench.gpu", "--rounds", "2"), 400),
     Part("kernels", (*_PYTEST, "tests/gpu/test_kernels.py"), 240),
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.memory.batch import Batch
+from worker.memory.copies import RowCopy
 from worker.memory.group import ChunkInput, PrefillGroup
 from worker.memory.slab import Slab
 
@@ -40,10 +41,11 @@ def _copy_nothing(*_: object) -> None:
     """Leaves in a reused row what its last owner left there."""
 
 
-def _copy_one_column_off(slab: Slab, row: int, source: Slab, source_row: int, length: int) -> None:
-    _copy_row(slab, row, source, source_row, length)
+def _copy_one_column_off(slab: Slab, source: Slab, rows: list[RowCopy]) -> None:
+    _copy_rows(slab, source, rows)
     for buffer in slab.token_buffers:
-        buffer[row] = buffer[row].roll(1, dims=1)
+        for each in rows:
+            buffer[each.row] = buffer[each.row].roll(1, dims=1)
 
 
 def _unmasked_chunk(group: PrefillGroup, begin: int, end: int) -> ChunkInput:
@@ -64,7 +66,7 @@ def _no_states(_: Slab) -> list[Tensor]:
     return []
 
 
-_filter, _copy_row, _chunk = Batch.filter, Slab.copy_row, PrefillGroup.chunk
+_filter, _copy_rows, _chunk = Batch.filter, Slab.copy_rows, PrefillGroup.chunk
 
 NO_MASK_IN_PREFILL = Mistake("no padding mask in prefill", PrefillGroup, "chunk", _unmasked_chunk)
 POSITIONS_OFF = Mistake("positions off by one", Batch, "position_ids", _one_further)
@@ -74,8 +76,8 @@ MISTAKES = (
     POSITIONS_OFF,
     Mistake("no padding mask", Batch, "attention_mask", _ones),
     Mistake("window off by one", Batch, "filter", _narrow_too_far),
-    Mistake("stale keys and values in a reused row", Slab, "copy_row", _copy_nothing),
-    Mistake("row one column off", Slab, "copy_row", _copy_one_column_off),
+    Mistake("stale keys and values in a reused row", Slab, "copy_rows", _copy_nothing),
+    Mistake("row one column off", Slab, "copy_rows", _copy_one_column_off),
     Mistake("leaving row not replaced", Slab, "take_rows", _take_wrong_rows),
     Mistake("prefill positions count padding", PrefillGroup, "chunk", _column_numbers_as_positions),
 )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..domain.sequence import EarlyStopping
-from ..memory.transfer import on_device
+from ..memory.copies import on_device
 
 _COPY_SCORE = -1e9
 """Score at which all beams but the first begin: they are copies of it, and count only where it alone has too few

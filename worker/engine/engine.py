@@ -19,10 +19,10 @@ from ..domain.outcome import Outcome, Output, PromptPart
 from ..domain.plan import Plan
 from ..domain.sequence import Beams, Root, Sequence
 from ..memory.batch import Batch
+from ..memory.copies import on_device
 from ..memory.group import PrefillGroup
 from ..memory.layout import Layout
 from ..memory.storage import Storage
-from ..memory.transfer import on_device
 from ..runners.runner import Prefill, Runner
 from ..sampling.logprobs import token_logprobs
 from ..sampling.rows import inherit
@@ -68,12 +68,12 @@ class Engine:
         self._gpus = memory.gpus
         self.sampler = sampler
         limits = scheduler.limits
-        storage = Storage(memory.layouts, limits.pool_tokens, limits.max_rows)
+        storage = Storage(memory.layouts, limits.pool_tokens, limits.max_rows, runner.moves)
         self.batch = Batch(storage, memory.device, reads_padding=runner.reads_padding)
         self.group: PrefillGroup | None = None
         self._passed: PrefillGroup | None = None
         """The group that the present one has passed; its memory is in front of that one's."""
-        self._group_storage = Storage(memory.layouts, limits.group_tokens, limits.max_rows)
+        self._group_storage = Storage(memory.layouts, limits.group_tokens, limits.max_rows, runner.moves)
         self._searches: WeakKeyDictionary[Beams, BeamSearch] = WeakKeyDictionary()
 
     def plan(self) -> Plan:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .copies import RowCopy, on_device
 from .group import PrefillGroup
 from .slab import Slab
 from .storage import Storage
-from .transfer import on_device
 
 
 class Batch:
@@ -60,10 +60,10 @@ class Batch:
         if not joining:
             return
         self._make_place(len(joining), max(group.lengths[row] for row in joining))
-        for row in joining:
-            length = group.lengths[row]
-            self.slab.copy_row(len(self.lengths), group.slab, row, length)
-            self.lengths.append(length)
+        lengths = [group.lengths[row] for row in joining]
+        places = range(len(self.lengths), len(self.lengths) + len(joining))
+        self.slab.copy_rows(group.slab, [RowCopy(*each) for each in zip(places, joining, lengths, strict=True)])
+        self.lengths += lengths
         self.slab.window.rows = len(self.lengths)
 
     def _make_place(self, rows: int, longest: int) -> None:

@@ -15,6 +15,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
+from .copies import Piece
 from .storage import LayerStorage, RecurrentStorage, TokenStorage
 
 
@@ -30,6 +31,11 @@ class Window:
     def width(self) -> int:
         """Columns in use."""
         return self.end - self.start
+
+    @property
+    def piece(self) -> Piece:
+        """Where the columns in use are."""
+        return Piece(self.start, self.width)
 
 
 class AttentionLayer(CacheLayerMixin):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .copies import on_device
 from .slab import Slab
 from .storage import Storage
-from .transfer import on_device
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,22 @@ flat storage that was allocated at start; in each recurrent layer, states for ea
 columns: `start` is the first column that any row uses, `end` the first one not yet written. Rows are aligned at `end`:
 the newest token of every row is in the same column, and a shorter row has padding to its left.
 
-Padding is masked, but 0 times NaN is NaN: so nothing outside the window is ever read, and what `copy_row`, `widen` and
+Padding is masked, but 0 times NaN is NaN: so nothing outside the window is ever read, and what `copy_rows`, `widen` and
 `clear` put into the window as padding is zero, unless the runner reads no padding. Whatever an earlier row or view left
 in the storage can therefore not come under a mask. (What a model itself makes of pad tokens in a prefill group is not
 copied from there.)
 
-Copies of live columns are made row by row: beside the storage they take the memory of one row of one layer.
+Copies of live columns are made in place, row by row or column by column (`copies`): beside the storage they take the
+memory of one row of one layer at most.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .cache_layers import AttentionLayer, HybridLayer, RecurrentLayer, Window, cache_layer
+from .copies import Piece, RowCopy, row_moves, take_rows
 from .storage import Storage
 
 
@@ -71,12 +73,12 @@ class Slab:
             )
         if window.rows > rows or not window.width <= end <= columns:
             raise ValueError(f"{window.rows} rows of {window.width} columns do not fit into {rows} of {columns}")
+        before = self.token_buffers
         for layer in self.attention_layers:
-            before = layer.buffers
             layer.view(rows, columns)
-            if (columns, end) != (self.columns, window.end):
-                for old, new in zip(before, layer.buffers, strict=True):
-                    _move(window, old, new, end)
+        if (columns, end) != (self.columns, window.end):
+            moved = list(zip(before, self.token_buffers, strict=True))
+            self.storage.moves.move_window(moved, window.rows, window.piece, end)
         self.rows, self.columns = rows, columns
         window.start, window.end = end - window.width, end
 
@@ -88,31 +90,27 @@ class Slab:
         """Opens the window to the left, down to `start`, with zeros as padding."""
         window = self.window
         if self.reads_padding:
-            for buffer in self.token_buffers:
-                buffer[: window.rows, :, start : window.start].zero_()
+            opened = [(buffer, buffer) for buffer in self.token_buffers]
+            rows = [RowCopy(row, row, 0) for row in range(window.rows)]
+            self.storage.moves.copy_rows(opened, rows, Piece(start, window.start - start), 0, zeroes=True)
         window.start = start
 
     def take_rows(self, order: Sequence[int]) -> None:
         """Makes row i what row order[i] was. Any order, repeats allowed, up to the number of rows."""
         moves = list(row_moves(order))
-        for rows in self._live_rows():
-            saved = rows[:0]
-            for target, source in moves:
-                if target == SAVED:
-                    saved = rows[source].clone()
-                else:
-                    rows[target] = saved if source == SAVED else rows[source]
+        self.storage.moves.take_rows(self.token_buffers, moves, self.window.piece)
+        for states in self.state_buffers:
+            take_rows(states, moves)
         self.window.rows = len(order)
 
-    def copy_row(self, row: int, source: "Slab", source_row: int, length: int) -> None:
-        """Fills a row of the window with the newest `length` columns of another slab's row, behind zeros."""
-        start, end, source_end = self.window.start, self.window.end, source.window.end
-        for target, origin in zip(self.token_buffers, source.token_buffers, strict=True):
-            if self.reads_padding:
-                target[row, :, start : end - length].zero_()
-            target[row, :, end - length : end] = origin[source_row, :, source_end - length : source_end]
+    def copy_rows(self, source: "Slab", rows: Sequence[RowCopy]) -> None:
+        """Fills rows of the window with the newest columns of another slab's rows, behind zeros."""
+        pairs = list(zip(self.token_buffers, source.token_buffers, strict=True))
+        window, source_end = self.window, source.window.end
+        self.storage.moves.copy_rows(pairs, rows, window.piece, source_end, zeroes=self.reads_padding)
         for target, origin in zip(self.state_buffers, source.state_buffers, strict=True):
-            target[row] = origin[source_row]
+            for row in rows:
+                target[row.row] = origin[row.source]
 
     def clear_row(self, row: int) -> None:
         """Zeroes a row."""
@@ -130,44 +128,3 @@ class Slab:
     def close(self) -> None:
         """Forgets all rows."""
         self.window.rows = self.window.start = self.window.end = 0
-
-    def _live_rows(self) -> Iterator[Tensor]:
-        """Yields what each buffer holds of the rows: the window's columns, or the states."""
-        window = self.window
-        for buffer in self.token_buffers:
-            yield buffer[:, :, window.start : window.end]
-        yield from self.state_buffers
-
-
-def _move(window: Window, old: Tensor, new: Tensor, end: int) -> None:
-    """Copies the live columns of each row from one view of a buffer to another, so that they end at `end`.
-
-    Rows get wider and move to the back: the last one first; or narrower, and to the front: the first one first. So no
-    row is overwritten before it was copied.
-    """
-    rows = range(window.rows)
-    for row in reversed(rows) if new.shape[2] > old.shape[2] else rows:
-        # A row's old and new place may overlap.
-        new[row, :, end - window.width : end] = old[row, :, window.start : window.end].clone()
-
-
-SAVED = -1
-"""The place aside that holds one row."""
-
-
-def row_moves(order: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yields (target, source) copies after which row i is what row order[i] was. Any order, repeats allowed.
-
-    A row is overwritten when nobody needs it any more. Where rows change places in a circle, one is first copied to
-    SAVED, one circle at a time. Rows that stay are not copied.
-    """
-    pending = {target: source for target, source in enumerate(order) if target != source}
-    while pending:
-        needed = set(pending.values())
-        free = [target for target in pending if target not in needed]
-        if not free:
-            first = next(iter(pending))
-            yield SAVED, first
-            pending = {target: SAVED if source == first else source for target, source in pending.items()}
-        for target in free:
-            yield target, pending.pop(target)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .copies import TORCH_MOVES, Moves
 from .layout import Layout, RecurrentShape, StateShape, TokenShape
 
 
@@ -75,13 +76,14 @@ class LayerStorage:
 class Storage:
     """Keys and values of `tokens` tokens and states of `rows` rows in every layer: one flat pool."""
 
-    def __init__(self, layouts: Sequence[Layout], tokens: int, rows: int) -> None:
-        self.tokens, self.rows = tokens, rows
+    def __init__(self, layouts: Sequence[Layout], tokens: int, rows: int, moves: Moves = TORCH_MOVES) -> None:
+        """Allocates it. `moves` is how keys and values are moved within it."""
+        self.tokens, self.rows, self.moves = tokens, rows, moves
         self.layers = [LayerStorage.allocate(layout, tokens, rows) for layout in layouts]
 
     def behind(self, tokens: int) -> "Storage":
         """Returns what is behind the first `tokens` tokens of each layer, without states: those are not by token."""
-        rest = Storage([], self.tokens - tokens, self.rows)
+        rest = Storage([], self.tokens - tokens, self.rows, self.moves)
         rest.layers = [LayerStorage(layer.tokens and layer.tokens.behind(tokens), ()) for layer in self.layers]
         return rest
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..domain.plan import Chunk
 from ..memory.batch import Batch
+from ..memory.copies import TORCH_MOVES, Moves, on_device
 from ..memory.group import PrefillGroup
 from ..memory.slab import Slab
-from ..memory.transfer import on_device
 from .runner import Logits, Prefill
 
 
@@ -37,6 +37,7 @@ class ModelRunner:
     """Decode and prefill over any model, by transformers' own forward pass."""
 
     reads_padding = True
+    moves: Moves = TORCH_MOVES
 
     def __init__(
         self,

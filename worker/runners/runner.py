@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..domain.plan import Chunk
 from ..memory.batch import Batch
+from ..memory.copies import Moves
 from ..memory.group import PrefillGroup
 
 
@@ -41,6 +42,8 @@ class Runner(Protocol):
 
     reads_padding: bool
     """Whether padding in a slab is read, under a mask: then it must not hold NaN."""
+    moves: Moves
+    """What moves keys and values fastest where the model is."""
 
     def step(self, batch: Batch, tokens: list[int], prefill: Prefill | None) -> Logits:
         """Feeds each row of the batch its newest token, if any are given, and reads a group's chunk, if there is one.

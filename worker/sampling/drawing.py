@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..domain.sequence import Sequence
-from ..memory.transfer import to_device
+from ..memory.copies import to_device
 from .entries import MASKED
 from .random_numbers import uniforms
 from .rows import rows_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..memory.transfer import on_device, to_device
+from ..memory.copies import on_device, to_device
 from .rows import Row
 
 MASKED = float("-inf")

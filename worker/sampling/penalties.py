@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..memory.transfer import on_device, to_device
+from ..memory.copies import on_device, to_device
 from .entries import LARGEST, entries
 from .history import output_tokens, seen_tokens
 from .rows import Row

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..domain.sequence import Beams, SamplingParameters, Sequence
-from ..memory.transfer import on_device
+from ..memory.copies import on_device
 
 T = TypeVar("T")
 Kept = dict[Callable[["Row"], object], Any]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..domain.outcome import TokenLogprob
 from ..domain.sequence import Sequence
-from ..memory.transfer import on_device
+from ..memory.copies import on_device
 from .drawing import draw
 from .entries import MASKED
 from .logprobs import Logprobs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..domain.sequence import SamplingParameters, Sequence
-from ..memory.transfer import on_device
+from ..memory.copies import on_device
 from . import constraints, penalties, warpers
 from .entries import row_by_row
 from .rows import Row

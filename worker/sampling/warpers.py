@@ -6,7 +6,7 @@ defined to the last bit: see `weights`.
 
 from torch import Tensor
 
-from ..memory.transfer import on_device
+from ..memory.copies import on_device
 from .entries import MASKED, Candidates, column
 from .rows import Row
 from .weights import PROBABILITY_UNIT, WEIGHT_UNIT, Weights, as_share, in_units

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.memory.slab import SAVED, row_moves
+from worker.memory.copies import SAVED, row_moves
 
 ORDERS = st.integers(1, 8).flatmap(lambda rows: st.lists(st.integers(0, rows - 1), max_size=8))
 

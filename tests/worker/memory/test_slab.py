@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DummyLayer
 
 from worker.memory.cache_layers import AttentionLayer, HybridLayer, RecurrentLayer
+from worker.memory.copies import RowCopy
 from worker.memory.layout import Layout, RecurrentShape, StateShape, TokenShape
 from worker.memory.slab import Slab
 from worker.memory.storage import Storage
@@ -133,10 +134,10 @@ def test_take_rows_may_make_more_of_them() -> None:
     assert live(slab) == [[3, 4], [3, 4], [1, 2], [3, 4]]
 
 
-def test_copy_row_aligns_the_newest_columns_at_the_right_edge_behind_zeros() -> None:
+def test_copy_rows_aligns_the_newest_columns_at_the_right_edge_behind_zeros() -> None:
     source = filled([[0, 0, 5, 6], [1, 2, 3, 4]], columns=4)
     target = filled([[7, 7, 7, 7, 7], [8, 8, 8, 8, 8]], columns=8, begin=1)
-    target.copy_row(1, source, 0, 2)
+    target.copy_rows(source, [RowCopy(1, 0, 2)])
     assert live(target) == [[7, 7, 7, 7, 7], [0, 0, 0, 5, 6]]
 
 
@@ -202,7 +203,7 @@ def test_states_move_with_their_rows() -> None:
     for buffer in slab.state_buffers:
         buffer.copy_(torch.arange(1, 5).view(4, *[1] * (buffer.dim() - 1)).expand_as(buffer))
     slab.take_rows([1, 0, 3, 3])
-    other.copy_row(2, slab, 1, 5)
+    other.copy_rows(slab, [RowCopy(2, 1, 5)])
     assert [buffer.flatten(1)[:, 0].tolist() for buffer in slab.state_buffers] == [[2, 1, 4, 4]] * 2
     assert [buffer.flatten(1)[:, 0].tolist() for buffer in other.state_buffers] == [[0, 0, 1, 0]] * 2
 

@@ -15,11 +15,13 @@ import torch
 from ...loading.dispatch import execution_devices, offloaded_bytes
 from ...loading.quantization.bitsandbytes_offline import bnb
 from ...memory.buckets import row_buckets
+from ...memory.copies import Moves
 from ...memory.storage import Storage
 from ..model_runner import ModelRunner
 from . import lives
 from .capture.capture import CudaCapture, device_seconds
 from .capture.graph_step import GraphStep
+from .kernels.checked_moves import CheckedMoves
 from .kernels.ops import Pool
 from .llama.forward import Forward, TransformersForward, pools
 from .llama.llama import LlamaForward, is_llama_like
@@ -59,7 +61,14 @@ def cuda_runner(model: Any, device: torch.device, *, copy_bytes: int = 0) -> Cud
         )
         return None
     step = GraphStep(model, lambda storage: make_forward(model, storage, device, copy_bytes), CudaCapture(device))
-    return CudaRunner(ModelRunner.for_model(model, device), step, trial=partial(lives.marked, lives.folder(), key))
+    eager = ModelRunner.for_model(model, device)
+    return CudaRunner(eager, step, trial=partial(lives.marked, lives.folder(), key), moves=_moves())
+
+
+def _moves() -> Moves:
+    from .kernels.triton_moves import TritonMoves  # noqa: PLC0415 - Triton is loaded only where a GPU runs it
+
+    return CheckedMoves(TritonMoves())
 
 
 def lack(capability: tuple[int, int]) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...memory.batch import Batch
 from ...memory.buckets import row_buckets
+from ...memory.copies import TORCH_MOVES, Moves
 from ..model_runner import ModelRunner
 from ..runner import Logits, Prefill
 
@@ -37,8 +38,10 @@ class CudaRunner:
         eager: ModelRunner,
         decode_step: DecodeStep,
         trial: Callable[[], AbstractContextManager[None]] = nullcontext,
+        moves: Moves = TORCH_MOVES,
     ) -> None:
         self.eager = eager
+        self.moves = moves
         self.decode_step = decode_step
         self._trial = trial
 

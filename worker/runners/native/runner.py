@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...loading.cpu_level import Arithmetic
 from ...memory.batch import Batch
+from ...memory.copies import TORCH_MOVES, Moves
 from ...memory.slab import Slab
 from ..runner import Logits, Prefill
 from . import structures
@@ -22,6 +23,7 @@ class NativeRunner:
     """Decode and prefill of one model."""
 
     reads_padding = False
+    moves: Moves = TORCH_MOVES
 
     def __init__(self, model: Any, library: Library, arithmetic: Arithmetic = "exact") -> None:  # noqa: ANN401 - transformers models share no useful static type
         """Takes a model without obstacles (`obstacles.py`), its 4-bit layers packed, and what those multiply with."""

@@ -25,11 +25,18 @@ from tests.worker.parity import (
 from tests.worker.runners.cuda.matrices import FOUR_BIT_SHAPES, quantized
 from tests.worker.runners.cuda.tracing import count_steps
 from tests.worker.tiny_models import VOCAB_SIZE, tiny_llama
+from worker.memory.batch import Batch
+from worker.memory.copies import TORCH_MOVES
+from worker.memory.group import PrefillGroup
+from worker.memory.layout import Layout, TokenShape
+from worker.memory.storage import Storage
 from worker.runners.cuda.capture.graph_step import GraphStep
+from worker.runners.cuda.kernels.checked_moves import Kind, check_moves
 from worker.runners.cuda.kernels.kernel_check import WrongKernelError, check_ops, difference
 from worker.runners.cuda.kernels.ops import ABSENT, Bounds, Pool
 from worker.runners.cuda.kernels.reference import ReferenceOps
 from worker.runners.cuda.kernels.tiling import attention_parts, columns_at_once
+from worker.runners.cuda.kernels.triton_moves import TritonMoves
 from worker.runners.cuda.kernels.triton_ops import TritonOps
 from worker.runners.cuda.llama.forward import TransformersForward, pools
 from worker.runners.cuda.llama.four_bit_product import FourBitProduct
@@ -156,6 +163,60 @@ def test_all_operations_agree_with_the_reference(dtype: torch.dtype, monkeypatch
     monkeypatch.setattr("worker.runners.cuda.kernels.kernel_check._LENGTHS", (80, 1, 0, 63, 64, 65, ABSENT))
     memory = torch.empty(1, 2, 8, 32, dtype=dtype, device=DEVICE)
     check_ops(TritonOps(PROCESSORS), Pool(memory, memory), group=3)
+
+
+def move_kinds() -> list[Kind]:
+    """Vectors of 8, 4 and 2 bytes' words."""
+    return [
+        (2, 4, torch.float32, DEVICE),
+        (1, 3, torch.float32, DEVICE),
+        (2, 3, torch.float16, DEVICE),
+        (3, 16, torch.bfloat16, DEVICE),
+    ]
+
+
+@pytest.mark.parametrize("kind", move_kinds(), ids=str)
+def test_keys_and_values_are_moved_as_torch_moves_them(kind: Kind) -> None:
+    check_moves(TritonMoves(), kind)
+
+
+@given(st.integers(0, 10**9))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_slabs_of_random_histories_hold_the_same(seed: int) -> None:
+    """Views, slides, joins, leaves and exchanges, in layers of two kinds."""
+    rng = random.Random(seed)
+    shapes = [TokenShape(2, 4, 2, 4, torch.float16, DEVICE), TokenShape(1, 3, 1, 6, torch.float16, DEVICE)]
+    layouts = [Layout(shape) for shape in (shapes[0], shapes[1], shapes[0])]
+    batches = [Batch(Storage(layouts, 240, 6, moves), DEVICE) for moves in (TritonMoves(), TORCH_MOVES)]
+    for batch in batches:
+        batch.view(3, 40)
+    for _ in range(12):
+        lengths = sorted((rng.randint(1, 30) for _ in range(rng.randint(1, 2))), reverse=True)
+        order = rng.sample(range(len(batches[0].lengths)), rng.randint(0, min(4, len(batches[0].lengths))))
+        numbers = rng.randint(0, 10**6)
+        for batch in batches:
+            _live(batch, order, lengths, numbers)
+        for ours, theirs in zip(*(each.slab.token_buffers for each in batches), strict=True):
+            window = batches[0].slab.window
+            rows, columns = slice(window.rows), slice(window.start, window.end)
+            assert torch.equal(ours[rows, :, columns], theirs[rows, :, columns])
+
+
+def _live(batch: Batch, order: list[int], lengths: list[int], seed: int) -> None:
+    """Lets rows go, and takes a group of random numbers in."""
+    batch.filter(order)
+    rows = len(order) + len(lengths)
+    batch.view(max(rows, 1 + seed % 6), 40)
+    storage = Storage([Layout(layer.tokens.shape) for layer in batch.slab.storage.layers if layer.tokens], 60, 6)
+    group = PrefillGroup(storage, [[1] * length for length in lengths], pad_token_id=0, device=DEVICE)
+    generator = torch.Generator().manual_seed(seed)
+    for buffer in group.slab.token_buffers:
+        buffer.copy_(torch.randint(-50, 50, buffer.shape, generator=generator).to(buffer.dtype))
+    group.slab.window.end = group.width
+    batch.concatenate(group, [1] * len(lengths))
+    if batch.width < 40:
+        batch.make_room()
+        batch.advance()
 
 
 class WrongOps(ReferenceOps):

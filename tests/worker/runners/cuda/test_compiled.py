@@ -10,7 +10,9 @@ if sys.platform != "linux":
 
 from tests.worker.runners.cuda.compiled import SHARED_BYTES, Compiled, compiled_for
 from tests.worker.runners.cuda.matrices import quantized
+from worker.memory.copies import Piece, RowCopy
 from worker.runners.cuda.kernels.ops import Bounds, Pool, Rotation
+from worker.runners.cuda.kernels.triton_moves import TritonMoves
 from worker.runners.cuda.kernels.triton_ops import TritonOps
 from worker.runners.cuda.llama.four_bit_product import FourBitProduct
 from worker.runners.cuda.llama.matrix import fuse
@@ -40,7 +42,16 @@ def kernels(capability: int, *, dims: tuple[int, ...] = (128,), rows: tuple[int,
         for count in rows:
             for outputs in (32, 64):
                 FourBitProduct(matrix, outputs, PROCESSORS)(torch.empty(count, 4096, dtype=dtype))
+        _move(dtype)
     return found
+
+
+def _move(dtype: torch.dtype) -> None:
+    moves, buffers = TritonMoves(), [torch.empty(4, HEADS, 512, 128, dtype=dtype)] * 2
+    pairs = [(buffer, buffer) for buffer in buffers]
+    moves.move_window(pairs, 4, Piece(100, 400), 400)
+    moves.take_rows(buffers, [(0, 3)], Piece(100, 400))
+    moves.copy_rows(pairs, [RowCopy(0, 1, 30)], Piece(100, 400), 500, zeroes=True)
 
 
 def _attend(ops: TritonOps, dim: int, dtype: torch.dtype) -> None:
@@ -55,6 +66,7 @@ def _attend(ops: TritonOps, dim: int, dtype: torch.dtype) -> None:
 
 def check(found: list[Compiled], capability: int) -> None:
     names = {"attend_part", "join_parts", "rotate_and_write", "rms_norm", "silu_multiply", "multiply_part", "add_parts"}
+    names |= {"move_window", "take_rows", "copy_rows"}
     assert {kernel.name for kernel in found} == names
     for kernel in found:
         assert kernel.stack_bytes <= MOST_STACK_BYTES.get(kernel.name, 0), kernel

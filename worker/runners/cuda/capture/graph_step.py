@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ....memory.batch import Batch
 from ....memory.buckets import row_bucket
+from ....memory.copies import on_device
 from ....memory.device_errors import is_out_of_memory
 from ....memory.storage import Storage
-from ....memory.transfer import on_device
 from ..kernels.kernel_check import difference, tolerance
 from ..llama.forward import Forward, StaticInput
 from .capture import Capture, Work

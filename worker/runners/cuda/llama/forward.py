@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ....memory.batch import Batch
+from ....memory.copies import fill
 from ....memory.storage import Storage
-from ....memory.transfer import fill
 from ..kernels.ops import ABSENT, Bounds, Ops, Pool
 from .attention import Decoding, UncapturableError, decoding, pool_cache
 
