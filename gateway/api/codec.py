@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf import struct_pb2
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message as Message_
+from google.protobuf.message import Message as ProtobufMessage
 
 from textserve.v1 import generation_pb2 as pb
 from textserve.v1 import model_pb2, tokenization_pb2
@@ -443,7 +443,7 @@ ECHO_CHARS = 16
 """The work that a token of an echoed prompt brings: it is decoded like an output."""
 
 
-def list_violations(message: Message_) -> Iterator[Violation]:
+def list_violations(message: ProtobufMessage) -> Iterator[Violation]:
     """The lists with more than they may have."""
     for field, limit, size in _lists(message):
         if size > limit.most:
@@ -465,7 +465,7 @@ def work_chars(message: pb.GenerateRequest) -> int:
     return work
 
 
-def _lists(message: Message_) -> list[tuple[str, ListLimit, int]]:
+def _lists(message: ProtobufMessage) -> list[tuple[str, ListLimit, int]]:
     """What is there of its lists: path, limit and size; of lists within a list, no more than there may be."""
     name = message.DESCRIPTOR.full_name
     lists, list_owners = LISTS_OF[name], _OWNERS_OF[name]
