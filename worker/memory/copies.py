@@ -5,18 +5,24 @@ such copy a step puts Python and the device one behind the other. A copy from pi
 torch keeps pinned memory that was let go, and gives it out again only when the copies from it are done.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from .device_errors import is_lost_device, is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:
     """Returns a tensor of the host on a device."""
     if device.type != "cuda" or not host.numel():
         return host.to(device)
-    return host.pin_memory().to(device, non_blocking=True)
+    return _pinned(host).to(device, non_blocking=True)
 
 
 def on_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:  # noqa: ANN401 - as torch.tensor takes it
@@ -27,9 +33,25 @@ def on_device(values: Any, device: torch.device, dtype: torch.dtype | None = Non
 def fill(target: Tensor, host: Tensor) -> None:
     """Copies a tensor of the host into one that stays where it is."""
     if target.device.type == "cuda":
-        target.copy_(host.pin_memory(), non_blocking=True)
+        target.copy_(_pinned(host), non_blocking=True)
     else:
         target.copy_(host)
+
+
+def _pinned(host: Tensor) -> Tensor:
+    """Returns a copy in pinned memory; what it was given where there is none to be had, which CUDA copies, too."""
+    try:
+        return host.pin_memory()
+    except RuntimeError as error:
+        if is_lost_device(error) and not is_out_of_memory(error):
+            raise
+        _warn_once(str(error))
+        return host
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    logger.warning("no memory can be pinned, so that the GPU waits for what it is told: %s", reason)
 
 
 class Piece(NamedTuple):

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from ...loading.dispatch import execution_devices, offloaded_bytes
 from ...loading.quantization.bitsandbytes_offline import bnb
 from ...memory.buckets import row_buckets
 from ...memory.copies import Moves
+from ...memory.device_errors import is_lost_device, is_out_of_memory
 from ...memory.storage import Storage
 from ..model_runner import ModelRunner
 from . import lives
@@ -23,10 +24,11 @@ from .capture.capture import CudaCapture, device_seconds
 from .capture.graph_step import GraphStep
 from .kernels.checked_moves import CheckedMoves
 from .kernels.ops import Pool
-from .llama.forward import Forward, TransformersForward, pools
+from .kernels.variants import Variants, compiling
+from .llama.forward import Forward, StaticInput, TransformersForward, pools
 from .llama.llama import LlamaForward, is_llama_like
 from .llama.matrix import FourBitMatrix
-from .llama.projection import MoreWays, Product, choose
+from .llama.projection import FourBitProjection, MoreWays, Product, choose
 from .runner import CudaRunner
 
 logger = logging.getLogger(__name__)
@@ -108,6 +110,7 @@ def make_forward(model: Any, storage: Storage, device: torch.device, copy_bytes:
             return TransformersForward(model, layers, ops)
         forward = LlamaForward(model, layers, ops)
         torch.cuda.empty_cache()  # what fusing has freed is there for others, too
+        _compile_ahead(forward, row_buckets(storage.rows), _triton_ways(processors), device, model.dtype)
         choose(
             forward.projections(),
             row_buckets(storage.rows),
@@ -117,6 +120,31 @@ def make_forward(model: Any, storage: Storage, device: torch.device, copy_bytes:
             copy_bytes=copy_bytes,
         )
     return forward
+
+
+def _compile_ahead(*given: Any) -> None:  # noqa: ANN401 - as compile_ahead
+    try:
+        compile_ahead(*given)
+    except Exception as error:
+        if is_out_of_memory(error) or is_lost_device(error):
+            raise
+        # It saves time alone: whatever Triton's compiler does not do ahead, it does at the first launch.
+        logger.warning("kernels are compiled one after the other: %s", error)
+
+
+def compile_ahead(
+    forward: LlamaForward, row_counts: Sequence[int], more_ways: MoreWays, device: torch.device, dtype: torch.dtype
+) -> Variants:
+    """Compiles the kernels of all numbers of rows, several at a time, and returns which; none of them is launched."""
+    matrices = {each.shape: each.matrix for each in forward.projections() if isinstance(each, FourBitProjection)}
+    with compiling(torch.get_num_threads()) as variants:
+        for rows in row_counts:
+            forward(StaticInput(rows, device))
+            for matrix in matrices.values():
+                given = torch.zeros(rows, matrix.inputs, dtype=dtype, device=device)
+                for way in more_ways(matrix, rows).values():
+                    way(given)
+    return variants
 
 
 def _queries_per_key(model: Any, pool: Pool) -> int:  # noqa: ANN401 - as above

@@ -4,6 +4,7 @@ Whoever launches a kernel within `compiled_for` gets nothing computed: it is com
 what ptxas says of it is written down.
 """
 
+import itertools
 import re
 import subprocess
 import tempfile
@@ -42,17 +43,21 @@ class Compiled:
         return len(re.findall(rf"\b{instruction}\b", self.machine_code))
 
 
+_numbers = itertools.count()
+
+
 class _AbsentCard:
     """What Triton asks of a driver before it compiles."""
 
     def __init__(self, capability: int) -> None:
         self._capability = capability
+        self._number = next(_numbers)
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", self._capability, 32)
 
     def get_current_device(self) -> int:
-        return self._capability  # kernels are kept by device
+        return self._number  # kernels are kept by device
 
     def get_current_stream(self, device: int) -> int:
         return 0

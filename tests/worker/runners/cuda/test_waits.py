@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.worker.tiny_models import tiny_llama
 from worker.domain.sequence import Beams, EarlyStopping, Root, SamplingParameters, Sequence
 from worker.engine.engine import Engine, Memory
 from worker.loading.probe import layer_layouts
+from worker.memory.copies import on_device
 from worker.runners.cuda.capture.capture import Work
 from worker.runners.cuda.llama.llama import LlamaForward
 from worker.runners.cuda.runner import CudaRunner
@@ -151,6 +153,21 @@ def test_tokens_on_a_pretend_gpu_are_those_of_a_cpu(gpu: PretendCuda, *, is_capt
             engine.step()
         outputs.append([row.output for row in rows])
     assert outputs[0] == outputs[1]
+
+
+def test_where_no_memory_can_be_pinned_steps_wait_and_are_the_same(
+    gpu: PretendCuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: Tensor) -> Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(Tensor, "pin_memory", refuse)
+    assert on_device([3, 4], GPU).tolist() == on_device([3, 4], GPU).tolist() == [3, 4]
+    assert caplog.text.count("no memory can be pinned") == 1
+    lost = RuntimeError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(Tensor, "pin_memory", Mock(side_effect=lost))
+    with pytest.raises(RuntimeError, match="illegal"):
+        on_device([3, 4], GPU)
 
 
 def test_a_pretend_gpu_refuses_what_a_gpu_refuses(gpu: PretendCuda) -> None:

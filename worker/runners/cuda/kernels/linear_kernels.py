@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def multiply_part(
     given, packed, absmax, code, coarse_absmax, scale_code, offsets, out, rows, row_stride,
     OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
@@ -59,7 +59,7 @@ def multiply_part(
     tl.store(target, total, mask=is_row[:, None] & is_output[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def add_parts(
     parts, bias, out, rows, OUTPUTS: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip

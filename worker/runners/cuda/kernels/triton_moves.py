@@ -1,6 +1,4 @@
 """Moves of keys and values as one Triton kernel each, for all layers. Importing this needs Triton."""
-# Triton's kernels are indexed by their grid, take plain values for constants, and settings of the launch beside them.
-# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from ....memory.copies import Piece, RowCopy, on_device
 from . import move_kernels
+from .variants import launch
 
 _BLOCK = 2048
 """Words that a program moves at a time."""
@@ -37,7 +36,9 @@ class TritonMoves:
             pieces = rows * heads
             # With other columns a piece may move over its neighbour, which has to have moved before.
             steps = 1 if columns == new_columns else pieces
-            move_kernels.move_window[len(before), pieces // steps](
+            launch(
+                move_kernels.move_window,
+                (len(before), pieces // steps),
                 self._table(before),
                 steps,
                 columns,
@@ -58,7 +59,9 @@ class TritonMoves:
             return
         for (same,) in _alike([(buffer,) for buffer in buffers]):
             heads, words, word = _sizes(same[0])
-            move_kernels.take_rows[len(same), heads, -(-piece.width * words // _BLOCK)](
+            launch(
+                move_kernels.take_rows,
+                (len(same), heads, -(-piece.width * words // _BLOCK)),
                 self._table(same),
                 on_device(moves, same[0].device, torch.int64),
                 len(moves),
@@ -87,7 +90,9 @@ class TritonMoves:
             return
         for into, given in _alike(buffers):
             heads, words, word = _sizes(into[0])
-            move_kernels.copy_rows[len(into), len(rows) * heads, -(-target.width * words // _BLOCK)](
+            launch(
+                move_kernels.copy_rows,
+                (len(into), len(rows) * heads, -(-target.width * words // _BLOCK)),
                 self._table(into),
                 self._table(given),
                 on_device([list(row) for row in rows], into[0].device, torch.int64),

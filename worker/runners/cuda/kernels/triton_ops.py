@@ -1,6 +1,4 @@
 """The operations of a captured step as Triton kernels. Importing this needs Triton."""
-# Triton's kernels are indexed by their grid, take plain values for constants, and settings of the launch beside them.
-# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
 
 import torch
 from torch import Tensor
@@ -8,6 +6,7 @@ from torch import Tensor
 from . import attention_kernels, layer_kernels
 from .ops import Bounds, Pool, Rotation
 from .tiling import attention_parts, columns_at_once
+from .variants import launch
 
 _WIDTH_AT_ONCE = 1024
 _LEAST_OF_A_PRODUCT = 16
@@ -25,7 +24,9 @@ class TritonOps:
         """See Ops."""
         for given, memory in ((keys, pool.keys), (values, pool.values)):
             rows, heads, dim = given.shape
-            attention_kernels.write_column[rows, heads](
+            launch(
+                attention_kernels.write_column,
+                (rows, heads),
                 given,
                 memory,
                 *_places(bounds),
@@ -43,7 +44,9 @@ class TritonOps:
         sums = torch.empty(rows, heads, parts, value_dim, dtype=torch.float32, device=query.device)
         tops, totals = torch.empty(2, rows, heads, parts, dtype=torch.float32, device=query.device)
         group = heads // pool.heads
-        attention_kernels.attend_part[rows, pool.heads, parts](
+        launch(
+            attention_kernels.attend_part,
+            (rows, pool.heads, parts),
             query,
             pool.keys,
             pool.values,
@@ -66,8 +69,16 @@ class TritonOps:
             PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
         )
         out = torch.empty(rows, heads, value_dim, dtype=query.dtype, device=query.device)
-        attention_kernels.join_parts[rows * heads,](
-            sums, tops, totals, out, VALUE_DIM=value_dim, PARTS=parts, BLOCK_VALUE=_power_of_two(value_dim)
+        launch(
+            attention_kernels.join_parts,
+            (rows * heads,),
+            sums,
+            tops,
+            totals,
+            out,
+            VALUE_DIM=value_dim,
+            PARTS=parts,
+            BLOCK_VALUE=_power_of_two(value_dim),
         )
         return out
 
@@ -89,7 +100,9 @@ class TritonOps:
         queries = projected.shape[1] // dim - 2 * pool.heads
         query = torch.empty(rows, queries, dim, dtype=projected.dtype, device=projected.device)
         norms = (rotation.query_norm, rotation.key_norm)
-        layer_kernels.rotate_and_write[rows, queries + 2 * pool.heads](
+        launch(
+            layer_kernels.rotate_and_write,
+            (rows, queries + 2 * pool.heads),
             projected,
             rotation.cos,
             rotation.sin,
@@ -112,7 +125,7 @@ class TritonOps:
         rows, width = len(projected), projected.shape[1] // 2
         out = torch.empty(rows, width, dtype=projected.dtype, device=projected.device)
         blocks = -(-width // _WIDTH_AT_ONCE)
-        layer_kernels.silu_multiply[rows, blocks](projected, out, WIDTH=width, BLOCK=_WIDTH_AT_ONCE)
+        launch(layer_kernels.silu_multiply, (rows, blocks), projected, out, WIDTH=width, BLOCK=_WIDTH_AT_ONCE)
         return out
 
 
@@ -124,7 +137,9 @@ def _norm(
     given: Tensor, residual: Tensor | None, weight: Tensor, *, total: Tensor, out: Tensor, epsilon: float
 ) -> None:
     rows, width = given.shape
-    layer_kernels.rms_norm[rows,](
+    launch(
+        layer_kernels.rms_norm,
+        (rows,),
         given,
         given if residual is None else residual,
         weight,

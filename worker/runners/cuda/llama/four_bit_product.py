@@ -1,6 +1,4 @@
 """The Triton product of few rows with a 4-bit matrix. Importing this needs Triton."""
-# Triton's kernels are indexed by their grid, take plain values for constants, and settings of the launch beside them.
-# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from dataclasses import dataclass
 
@@ -8,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import linear_kernels
+from ..kernels.variants import launch
 from .matrix import FourBitMatrix
 
 MOST_ROWS = 64
@@ -40,7 +39,9 @@ class FourBitProduct:
         """Returns [rows, outputs] for [rows, inputs]."""
         matrix, rows, parts = self.matrix, len(given), self.parts
         sums = torch.empty(parts, rows, matrix.outputs, dtype=torch.float32, device=given.device)
-        linear_kernels.multiply_part[-(-matrix.outputs // self.outputs_at_once), parts](
+        launch(
+            linear_kernels.multiply_part,
+            (-(-matrix.outputs // self.outputs_at_once), parts),
             given,
             matrix.packed,
             matrix.absmax,
@@ -61,7 +62,9 @@ class FourBitProduct:
             num_stages=1,  # the kernel itself fetches ahead
         )
         out = torch.empty(rows, matrix.outputs, dtype=given.dtype, device=given.device)
-        linear_kernels.add_parts[rows, -(-matrix.outputs // _OUTPUTS_ADDED_AT_ONCE)](
+        launch(
+            linear_kernels.add_parts,
+            (rows, -(-matrix.outputs // _OUTPUTS_ADDED_AT_ONCE)),
             sums,
             sums if matrix.bias is None else matrix.bias,
             out,
