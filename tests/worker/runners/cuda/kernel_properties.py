@@ -166,8 +166,9 @@ def test_all_operations_agree_with_the_reference(dtype: torch.dtype, monkeypatch
 
 
 def move_kinds() -> list[Kind]:
-    """Vectors of 8, 4 and 2 bytes' words."""
+    """Vectors of 8, 4 and 2 bytes' words; the first are so long that what overlaps is moved in several blocks."""
     return [
+        (1, 128, torch.float16, DEVICE),
         (2, 4, torch.float32, DEVICE),
         (1, 3, torch.float32, DEVICE),
         (2, 3, torch.float16, DEVICE),
