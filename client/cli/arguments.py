@@ -7,7 +7,7 @@ from typing import get_args
 from .. import __version__
 from .._channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from ..types.options import Priority, seconds
-from .flags import add_option_flags
+from .flags import add_option_flags, add_tokenize_flags
 from .parser import Parser
 
 ADDRESS_VARIABLE = "TEXTSERVE_ADDRESS"
@@ -19,7 +19,7 @@ def parse(argv: Sequence[str] | None, environment: Mapping[str, str]) -> argpars
     arguments = root.parse_args(argv)
     if arguments.command == "generate" and _mixes_candidates(arguments):
         root.error("--stream prints one candidate as it is made: for several leave it out, or add --json")
-    if arguments.command == "generate" and _resumes_twice(arguments):
+    if arguments.command in {"generate", "estimate"} and _resumes_twice(arguments):
         root.error("--resume-from is given twice for one candidate")
     return arguments
 
@@ -39,6 +39,27 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add_option_flags(generate)
     _add_form(generate)
     _add_connection(generate, address)
+    estimate = commands.add_parser(
+        "estimate",
+        help="tell what a prompt would take",
+        description="Tells how many tokens a prompt has, and how long its continuation would take now, as far as the"
+        " gateway knows. Nothing is generated.",
+    )
+    _add_prompt(estimate)
+    add_option_flags(estimate)
+    estimate.add_argument("--json", action="store_true", help="print one JSON object, times in seconds")
+    _add_connection(estimate, address)
+    tokenize = commands.add_parser(
+        "tokenize",
+        help="show a prompt's tokens",
+        description="Shows the tokens of a prompt, one in a line: its place in bytes, its id and its bytes.",
+    )
+    _add_prompt(tokenize)
+    add_tokenize_flags(tokenize)
+    tokenize.add_argument(
+        "--json", action="store_true", help="print one JSON object with token_ids, pieces and the rendered prompt"
+    )
+    _add_connection(tokenize, address)
     models = commands.add_parser("models", help="list what is served", description="Lists the models that are served.")
     models.add_argument("--json", action="store_true", help="print one JSON object with the list `models`")
     _add_connection(models, address)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 from ..types.generation_config import EarlyStopping
-from ..types.options import GenerateOptions
+from ..types.options import GenerateOptions, TokenizeOptions
 
 _Add = Callable[..., object]
 
@@ -19,7 +19,7 @@ _EARLY_STOPPING: dict[str, EarlyStopping] = {"true": True, "false": False, "neve
 def add_option_flags(command: argparse.ArgumentParser) -> None:
     """Adds the flags, in groups. Every destination is the name of an option."""
     add = partial(command.add_argument, default=argparse.SUPPRESS)
-    add("--model", metavar="M", help="name of the model (default: the one served)")
+    add("--model", metavar="M", help=_MODEL)
     add("--truncate-prompt", type=int, metavar="N", help="keep the last N tokens of the prompt only")
     add("--request-id", metavar="ID", help="name of the request: asked for again, it gives the same answer for a while")
     add(
@@ -37,7 +37,7 @@ def add_option_flags(command: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help="options, as --help names them with _, for which the model's own default does not apply; * is all",
     )
-    _add_chat(_group(command, "chat, with --chat, --system or --messages"))
+    _add_chat(_group(command, _CHAT))
     _add_length(_group(command, "length and end"))
     _add_sampling(_group(command, "sampling"))
     _add_processors(_group(command, "repetition and choice of tokens, for greedy decoding, too"))
@@ -45,14 +45,34 @@ def add_option_flags(command: argparse.ArgumentParser) -> None:
     _add_output(_group(command, "what is printed"))
 
 
+def add_tokenize_flags(command: argparse.ArgumentParser) -> None:
+    """Adds those of `textserve tokenize`."""
+    add = partial(command.add_argument, default=argparse.SUPPRESS)
+    add("--model", metavar="M", help=_MODEL)
+    _add_chat(_group(command, _CHAT))
+
+
+_MODEL = "name of the model (default: the one served)"
+_CHAT = "chat, with --chat, --system or --messages"
+
+
+def tokenize_options_from(arguments: argparse.Namespace) -> TokenizeOptions:
+    """The options among the parsed arguments of `textserve tokenize`."""
+    return cast("TokenizeOptions", _given(arguments, TokenizeOptions))
+
+
 def options_from(arguments: argparse.Namespace) -> GenerateOptions:
     """The options among the parsed arguments."""
-    given = {name: value for name, value in vars(arguments).items() if name in GenerateOptions.__annotations__}
+    return cast("GenerateOptions", _given(arguments, GenerateOptions))
+
+
+def _given(arguments: argparse.Namespace, options: type) -> dict[str, Any]:
+    given = {name: value for name, value in vars(arguments).items() if name in options.__annotations__}
     if "resume_from" in given:
         given["resume_from"] = dict(given["resume_from"])
     if "template_arguments" in given:
         given["template_arguments"] = dict(given["template_arguments"])
-    return cast("GenerateOptions", given)
+    return given
 
 
 def _group(command: argparse.ArgumentParser, title: str) -> _Add:

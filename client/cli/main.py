@@ -12,8 +12,18 @@ from ..sync_client import Client
 from ..types.options import GenerateOptions
 from ..types.values import Generation, Message, Prompt
 from .arguments import parse
-from .flags import options_from
-from .output import error_line, generation_json, generation_text, models_json, models_table
+from .flags import options_from, tokenize_options_from
+from .output import (
+    error_line,
+    estimate_json,
+    estimate_text,
+    generation_json,
+    generation_text,
+    models_json,
+    models_table,
+    tokenization_json,
+    tokenization_text,
+)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -36,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    command = {"generate": _generate, "models": _models}[arguments.command]
+    commands = {"generate": _generate, "estimate": _estimate, "tokenize": _tokenize, "models": _models}
+    command = commands[arguments.command]
     try:
         with _client(arguments) as client:
             command(client, arguments)
@@ -75,6 +86,17 @@ def _stream(client: Client, prompt: Prompt, options: GenerateOptions, *, quiet: 
             if not quiet:
                 print(flush=True)
         return stream.result
+
+
+def _estimate(client: Client, arguments: argparse.Namespace) -> None:
+    estimate = client.estimate(_prompt(arguments), **options_from(arguments))
+    print(estimate_json(estimate) if arguments.json else estimate_text(estimate))
+
+
+def _tokenize(client: Client, arguments: argparse.Namespace) -> None:
+    prompt, options = _prompt(arguments), tokenize_options_from(arguments)
+    tokenization = client.tokenize(prompt, pieces=True, rendered_prompt=arguments.json, **options)
+    print(tokenization_json(tokenization) if arguments.json else tokenization_text(tokenization))
 
 
 def _models(client: Client, arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import TextserveError, UnavailableError
 from ..types.generation_config import GenerationConfig
-from ..types.values import Generation, Model, ModelCapability
+from ..types.values import Estimate, Generation, Model, ModelCapability, Tokenization
 
 
 def generation_text(generation: Generation) -> str:
@@ -39,6 +39,47 @@ def generation_json(generation: Generation) -> str:
             "prompt_token_ids": generation.prompt_token_ids,
             "prompt_logprobs": [asdict(each) for each in generation.prompt_logprobs],
             "server_request_id": generation.server_request_id,
+        }
+    )
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """One line for each figure; times in seconds, as far as they are known."""
+    named = {
+        "prompt tokens": estimate.prompt_token_count,
+        "most new tokens": estimate.max_new_tokens,
+        "queue": _seconds(estimate.queue),
+        "time to first token": _seconds(estimate.time_to_first_token),
+        "total": _seconds(estimate.total),
+    }
+    return "\n".join(f"{name}: {value}" for name, value in named.items())
+
+
+def estimate_json(estimate: Estimate) -> str:
+    """The same as one line of JSON."""
+    return json.dumps(asdict(estimate))
+
+
+def _seconds(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{seconds:.3f} s"
+
+
+def tokenization_text(tokenization: Tokenization) -> str:
+    """One line for each token: where it begins and ends, its id, and its bytes as Python writes them, less the b."""
+    return "\n".join(
+        f"{piece.begin}-{piece.end}\t{token_id}\t{repr(piece.piece)[1:]}"
+        for token_id, piece in zip(tokenization.token_ids, tokenization.pieces, strict=True)
+    )
+
+
+def tokenization_json(tokenization: Tokenization) -> str:
+    """The tokens as one line of JSON; the bytes of a piece that are no whole character are U+FFFD there."""
+    return json.dumps(
+        {
+            "token_count": len(tokenization),
+            "token_ids": tokenization.token_ids,
+            "pieces": [asdict(each) | {"piece": each.piece.decode(errors="replace")} for each in tokenization.pieces],
+            "rendered_prompt": tokenization.rendered_prompt,
         }
     )
 

@@ -68,6 +68,30 @@ def test_a_whole_conversation_with_tools_and_arguments_can_be_sent(server: Scrip
     assert chat.continue_last_message
 
 
+def test_an_estimate_is_printed(server: ScriptedServer, capsys: Capture) -> None:
+    assert main(["estimate", "hi", "--max-new-tokens", "5"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "prompt tokens: 2",
+        "most new tokens: 5",
+        "queue: 1.500 s",
+        "time to first token: unknown",
+        "total: 0.000 s",
+    ]
+    assert main(["estimate", "hi", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_token_count"] == 2
+    assert server.calls == ["GenerationService/EstimateGenerate"] * 2
+
+
+def test_tokens_are_printed_each_in_a_line(server: ScriptedServer, capsys: Capture) -> None:
+    assert main(["tokenize", "h\u00e9"]) == 0
+    assert capsys.readouterr().out == "0-1\t104\t'h'\n0-1\t233\t'\\xc3\\xa9'\n"
+    assert main(["tokenize", "hi", "--chat", "--json", "--template-argument", "n=1"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["token_count"], told["token_ids"], told["rendered_prompt"]) == (2, [104, 105], "hi")
+    assert [each["piece"] for each in told["pieces"]] == ["h", "i"]
+    assert server.calls == ["TokenizationService/Tokenize"] * 2
+
+
 @pytest.mark.parametrize(
     ("prompt", "told"),
     [
