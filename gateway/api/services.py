@@ -156,8 +156,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Says what a request would be, and how long it would take."""
         if too_long := list(list_violations(request)):
             raise invalid_request(too_long)
-        asked = request.request
-        arrival = Arrival(asked.model, lambda: read_request(asked, is_stream=False), work_chars(asked))
+        arrival = _within_limits(request.request, is_stream=False)
         generation = await self._preprocessor.prepare(arrival, self._calls.call(context))
         return codec.estimate(generation, self._admission_control.estimate(generation, self._clock()))
 
@@ -240,6 +239,11 @@ def why_left(remaining_s: float | None, timeout_s: float | None) -> Status:
 def _arrival(message: pb.GenerateRequest, *, is_stream: bool) -> Arrival:
     if too_long := list(list_violations(message)):
         raise invalid_request(too_long)
+    return _within_limits(message, is_stream=is_stream)
+
+
+def _within_limits(message: pb.GenerateRequest, *, is_stream: bool) -> Arrival:
+    """A request whose lists have been looked at."""
     return Arrival(message.model, lambda: read_request(message, is_stream=is_stream), work_chars(message))
 
 

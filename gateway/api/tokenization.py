@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from textserve.v1 import tokenization_pb2 as pb
 from textserve.v1 import tokenization_pb2_grpc
 
-from ..domain.errors import Violation, invalid_request, out_of_range, shortened
+from ..domain.errors import Violation, invalid_request, out_of_range
 from ..domain.generation_config import id_list_violations
 from ..domain.request import ChatPrompt, Request, TextPrompt
 from ..request.executor import INLINE_CHARS
-from ..request.validation import MAX_PROMPT_IDS, TemplateFacts, prompt_violations
-from ..text.chat_template import TemplateError
+from ..request.preprocess import template_refusals
+from ..request.validation import MAX_PROMPT_IDS, prompt_violations
 from .codec import list_violations, read_chat
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ def _tokenize(request: pb.TokenizeRequest, model: ServedModel) -> pb.TokenizeRes
 
 def _rendered(request: pb.TokenizeRequest, model: ServedModel) -> str:
     """The text that is tokenized. Raises ServiceError for what Generate would refuse."""
-    tokenizer = model.tokenizer
     prompt: TextPrompt | ChatPrompt | None = None
     match request.WhichOneof("prompt"):
         case "text":
@@ -95,15 +94,12 @@ def _rendered(request: pb.TokenizeRequest, model: ServedModel) -> str:
             prompt = read_chat(request.chat)
         case None:
             raise invalid_request([Violation("prompt", "REQUIRED", "one of text and chat must be set")])
-    template = TemplateFacts(tokenizer.has_chat_template, takes_tools=tokenizer.takes_tools)
-    if violations := list(prompt_violations(Request(prompt), model.facts, template)):
+    if violations := list(prompt_violations(Request(prompt), model.facts, model.template)):
         raise invalid_request(violations)
     if isinstance(prompt, TextPrompt):
         return prompt.text
-    try:
-        return tokenizer.render(prompt)
-    except TemplateError as error:
-        raise invalid_request([Violation("chat.messages", "TEMPLATE_REFUSED", shortened(str(error)))]) from error
+    with template_refusals():
+        return model.tokenizer.render(prompt)
 
 
 def _detokenize(request: pb.DetokenizeRequest, model: ServedModel) -> pb.DetokenizeResponse:

@@ -63,6 +63,14 @@ class ChatPrompt:
     """Whether the model goes on with the last message, instead of beginning a turn."""
 
 
+@dataclass(frozen=True, slots=True)
+class TemplateFacts:
+    """What is known of a model's chat template."""
+
+    is_there: bool
+    takes_tools: bool = False
+
+
 TOOL_CHOICE_NONE = 2
 """The proto's number for a model that is told of no tools."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 from .errors import model_not_found, no_worker
-from .request import ChatPrompt, ModelFacts
+from .request import ChatPrompt, ModelFacts, TemplateFacts
 
 # Workers of one model may have memories of different sizes.
 _ROOM = ("max_rows", "prompt_logprobs_limit", "pool_tokens")
@@ -37,6 +37,7 @@ class Tokenizer(Protocol):
     replacements: tuple[tuple[str, str], ...]
     name_of: Callable[[int], str | None]
     id_count: int
+    takes_tools: bool
 
     @property
     def has_chat_template(self) -> bool: ...
@@ -49,9 +50,6 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
 
-    @property
-    def takes_tools(self) -> bool: ...
-
     def encode_chat(self, chat: ChatPrompt) -> list[int]: ...
 
     def join(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
@@ -63,6 +61,11 @@ class ServedModel:
 
     facts: ModelFacts
     tokenizer: Tokenizer
+
+    @property
+    def template(self) -> TemplateFacts:
+        """What is known of its chat template."""
+        return TemplateFacts(self.tokenizer.has_chat_template, takes_tools=self.tokenizer.takes_tools)
 
 
 class Models:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count as count_from
 from typing import TYPE_CHECKING
@@ -21,7 +22,6 @@ from .defaults import applied_defaults, effective_stops, resolve
 from .executor import INLINE_CHARS, Executors
 from .validation import (
     RESUMED_FIELD,
-    TemplateFacts,
     fit_violations,
     held_count,
     kept_count,
@@ -125,9 +125,7 @@ class Preprocessor:
 
 def _prompt_ids(request: Request, model: ServedModel) -> list[int]:
     """The tokens of the prompt that are kept. Raises ServiceError with everything that is wrong with the request."""
-    tokenizer = model.tokenizer
-    templates = TemplateFacts(tokenizer.has_chat_template, takes_tools=tokenizer.takes_tools)
-    violations = request_violations(request, model.facts, templates)
+    violations = request_violations(request, model.facts, model.template)
     if violations or request.prompt is None:
         raise invalid_request(violations)
     prompt_ids = _encode(request.prompt, model.tokenizer, request.truncate_prompt)
@@ -181,12 +179,17 @@ def _encode(prompt: Prompt, tokenizer: Tokenizer, truncation: int | None) -> lis
         case TokenPrompt(ids):
             return _kept(ids, truncation)
         case ChatPrompt():
-            try:
+            with template_refusals():
                 return _kept(tokenizer.encode_chat(prompt), truncation)
-            except TemplateError as error:
-                raise invalid_request(
-                    [Violation("chat.messages", "TEMPLATE_REFUSED", shortened(str(error)))]
-                ) from error
+
+
+@contextmanager
+def template_refusals() -> Iterator[None]:
+    """Tells the caller what a chat template says against the messages."""
+    try:
+        yield
+    except TemplateError as error:
+        raise invalid_request([Violation("chat.messages", "TEMPLATE_REFUSED", shortened(str(error)))]) from error
 
 
 def _kept(ids: Many[int], truncation: int | None) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..domain.errors import Violation, out_of_range, quoted
@@ -14,6 +13,7 @@ from ..domain.request import (
     Message,
     ModelFacts,
     Request,
+    TemplateFacts,
     TextPrompt,
     TokenPrompt,
     json_object,
@@ -47,14 +47,6 @@ MAX_TOP_LOGPROBS = 20
 # More text than this for each token of the context is not worth tokenizing: real text has 2 to 6 bytes a token. It is
 # refused even where all but its end would be cut off.
 MAX_BYTES_PER_TOKEN = 64
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateFacts:
-    """What is known of a model's chat template."""
-
-    is_there: bool
-    takes_tools: bool = False
 
 
 def request_violations(request: Request, facts: ModelFacts, template: TemplateFacts) -> list[Violation]:

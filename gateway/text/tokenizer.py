@@ -87,6 +87,8 @@ class Tokenizer:
         """What a token is called in the vocabulary, such as "<|im_start|>"; None for an id that is not there."""
         self.id_count = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         """One more than the largest id that `encode` may give."""
+        self.takes_tools = self._looks_at_tools()
+        """Whether the chat template looks at tools. Found out once: a broken one would be compiled for each request."""
 
     @classmethod
     def from_parts(cls, serialized: bytes, info: TokenizerFacts) -> Tokenizer:
@@ -118,14 +120,6 @@ class Tokenizer:
         """The text of a conversation; raises as `encode_chat`."""
         return self._chat_template.render(chat)
 
-    @property
-    def takes_tools(self) -> bool:
-        """Whether the chat template looks at tools."""
-        try:
-            return self._chat_template.takes_tools
-        except TemplateError:
-            return False
-
     def encode_chat(self, chat: ChatPrompt) -> list[int]:
         """Token ids of a conversation, up to where the model goes on. The template writes the special tokens.
 
@@ -154,9 +148,14 @@ class Tokenizer:
         # Faster, but it keeps all other threads waiting.
         return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
+    def _looks_at_tools(self) -> bool:
+        try:
+            return self._chat_template.takes_tools
+        except TemplateError:
+            return False  # a model with a broken template, or none, still serves plain text
+
     @cached_property
     def _chat_template(self) -> ChatTemplate:
-        # Compiled on first use: a model with a broken template still serves plain text.
         if not self.has_chat_template:
             raise TemplateError("the model has no chat template")
         return ChatTemplate(self._facts.chat_template, self._facts.special_tokens)

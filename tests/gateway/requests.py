@@ -1,8 +1,8 @@
 """Requests of the domain, for tests of what is checked in them."""
 
 from gateway.domain.generation_config import GenerationConfig
-from gateway.domain.request import ModelFacts, Request, TextPrompt
-from gateway.request.validation import TemplateFacts, request_violations
+from gateway.domain.request import ModelFacts, Request, TemplateFacts, TextPrompt
+from gateway.request.validation import request_violations
 
 FACTS = ModelFacts(
     name="tutor",

@@ -7,10 +7,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.domain.generation_config import EffectiveConfig, GenerationConfig, config_violations
-from gateway.domain.request import Request
+from gateway.domain.request import Request, TemplateFacts
 from gateway.request.defaults import MODELS_OWN, SAMPLING, resolve, samples
 from gateway.request.validation import (
-    TemplateFacts,
     contradictions,
     length_violations,
     output_room,
