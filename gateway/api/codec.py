@@ -40,17 +40,15 @@ from ..domain.request import (
 )
 from ..domain.sequence import Delta, ReportedToken, Sequence, Status, Timing
 from ..domain.served_model import ServedModel
-from ..request.validation import (
+from ..request.prompt_validation import (
     MAX_CHAT_MESSAGES,
     MAX_CONTENT_PARTS,
-    MAX_IGNORED_DEFAULTS,
     MAX_PROMPT_IDS,
-    MAX_RESUMED_CANDIDATES,
-    MAX_STOP_SEQUENCES,
     MAX_TEMPLATE_ARGUMENT_BYTES,
     MAX_TOOL_CALLS,
     MAX_TOOLS,
 )
+from ..request.validation import MAX_IGNORED_DEFAULTS, MAX_RESUMED_CANDIDATES, MAX_STOP_SEQUENCES
 from ..scheduling.admission_control import Estimate
 from ..workers.protocol import duration, read_config, write_config
 

@@ -12,7 +12,7 @@ from ..domain.generation_config import id_list_violations
 from ..domain.request import ChatPrompt, Request, TextPrompt
 from ..request.executor import INLINE_CHARS
 from ..request.preprocess import template_refusals
-from ..request.validation import MAX_PROMPT_IDS, prompt_violations
+from ..request.prompt_validation import MAX_PROMPT_IDS, prompt_violations
 from .codec import list_violations, read_chat
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from ..text.detokenizer import Detokenizer
 from ..text.output_text import OutputText, Stopping
 from .defaults import applied_defaults, effective_stops, resolve
 from .executor import INLINE_CHARS, Executors
+from .prompt_validation import kept_count
 from .validation import (
     RESUMED_FIELD,
     fit_violations,
     held_count,
-    kept_count,
     length_violations,
     output_room,
     request_violations,

@@ -14,7 +14,8 @@ from grpc import StatusCode, aio
 
 from gateway.api.codec import LISTS
 from gateway.api.idempotency import MAX_REQUEST_ID_BYTES
-from gateway.request.validation import MAX_JSON_BYTES, MAX_STOP_SEQUENCE_BYTES
+from gateway.request.prompt_validation import MAX_JSON_BYTES
+from gateway.request.validation import MAX_STOP_SEQUENCE_BYTES
 from tests.fakes import EOS, FakeWorker, Stream
 from tests.gateway.watched_gateway import MAX_MESSAGE_BYTES
 from textserve.internal.v1 import worker_pb2

@@ -6,7 +6,8 @@ import pytest
 
 from gateway.api.codec import list_violations
 from gateway.domain.generation_config import MAX_BAD_WORDS, MAX_LOGIT_BIASES
-from gateway.request.validation import MAX_CHAT_MESSAGES, MAX_RESUMED_CANDIDATES
+from gateway.request.prompt_validation import MAX_CHAT_MESSAGES
+from gateway.request.validation import MAX_RESUMED_CANDIDATES
 from tests.fakes import FakeWorker
 from tests.gateway.serving import failing, serving
 from textserve.v1 import generation_pb2 as pb

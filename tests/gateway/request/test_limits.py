@@ -6,7 +6,8 @@ import pytest
 
 from gateway.domain.generation_config import GenerationConfig
 from gateway.domain.request import ChatPrompt, Message, OutputOptions, Prompt, Request, TextPrompt, TokenPrompt
-from gateway.request.validation import MAX_BYTES_PER_TOKEN, MAX_CHAT_MESSAGES, length_violations, output_room
+from gateway.request.prompt_validation import MAX_BYTES_PER_TOKEN, MAX_CHAT_MESSAGES
+from gateway.request.validation import length_violations, output_room
 from tests.gateway.requests import FACTS, GOOD, fields
 
 
