@@ -1,6 +1,7 @@
 """What the tests of the pool see of it: its reports, its log, its processes, and what it leaves behind."""
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -87,9 +88,11 @@ async def wait_ended(pid: int) -> None:
 @asynccontextmanager
 async def nothing_left_over() -> AsyncIterator[None]:
     """Asserts that tasks, processes, descriptors and temporary files are afterwards what they were before."""
+    gc.collect()  # what earlier tests have left in this process must not go meanwhile
     before = _holdings()
     yield
-    assert _holdings() == before
+    after = _holdings()
+    assert after == before, f"{before} became {after}"
 
 
 def _holdings() -> tuple[int, int, int, int]:
